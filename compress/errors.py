@@ -1,0 +1,65 @@
+"""The errors that a user can meet, and the exit code of each.
+
+Everything raised on purpose for a user is a CompressError; cli.py prints it as one line, `error: WHAT. HINT`.
+"""
+
+EXIT_USAGE = 2
+EXIT_INPUT = 3
+EXIT_ENVIRONMENT = 4
+EXIT_DIVERGED = 5
+EXIT_GATE = 6
+
+
+class CompressError(Exception):
+    """What went wrong, and what to do about it. Subclasses fix the exit code."""
+
+    code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        what = " ".join(self.message.split()).rstrip(".")
+        hint = " ".join(self.hint.split())
+        return f"{what}. {hint}" if hint else what
+
+
+class UsageError(CompressError):
+    """A bad recipe or bad usage."""
+
+    code = EXIT_USAGE
+
+
+class InputError(CompressError):
+    """Data that is missing or corrupt, weights that cannot be read, a teacher whose classes do not fit."""
+
+    code = EXIT_INPUT
+
+
+class MachineError(CompressError):
+    """A library, GPU, disk or permission that is missing, or a folder in use."""
+
+    code = EXIT_ENVIRONMENT
+
+
+class DivergedError(CompressError):
+    """Training met a loss or gradient that is not finite."""
+
+    code = EXIT_DIVERGED
+
+
+class GateError(CompressError):
+    """A measured value misses its limit."""
+
+    code = EXIT_GATE
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived. Not an Exception, so that no handler takes it for an error."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+        self.code = 128 + signal_number
