@@ -1,0 +1,240 @@
+"""The command line. The only place where an exception becomes one line and an exit code.
+
+Heavy imports happen inside the commands, so that --help answers at once.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress.errors import CompressError, Interrupted, UsageError
+from compress.methods import METHOD_HELP
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+as_json = click.option("--json", "json_", is_flag=True, help="Print the result on stdout as JSON.")
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="compress")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Distil timm image classifiers into compact students, and take them to deployment."""
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--method", metavar="M", help=f"Supervision: {METHOD_HELP}")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key, as in train.epochs=10.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder. Default: runs/NAME of its own.")
+@click.option(
+    "--resume", is_flag=True, help="Go on from the newest checkpoint of --out, or of this recipe's newest run."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@as_json
+def distill(
+    recipe: Path,
+    method: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    device: str,
+    json_: bool,
+) -> None:
+    """Train (or load) the teacher of RECIPE and distil its student.
+
+    \b
+    compress distill recipes/quickstart.yaml
+    compress distill recipes/cifar100_r34_to_r18.yaml --method kd --set train.seed=1
+    """
+    from compress.recipe import load_recipe
+
+    loaded = load_recipe(recipe, method=method, overrides=overrides)
+
+    from compress import console
+    from compress.distill import distill as distill_recipe
+
+    run = distill_recipe(loaded, name=recipe.stem, out=out, resume=resume, device=device)
+    manifest = run.manifest
+    if json_:
+        _print_json({**manifest, "run": str(run.path)})
+        return
+    balanced = "" if manifest["data"]["balanced"] else f"   balanced {manifest['student_balanced_top1']:.2%}"
+    console.say(
+        f"\nteacher  top1 {manifest['teacher_top1']:.2%}\n"
+        f"student  top1 {manifest['student_top1']:.2%}   ({manifest['method']}){balanced}\n"
+        f"run      {run.path}\n"
+        f"student  {run.student / 'model.safetensors'}   metrics  {run.path / 'metrics.jsonl'}"
+    )
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many classes to show.")
+@as_json
+def predict(run: Path, images: tuple[Path, ...], top: int, json_: bool) -> None:
+    """Classify IMAGEs with the student of RUN: class names and probabilities."""
+    from compress.predict import predict as predict_images
+
+    results = predict_images(run, list(images), top=top)
+    if json_:
+        _print_json(results)
+        return
+    for result in results:
+        classes = "   ".join(f"{entry['class']} {entry['probability']:.1%}" for entry in result["classes"])
+        click.echo(f"{result['image']}   {classes}")
+
+
+@cli.group()
+def data() -> None:
+    """The data sets: what is known, what is here, and fetching one."""
+
+
+@data.command("list")
+@as_json
+def data_list(json_: bool) -> None:
+    """Name the data sets, and where they are."""
+    from compress.datasets import LAYOUTS, data_root, find
+
+    own = {"digits": "comes with scikit-learn", "folder": "your own: train/CLASS/*.png and val/CLASS/*.png"}
+    rows = [{"name": name, "path": str(find(name, None) or "")} for name in LAYOUTS if name not in own]
+    if json_:
+        _print_json(rows)
+        return
+    for row in rows:
+        click.echo(f"{row['name']:<14}{row['path'] or f'not in {data_root(None)}'}")
+    for name, where in own.items():
+        click.echo(f"{name:<14}{where}")
+
+
+@data.command("prepare")
+@click.argument("name", type=click.Choice(["cifar100", "cinic10", "tinyimagenet"]))
+@click.option("--root", type=click.Path(path_type=Path), help="Where to. Default: $COMPRESS_DATA, then data/.")
+@click.option("--url", help="A mirror of the published archive; its checksum must still be the published one.")
+def data_prepare(name: str, root: Path | None, url: str | None) -> None:
+    """Download, verify and unpack a data set, unless it is there."""
+    from compress.datasets import data_root
+    from compress.download import prepare
+
+    click.echo(prepare(name, data_root(str(root) if root else None), url=url))
+
+
+@cli.group()
+def runs() -> None:
+    """The runs below runs/: what is there, and what it takes on disk."""
+
+
+@runs.command("list")
+@as_json
+def runs_list(json_: bool) -> None:
+    """List runs with their state, accuracy and size."""
+    from compress.housekeeping import list_runs
+
+    rows = list_runs()
+    if json_:
+        _print_json(rows)
+        return
+    for row in rows:
+        top1 = f"{row['student_top1']:.2%}" if row["student_top1"] is not None else "-"
+        click.echo(f"{row['run']:<60} {row['status']:<9} {top1:>7} {row['megabytes']:>8.1f} MB")
+    if not rows:
+        click.echo("no runs here yet: start one with `compress distill RECIPE`", err=True)
+
+
+@runs.command("prune")
+@click.option("--failed", is_flag=True, help="Also runs that failed or never finished, where no process holds them.")
+@click.option("--yes", is_flag=True, help="Remove it. Without this nothing is touched.")
+def runs_prune(failed: bool, yes: bool) -> None:
+    """Remove checkpoints of finished runs and teachers that no run refers to."""
+    from compress.housekeeping import prune
+
+    entries = prune(failed=failed, remove=yes)
+    for path, size in entries:
+        click.echo(f"{'removed' if yes else 'would remove'} {path}  {size / 1e6:.1f} MB")
+    total = sum(size for _, size in entries) / 1e6
+    click.echo(f"{total:.1f} MB {'freed' if yes else 'can be freed: run it again with --yes'}")
+
+
+@cli.group()
+def recipe() -> None:
+    """About recipes."""
+
+
+@recipe.command("schema")
+def recipe_schema_command() -> None:
+    """Print the JSON schema of a recipe, for editors."""
+    from compress.recipe import recipe_schema
+
+    _print_json(recipe_schema())
+
+
+@cli.command()
+@as_json
+def doctor(json_: bool) -> None:
+    """Say what this machine offers: versions, processors, GPU, TensorRT, data, disk."""
+    from compress.doctor import examine
+
+    facts = examine()
+    if json_:
+        _print_json(facts)
+        return
+    for name, value in facts.items():
+        click.echo(f"{name:<22}{value}")
+
+
+def _print_json(content: Any) -> None:
+    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Entry point of the `compress` command and of `python -m compress`."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    sys.exit(_run(debug))
+
+
+def _run(debug: bool) -> int:
+    from compress.interrupts import raise_on_signals
+
+    raise_on_signals()
+    try:
+        cli.main(standalone_mode=False, prog_name="compress")
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        return _fail(UsageError(error.format_message(), "See --help."), debug)
+    except CompressError as error:
+        return _fail(error, debug)
+    except (Interrupted, KeyboardInterrupt, click.Abort) as stop:
+        code = stop.code if isinstance(stop, Interrupted) else 130
+        _print_error("interrupted. Go on with --resume.")
+        return code
+    except BrokenPipeError:
+        # The reader went away (`| head`): not an error of ours. Python must not flush into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        first = (str(error).strip().splitlines() or [""])[0]
+        _print_error(f"{type(error).__name__}: {first} This is a fault in compress: please report it, with --debug.")
+        return 1
+
+
+def _fail(error: CompressError, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    _print_error(str(error))
+    return error.code
+
+
+def _print_error(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,56 @@
+"""What people see: lines and a progress bar on stderr, so that stdout stays free for results."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    console.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    console.print(f"warning: {text}", style="yellow", markup=False)
+
+
+class Bar:
+    """One line of progress: what is done of a total, a note, and the time that remains. Invisible without a terminal."""
+
+    def __init__(self, progress: Progress | None = None, task: TaskID = TaskID(0)) -> None:
+        self._progress = progress
+        self._task = task
+
+    @property
+    def visible(self) -> bool:
+        return self._progress is not None
+
+    def show(self, done: int, note: str = "") -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, note=note)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Bar]:
+    if not console.is_terminal:
+        yield Bar()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Bar(progress, progress.add_task(description, total=total, note=""))
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

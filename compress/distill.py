@@ -1,0 +1,222 @@
+"""From a recipe to a finished student: data, teacher, student, run folder. Also the Python API of the same shape."""
+
+import copy
+import importlib.metadata
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress import console, files, models, recipe
+from compress import run as run_folder
+from compress.augment import on_device
+from compress.checkpoint import newest_checkpoint
+from compress.data import Dataset, load_data, resolve_augment
+from compress.datasets import LAYOUTS
+from compress.errors import CompressError, InputError, Interrupted, MachineError, UsageError
+from compress.evaluate import accuracy, logits_of
+from compress.methods import default_alpha
+from compress.objective import Objective
+from compress.recipe import Recipe, changed_keys
+from compress.run import Run
+from compress.teacher import check_logits, obtain_teacher
+from compress.train import stream, train
+
+_FREE_TO_CHANGE = {"data.root", "train.checkpoint_minutes", "train.keep_checkpoints", "train.tensorboard"}
+
+
+def distill(
+    recipe: Recipe,
+    *,
+    name: str = "recipe",
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    teacher: nn.Module | None = None,
+    student: nn.Module | None = None,
+) -> Run:
+    """Trains (or loads) the teacher, distils the student, and returns the finished run.
+
+    teacher and student may be handed over as modules that map [N, 3, H, W] to logits [N, C]; the recipe's own are then
+    not made. They are copied, not changed. name is the first part of the run folder's name.
+    Raises a CompressError whose `code` is the documented exit code.
+    """
+    place = torch_device(device)
+    run, recipe, goes_on = _open_run(recipe, name, None if out is None else Path(out), resume)
+    if not goes_on:
+        return run
+    with run_folder.held(run.path):
+        began = time.perf_counter()
+        run_folder.write_recipe(run, recipe)
+        before = run.manifest if (run.path / run_folder.MANIFEST).exists() else {}
+        run.update(
+            schema_version=run_folder.SCHEMA_VERSION,
+            status="running",
+            recipe=name,
+            method=recipe.supervision.method,
+            seed=recipe.train.seed,
+            recipe_sha256=recipe.sha256,
+            versions=versions(),
+            device=_device_name(place),
+            threads=torch.get_num_threads(),
+            started=before.get("started", run_folder.now()),
+            seconds=before.get("seconds", 0.0),
+        )
+        try:
+            results = _distill_into(run, recipe, place, teacher, student)
+        except CompressError as error:
+            run.update(
+                status="failed", error=str(error), seconds=before.get("seconds", 0.0) + time.perf_counter() - began
+            )
+            raise
+        except (Interrupted, KeyboardInterrupt):
+            run.update(seconds=before.get("seconds", 0.0) + time.perf_counter() - began)
+            raise
+        seconds = before.get("seconds", 0.0) + time.perf_counter() - began
+        manifest = {key: value for key, value in run.manifest.items() if key != "error"}
+        files.write_json(
+            run.path / run_folder.MANIFEST, {**manifest, **results, "status": "finished", "seconds": round(seconds, 3)}
+        )
+    return run
+
+
+def load_student(run: Run | str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """The student of a finished run, in eval mode. model is needed where the student was handed over as a module.
+
+    Raises InputError where the run is not finished or its weights are not those that the manifest names.
+    """
+    run = run_folder.finished_run(run.path if isinstance(run, Run) else Path(run))
+    weights = run.student / models.WEIGHTS
+    if not weights.is_file() or files.sha256_file(weights) != run.manifest["student_sha256"]:
+        raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")
+    return models.load_model(run.student) if model is None else models.load_weights(model, run.student)
+
+
+def torch_device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MachineError("no CUDA device can be used", "Use --device cpu, or check the driver with nvidia-smi.")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def versions() -> dict[str, str]:
+    packages = ("compress", "torch", "timm", "numpy", "safetensors")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def _open_run(given: Recipe, name: str, out: Path | None, resume: bool) -> tuple[Run, Recipe, bool]:
+    """The run, the recipe with nothing left open, and whether there is work to do."""
+    old = _run_to_resume(given, name, out) if resume else None
+    if old is None:
+        resolved = _resolve(given)
+        return run_folder.new_run(resolved, name, out), resolved, True
+    before = old.recipe
+    resolved = _resolve(given, like=before)
+    changed = [key for key in changed_keys(before, resolved) if key not in _FREE_TO_CHANGE]
+    finished = old.manifest["status"] == "finished"
+    more_epochs = resolved.train.epochs > before.train.epochs
+    if changed and not (changed == ["train.epochs"] and more_epochs):
+        raise UsageError(
+            f"the recipe differs from that of {old.path} in {', '.join(changed)}",
+            "Undo that, or start a new run without --resume (train.epochs may be raised).",
+        )
+    return old, resolved, not finished or more_epochs
+
+
+def _run_to_resume(given: Recipe, name: str, out: Path | None) -> Run | None:
+    if out is not None:
+        return Run(out) if (out / run_folder.MANIFEST).exists() else None
+    unfinished = [run for run in run_folder.all_runs() if _is_unfinished(run, name)]
+    same = [run for run in unfinished if not changed_keys(run.recipe, _resolve(given, like=run.recipe))]
+    return (same or unfinished or [None])[-1]
+
+
+def _is_unfinished(run: Run, name: str) -> bool:
+    manifest = run.manifest
+    return (
+        manifest.get("recipe") == name and manifest["status"] != "finished" and (run.path / run_folder.RECIPE).exists()
+    )
+
+
+def _resolve(given: Recipe, like: Recipe | None = None) -> Recipe:
+    """Fills in what the recipe leaves open, so that recipe.yaml says all; teacher.epochs stay those of `like`."""
+    size = given.data.image_size or LAYOUTS[given.data.name].image_size
+    epochs = given.teacher.epochs
+    if epochs is None:
+        epochs = like.teacher.epochs if like is not None else given.train.epochs
+    method = given.supervision.method
+    alpha = given.supervision.alpha
+    if alpha is None and method != "ce":
+        alpha = default_alpha(method)
+    return given.model_copy(
+        update={
+            "data": given.data.model_copy(update={"image_size": size, "augment": resolve_augment(given.data)}),
+            "teacher": given.teacher.model_copy(update={"epochs": epochs}),
+            "supervision": given.supervision.model_copy(update={"alpha": alpha}),
+        }
+    )
+
+
+def _distill_into(
+    run: Run, recipe: Recipe, device: torch.device, given_teacher: nn.Module | None, given_student: nn.Module | None
+) -> dict[str, Any]:
+    """The work itself. Returns the manifest's results."""
+    newest_checkpoint(run.checkpoints, warn=lambda _: None)  # none valid: say so before hours of teacher training
+    dataset = load_data(recipe.data, say=console.say)
+    console.say(_describe(dataset, recipe.data.augment))
+    splits = on_device(dataset, device)
+    teacher, facts = obtain_teacher(run, recipe, dataset, splits, given_teacher)
+
+    student = given_student
+    if student is None:
+        torch.manual_seed(stream(recipe.train.seed, "student", "weights"))
+        student = models.create_model(recipe.student, num_classes=dataset.num_classes, image_size=dataset.image_size)
+        name = models.architecture(recipe.student, dataset.image_size)
+        console.say(f"student: {name}, supervised by {recipe.supervision.method}")
+    check_logits(student, dataset, "student")
+    trained = train(
+        copy.deepcopy(student),
+        splits=splits,
+        teacher=teacher,
+        objective=Objective.of(recipe.supervision, label_smoothing=recipe.train.label_smoothing),
+        settings=recipe.train,
+        augment=recipe.data.augment,
+        epochs=recipe.train.epochs,
+        phase="student",
+        folder=run.path,
+        provenance={"data": dataset.sha256, "teacher": facts["sha256"]},
+    )
+    sha256 = models.save_model(trained, run.student, dataset)
+    result = accuracy(logits_of(trained, splits.evaluation), splits.evaluation.labels)
+    return {
+        "data": {
+            "name": dataset.name,
+            "sha256": dataset.sha256,
+            "num_classes": dataset.num_classes,
+            "train_images": len(dataset.train_labels),
+            "eval_images": len(dataset.eval_labels),
+            "eval_split": dataset.eval_split,
+            "balanced": dataset.balanced,
+        },
+        "teacher": facts,
+        "teacher_top1": facts["top1"],
+        "teacher_balanced_top1": facts["balanced_top1"],
+        "student_top1": result.top1,
+        "student_balanced_top1": result.balanced_top1,
+        "student_sha256": sha256,
+    }
+
+
+def _describe(dataset: Dataset, augment: recipe.Augment) -> str:
+    kinds = {"crop": augment.crop, "flip": augment.flip, "erase": augment.erase, "scale": augment.scale < 1}
+    used = ", ".join(name for name, value in kinds.items() if value) or "none"
+    return (
+        f"data: {dataset.name}, {len(dataset.train_labels):,} images to train on, {len(dataset.eval_labels):,} to evaluate on "
+        f"({dataset.eval_split}), {dataset.num_classes} classes, {dataset.image_size} pixels; augmentation: {used}"
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

@@ -1,0 +1,43 @@
+"""Finds a loss or gradient that is not finite before the optimiser's step, without waiting for the device."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from compress.errors import DivergedError
+
+_PARTS = ("kd", "ce", "loss")
+
+
+class DivergenceWatch:
+    """Remembers the first bad step of an epoch and its values on the device; from then on the flag stays up."""
+
+    def __init__(self, device: torch.device, steps: int = 0) -> None:
+        self._flag = torch.zeros((), device=device)
+        self._steps = torch.full((), float(steps), device=device)
+        self._values = torch.zeros(len(_PARTS) + 1, device=device)
+
+    def check(self, parts: dict[str, Tensor], gradient_norm: Tensor) -> Tensor:
+        """parts: the step's losses, scalars. Returns the flag, 1.0 from the first bad step on, as found_inf wants it."""
+        zero = torch.zeros_like(self._flag)
+        values = torch.stack([parts.get(name, zero).detach().float() for name in _PARTS] + [gradient_norm.float()])
+        self._steps = self._steps + (1 - self._flag)
+        self._values = torch.where(self._flag > 0, self._values, values)
+        self._flag = torch.maximum(self._flag, 1 - values.isfinite().all().float())
+        return self._flag
+
+    def diverged(self) -> bool:
+        """Waits for the device."""
+        return self._flag.item() > 0
+
+    def raise_if_diverged(self, phase: str, epoch: int) -> None:
+        """Raises DivergedError naming epoch and step, from 1, and the first part of the loss that is not finite."""
+        if not self.diverged():
+            return
+        names = (*_PARTS, "the gradient")
+        bad, value = next((n, v) for n, v in zip(names, self._values.tolist(), strict=True) if not math.isfinite(v))
+        raise DivergedError(
+            f"{phase} training diverged at epoch {epoch + 1}, step {int(self._steps.item())}: {bad} is {value:g}",
+            "Nothing was saved from this step. Lower train.lr, or set train.clip_grad or train.warmup_epochs.",
+        )

@@ -1,0 +1,46 @@
+"""Accuracy of a model on a split that stays on the device, in evaluation mode, without touching the model's own mode."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compress.augment import Images
+from compress.interrupts import Flag
+
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Fractions. balanced_top1 is the mean of the classes' own accuracies, over the classes that have images."""
+
+    top1: float
+    balanced_top1: float
+
+
+def logits_of(model: nn.Module, images: Images, *, precision: str = "fp32", interrupted: Flag | None = None) -> Tensor:
+    """float32 [N, C]: the model's logits for every image of the split, in order. Raises Interrupted between batches."""
+    device = images.images.device
+    was_training = model.training
+    model.eval()
+    outputs = []
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for start in range(0, len(images.labels), BATCH):
+            if interrupted is not None:
+                interrupted.raise_if_set()
+            outputs.append(model(images.normalized(slice(start, start + BATCH))).float())
+    model.train(was_training)
+    return torch.cat(outputs)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
+    """logits [N, C] and labels [N] on one device."""
+    correct = (logits.argmax(dim=1) == labels).double()
+    counts = torch.bincount(labels, minlength=logits.shape[1])
+    hits = torch.zeros_like(counts, dtype=torch.float64).index_add_(0, labels, correct)
+    present = counts > 0
+    return Accuracy(
+        top1=correct.mean().item(),
+        balanced_top1=(hits[present] / counts[present]).mean().item(),
+    )

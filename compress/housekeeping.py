@@ -1,0 +1,82 @@
+"""What runs there are, what they take on disk, and what of that can go."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from compress.errors import MachineError
+from compress.run import RUNS, TEACHERS, all_runs
+
+
+def list_runs(root: Path = RUNS) -> list[dict[str, Any]]:
+    """A row for each run, oldest first."""
+    rows = []
+    for run in all_runs(root):
+        manifest = run.manifest
+        rows.append(
+            {
+                "run": str(run.path),
+                "recipe": manifest.get("recipe"),
+                "method": manifest.get("method"),
+                "seed": manifest.get("seed"),
+                "status": manifest["status"],
+                "teacher_top1": manifest.get("teacher_top1"),
+                "student_top1": manifest.get("student_top1"),
+                "started": manifest["started"],
+                "megabytes": round(_size(run.path) / 1e6, 1),
+            }
+        )
+    return rows
+
+
+def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
+    """What can go, with its size in bytes; removed only with `remove`.
+
+    Checkpoints of finished runs (they then cannot be extended), and teachers that are whole in no run's need: training a
+    run of the same recipe anew would train them anew. With `failed` also runs that did not finish. Folders that a
+    process holds are left alone.
+    """
+    candidates: list[Path] = []
+    runs = all_runs(root)
+    for run in runs:
+        if run.manifest["status"] == "finished":
+            candidates.append(run.checkpoints)
+        elif failed:
+            candidates.append(run.path)
+    used = {run.manifest.get("teacher", {}).get("sha256") for run in runs if run.path not in candidates}
+    for folder in sorted((root / TEACHERS).glob("*")):
+        unfinished_runs = any(run.manifest["status"] != "finished" and run.path not in candidates for run in runs)
+        if _teacher_sha256(folder) not in used and not unfinished_runs:
+            candidates.append(folder)
+    return [(path, size) for path in candidates if path.exists() and (size := _remove(path, remove)) is not None]
+
+
+def _remove(path: Path, remove: bool) -> int | None:
+    """The bytes it takes, or None where a process holds it."""
+    holder = path if (path / ".lock").exists() else path.parent
+    lock = FileLock(holder / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            size = _size(path)
+            if remove:
+                shutil.rmtree(path)
+            return size
+    except Timeout:
+        return None
+    except OSError as error:
+        raise MachineError(f"cannot remove {path}: {error.strerror}") from error
+
+
+def _teacher_sha256(folder: Path) -> str | None:
+    import json
+
+    try:
+        return json.loads((folder / "model" / "facts.json").read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

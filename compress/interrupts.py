@@ -1,0 +1,53 @@
+"""SIGINT and SIGTERM: inside `deferred` they wait for the step to finish, elsewhere they raise Interrupted at once."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from compress.errors import Interrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Flag:
+    """The number of the first signal that arrived, or 0."""
+
+    signal_number = 0
+
+    def __bool__(self) -> bool:
+        return self.signal_number != 0
+
+    def raise_if_set(self) -> None:
+        if self:
+            raise Interrupted(self.signal_number)
+
+
+def raise_on_signals() -> None:
+    """From now on a signal raises Interrupted in the main thread. For a command, not for a library's caller."""
+
+    def handler(number: int, _: Any) -> None:
+        raise Interrupted(number)
+
+    for number in _SIGNALS:
+        signal.signal(number, handler)
+
+
+@contextmanager
+def deferred() -> Iterator[Flag]:
+    """Yields a Flag that a signal sets; further signals change nothing. In other threads than the main one it stays 0."""
+    flag = Flag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def handler(number: int, _: Any) -> None:
+        flag.signal_number = flag.signal_number or number
+
+    before = [signal.signal(number, handler) for number in _SIGNALS]
+    try:
+        yield flag
+    finally:
+        for number, previous in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, previous)

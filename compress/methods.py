@@ -1,0 +1,40 @@
+"""The names of the supervision methods, and what each stands for. Imports nothing heavy, so recipes can be checked fast."""
+
+from typing import Literal
+
+Adjust = Literal["none", "probability_shift", "label_smoothing"]
+Dynamic = Literal["constant", "flsw", "cwsm"]
+
+KNOWLEDGE_ADJUSTMENTS: dict[str, Adjust] = {"ka-ps": "probability_shift", "ka-lsr": "label_smoothing"}
+DYNAMIC_TEMPERATURES: dict[str, Dynamic] = {"dtd-flsw": "flsw", "dtd-cwsm": "cwsm"}
+SHORT_NAMES = {"ka": "ka-ps", "dtd": "dtd-flsw"}
+METHODS = (
+    *("ce", "kd"),
+    *KNOWLEDGE_ADJUSTMENTS,
+    *DYNAMIC_TEMPERATURES,
+    *(f"{ka}+{dtd}" for ka in KNOWLEDGE_ADJUSTMENTS for dtd in DYNAMIC_TEMPERATURES),
+)
+METHOD_HELP = "ce, kd, ka-ps, ka-lsr, dtd-flsw, dtd-cwsm, a KA and a DTD joined by +, or ka, dtd, ka+dtd for short."
+
+
+def canonical_method(name: str) -> str:
+    """The full name of a method, as in METHODS: "ka+dtd" -> "ka-ps+dtd-flsw". Raises ValueError for an unknown one."""
+    parts = [SHORT_NAMES.get(part, part) for part in name.strip().lower().split("+")]
+    full = "+".join(sorted(parts, key=lambda part: part in DYNAMIC_TEMPERATURES))
+    if full not in METHODS:
+        raise ValueError(f"unknown method {name!r}; known are {METHOD_HELP}")
+    return full
+
+
+def method_parts(name: str) -> tuple[Adjust, Dynamic]:
+    """The (adjust, dynamic) arguments of supervision.distillation_loss that a method other than ce stands for."""
+    parts = canonical_method(name).split("+")
+    adjust: Adjust = next((KNOWLEDGE_ADJUSTMENTS[part] for part in parts if part in KNOWLEDGE_ADJUSTMENTS), "none")
+    dynamic: Dynamic = next((DYNAMIC_TEMPERATURES[part] for part in parts if part in DYNAMIC_TEMPERATURES), "constant")
+    return adjust, dynamic
+
+
+def default_alpha(name: str) -> float:
+    """Weight of kd against ce: with KA every target is right, so the label is not needed beside it."""
+    adjust, _ = method_parts(name)
+    return 0.9 if adjust == "none" else 1.0

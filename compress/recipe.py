@@ -1,0 +1,311 @@
+"""The recipe: its frozen schema, the strict YAML loader, and overrides from the command line.
+
+A file goes in; a validated Recipe comes out, or a UsageError that names the key and the nearest right one.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from compress.errors import InputError, UsageError
+from compress.methods import METHOD_HELP, canonical_method
+
+MAX_RECIPE_BYTES = 256 * 1024
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Augment(Section):
+    """Drawn anew for every sample and epoch. crop and flip default to what suits the data set."""
+
+    crop: int | None = Field(None, ge=0, le=64, description="Padding in pixels before a random crop; 0 is off.")
+    flip: bool | None = Field(None, description="Mirror half of the images.")
+    erase: float = Field(0.0, ge=0, le=1, description="Probability of blanking a random rectangle.")
+    scale: float = Field(1.0, gt=0, le=1, description="Smallest area of a random resized crop; 1 is off.")
+
+
+class Data(Section):
+    name: Literal["cifar100", "cinic10", "tinyimagenet", "digits", "folder"]
+    root: str | None = Field(None, description="Where it lies. Default: $COMPRESS_DATA, then data/.")
+    image_size: int | None = Field(None, ge=4, le=1024, description="Pixels a side. Default: the data set's own.")
+    augment: Augment = Augment()
+    holdout: float = Field(0.0, ge=0, lt=1, description="Evaluate on this part of train instead of the official split.")
+
+    @model_validator(mode="after")
+    def _folder_needs_a_place_and_a_size(self) -> Self:
+        if self.name == "folder" and (self.root is None or self.image_size is None):
+            raise ValueError("data.name: folder needs data.root and data.image_size")
+        return self
+
+
+class Model(Section):
+    model: str = Field(min_length=1, description="A timm model name.")
+    stem: Literal["auto", "small", "stock"] = Field(
+        "auto", description="small: stride 1 and no max-pool, for ResNets on up to 64 pixels; auto: small where it can."
+    )
+    args: dict[str, Any] = Field(default_factory=dict, description="Arguments for timm.create_model.")
+
+
+class Teacher(Model):
+    source: Literal["train", "checkpoint", "pretrained"] = "train"
+    checkpoint: str | None = Field(None, description="A safetensors file, or a folder with config.json beside it.")
+    epochs: int | None = Field(None, ge=0, le=100_000, description="Default: train.epochs.")
+
+    @model_validator(mode="after")
+    def _checkpoint_goes_with_its_source(self) -> Self:
+        if (self.source == "checkpoint") != (self.checkpoint is not None):
+            raise ValueError("teacher.checkpoint is needed with, and only with, teacher.source: checkpoint")
+        return self
+
+
+class DynamicTemperature(Section):
+    beta: float = Field(40.0, ge=0, description="How far the temperature moves.")
+    gamma: float = Field(0.5, ge=0, description="Exponent of FLSW.")
+    normalize: Literal["l2", "mean", "none"] = "l2"
+    floor: float = Field(1.0, gt=0, description="Lowest temperature.")
+
+
+class Supervision(Section):
+    method: str = Field("ka+dtd", description=METHOD_HELP)
+    temperature: float = Field(4.0, gt=0, description="T, or T_0 with DTD.")
+    alpha: float | None = Field(None, ge=0, le=1, description="Weight of kd against ce. Default: 1 with KA, else 0.9.")
+    epsilon: float = Field(0.1, ge=0, lt=1, description="Smoothing of KA-LSR.")
+    scale: Literal["sample", "base"] = "sample"
+    dtd: DynamicTemperature = DynamicTemperature()
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        return canonical_method(value)
+
+
+class Train(Section):
+    """How a model is trained; it holds for a teacher that is trained, too, except teacher.epochs."""
+
+    epochs: int = Field(200, ge=0, le=100_000)
+    batch_size: int = Field(128, ge=1, le=1_000_000)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: float = Field(0.0, ge=0)
+    step_epochs: float = Field(60.0, gt=0, description="schedule step: epochs between two decays.")
+    step_rate: float = Field(0.2, gt=0, le=1, description="schedule step: the factor of each decay.")
+    clip_grad: float | None = Field(None, gt=0, description="Largest norm of the gradient.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema: float | None = Field(None, gt=0, lt=1, description="Decay of the weights' moving average, which is then kept.")
+    seed: int = Field(0, ge=0, lt=2**31)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    compile: bool = Field(False, description="torch.compile both models.")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="Also checkpoint inside an epoch after this long.")
+    keep_checkpoints: int = Field(2, ge=1, le=100)
+    tensorboard: bool = False
+
+
+class Export(Section):
+    """Limits of the gates that a file passes before it appears under its final name."""
+
+
+class Benchmark(Section):
+    """Limits of the verdict."""
+
+
+class Recipe(Section):
+    data: Data
+    teacher: Teacher
+    student: Model
+    supervision: Supervision = Supervision()
+    train: Train = Train()
+
+    def dump(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what the recipe says; where the data lies is not part of it."""
+        content = self.dump()
+        content["data"].pop("root")
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML 1.2's scalars (1e-3 is a number, `no` is text), no duplicate keys, no anchors or aliases."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.constructor.ConstructorError(None, None, "anchors and aliases are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+):
+    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _int(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > 40:
+        raise yaml.constructor.ConstructorError(None, None, "a number with too many digits", node.start_mark)
+    return int(node.value)  # 010 is ten, as in YAML 1.2
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _int)
+
+
+def load_recipe(path: str | Path, *, method: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads and validates a recipe file.
+
+    method replaces supervision.method. overrides are "section.key=value" with a YAML value, as with --set.
+    Raises UsageError (exit 2) for anything wrong with it, InputError (exit 3) where the file cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise UsageError(f"recipe {path} is larger than {MAX_RECIPE_BYTES // 1024} KiB", "Is it a recipe?")
+        content = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"recipe {path} is not UTF-8 text (byte {error.start})") from None
+    except FileNotFoundError:
+        raise UsageError(f"no recipe at {path}", "Recipes that come with compress are in recipes/.") from None
+    except OSError as error:
+        raise InputError(f"cannot read recipe {path}: {error.strerror}") from None
+    raw = _parse_yaml(content, str(path))
+    if not isinstance(raw, dict):
+        raise UsageError(f"recipe {path} is not a mapping of sections", f"Sections: {', '.join(Recipe.model_fields)}.")
+    for override in overrides:
+        _apply_override(raw, override)
+    if method is not None:
+        _assign(raw, ["supervision", "method"], method, "--method")
+    return validate_recipe(raw, source=str(path))
+
+
+def validate_recipe(raw: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
+    """A Recipe from plain data. Raises UsageError with the first wrong key, and how many more there are."""
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=True)
+        message, hint = _explain(problems[0])
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UsageError(f"{source}: {message}{more}", hint) from None
+
+
+def changed_keys(old: Recipe, new: Recipe) -> list[str]:
+    """Dotted keys whose values differ."""
+    flat_old, flat_new = _flatten(old.dump()), _flatten(new.dump())
+    return sorted(key for key in flat_old.keys() | flat_new.keys() if flat_old.get(key) != flat_new.get(key))
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    return yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema, with which editors complete and check keys."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{source}, line {mark.line + 1}" if mark else source
+        raise UsageError(f"{where}: {error.problem or 'not YAML'}", "A recipe is plain YAML without tags.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{source}: not YAML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{source}: nested too deeply") from None
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UsageError(f"--set {override!r} is not KEY=VALUE", "For example: --set train.epochs=10.")
+    value = _parse_yaml(text, f"--set {key}")
+    _assign(raw, key.strip().split("."), value, f"--set {key}")
+
+
+def _assign(raw: dict[str, Any], path: list[str], value: Any, source: str) -> None:
+    for part in path[:-1]:
+        inner = raw.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"{source}: {part} is not a section")
+        raw = inner
+    raw[path[-1]] = value
+
+
+def _explain(problem: Any) -> tuple[str, str]:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(known)}."
+        return f"unknown key {key}", hint
+    if problem["type"] == "missing":
+        return f"{key} is missing", ""
+    text = problem["msg"].removeprefix("Value error, ")
+    text = text[0].lower() + text[1:]
+    if not key or (problem["type"] == "value_error" and key in text):
+        return text, ""
+    return f"{key}: {text}, got {_shorten(problem['input'])}", ""
+
+
+def _keys_at(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _shorten(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,152 @@
+"""The run folder: its name, its lock, its manifest, and how runs are found again."""
+
+import datetime
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from compress import files
+from compress.errors import InputError, MachineError
+from compress.recipe import Recipe, load_recipe, recipe_yaml
+
+RUNS = Path("runs")
+TEACHERS = "teachers"
+MANIFEST = "manifest.json"
+RECIPE = "recipe.yaml"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that exists. Its manifest is read anew at each use: another process may be writing it."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return read_manifest(self.path)
+
+    @property
+    def recipe(self) -> Recipe:
+        return load_recipe(self.path / RECIPE)
+
+    @property
+    def student(self) -> Path:
+        return self.path / "student"
+
+    @property
+    def teacher(self) -> Path:
+        return self.path / "teacher"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def update(self, **changes: Any) -> dict[str, Any]:
+        """Writes the manifest with these entries set, and returns it."""
+        manifest = {**(self.manifest if (self.path / MANIFEST).exists() else {}), **changes}
+        files.write_json(self.path / MANIFEST, manifest)
+        return manifest
+
+
+def new_run(recipe: Recipe, name: str, out: Path | None) -> Run:
+    """Makes the folder: `out`, or a name of its own below runs/. Raises MachineError where `out` holds something."""
+    path = out or _unused(RUNS / f"{name}-{recipe.supervision.method}-s{recipe.train.seed}-{timestamp()}")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        finished = (path / MANIFEST).exists() and read_manifest(path).get("status") == "finished"
+        hint = "It holds a finished run: choose another --out." if finished else "Choose another --out, or --resume it."
+        raise MachineError(f"{path} is not empty", hint)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.cannot_write(path, error) from error
+    return Run(path)
+
+
+def write_recipe(run: Run, recipe: Recipe) -> None:
+    files.write_bytes(run.path / RECIPE, recipe_yaml(recipe).encode())
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Raises InputError where the folder is no run, or its manifest is damaged or of a newer version."""
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is not a run folder: it has no {MANIFEST}", "See `compress runs list`.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error})") from None
+    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(f"{file} is not a manifest of version {SCHEMA_VERSION}", "Use the compress that wrote it.")
+    return manifest
+
+
+def all_runs(root: Path = RUNS) -> list[Run]:
+    """The runs below a folder, oldest first; folders without a manifest that can be read are passed over."""
+    runs: list[tuple[str, Run]] = []
+    for manifest in root.glob(f"*/{MANIFEST}"):
+        try:
+            runs.append((str(read_manifest(manifest.parent)["started"]), Run(manifest.parent)))
+        except (InputError, KeyError):
+            continue
+    return [run for _, run in sorted(runs, key=lambda pair: (pair[0], str(pair[1].path)))]
+
+
+def finished_run(path: Path | None) -> Run:
+    """The run at `path`, which must be finished, or the newest finished one below runs/. Raises InputError."""
+    if path is not None:
+        run = Run(path)
+        if (status := run.manifest["status"]) != "finished":
+            raise InputError(f"run {path} is not finished, but {status}", "Go on with `compress distill --resume`.")
+        return run
+    finished = [run for run in all_runs() if run.manifest["status"] == "finished"]
+    if not finished:
+        raise InputError(f"no finished run in {RUNS}/", "Start one with `compress distill RECIPE`.")
+    return finished[-1]
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of the folder. Raises MachineError naming the holder; a dead one's lock is void."""
+    holder = folder / ".holder"
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        try:
+            who = holder.read_text(encoding="utf-8").strip()
+        except OSError:
+            who = "another process"
+        raise MachineError(f"{folder} is in use by {who}", "Wait for it, or choose another --out.") from None
+    except OSError as error:
+        raise files.cannot_write(folder, error) from error
+    try:
+        files.write_bytes(holder, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def timestamp() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+
+
+def now() -> str:
+    """ISO 8601, UTC, to the microsecond, so that names of runs and times of start sort alike."""
+    return datetime.datetime.now(datetime.UTC).isoformat()
+
+
+def _unused(path: Path) -> Path:
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

@@ -1,0 +1,166 @@
+"""Where a teacher comes from: trained by the same loop and kept by hash, a checkpoint, the timm hub, or a module."""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from compress import console, files, models
+from compress.augment import Splits
+from compress.data import Dataset
+from compress.errors import InputError
+from compress.evaluate import accuracy, logits_of
+from compress.metrics import METRICS, MetricsLog
+from compress.objective import Objective
+from compress.recipe import Recipe
+from compress.run import RUNS, TEACHERS, Run
+from compress.train import stream, train
+
+_TRAINING_FORMAT = 1  # raise it when the same recipe trains to other weights
+_WITHOUT_INFLUENCE = ("epochs", "checkpoint_minutes", "keep_checkpoints", "tensorboard")
+_FACTS = "facts.json"
+
+
+def obtain_teacher(
+    run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The teacher and its facts (source, sha256, top1, balanced_top1). Afterwards it is in run/teacher, too.
+
+    Raises InputError where its classes are not the data's, and where its weights cannot be read.
+    """
+    facts_file = run.teacher / _FACTS
+    if given is not None or not facts_file.exists():
+        if given is None and recipe.teacher.source == "train":
+            kept = _trained_teacher(recipe, dataset, splits)
+            _link_folder(kept / "model", run.teacher)
+            MetricsLog(run.path).replace_phase("teacher", kept / METRICS)
+        else:
+            _save_foreign_teacher(run, recipe, dataset, splits, given)
+    facts = json.loads(facts_file.read_text(encoding="utf-8"))
+    if given is not None:
+        teacher = copy.deepcopy(given)
+    else:
+        teacher = models.fit_teacher(models.load_model(run.teacher), dataset, str(run.teacher))
+    console.say(f"teacher: top1 {facts['top1']:.2%} on {dataset.eval_split} of {dataset.name}")
+    return teacher, facts
+
+
+def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
+    """Raises InputError where the model does not map the data's images to logits of its classes."""
+    was_training = model.training
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        try:
+            shape = list(model.eval()(torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)).shape)
+        except Exception as error:
+            raise InputError(
+                f"the {role} does not take images of {dataset.image_size} pixels ({str(error).splitlines()[0]})",
+                "Choose another data.image_size, or another model.",
+            ) from error
+    model.train(was_training)
+    if shape != [2, dataset.num_classes]:
+        raise InputError(
+            f"the {role} has outputs of shape {shape[1:]}, and {dataset.name} has {dataset.num_classes} classes",
+            "Its last layer must have one output a class.",
+        )
+
+
+def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
+    """Names all that determines a trained teacher: data, architecture, and how it is trained."""
+    determines = {
+        "format": _TRAINING_FORMAT,
+        "data": dataset.sha256,
+        "augment": recipe.data.augment.model_dump(),
+        "architecture": models.architecture(recipe.teacher, dataset.image_size),
+        "args": recipe.teacher.args,
+        "epochs": recipe.teacher.epochs,
+        "train": recipe.train.model_dump(exclude=set(_WITHOUT_INFLUENCE)),
+    }
+    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Path:
+    """The folder of the teacher that this recipe asks for, runs/teachers/HASH: kept from before, or trained now."""
+    folder = RUNS / TEACHERS / teacher_hash(recipe, dataset)
+    model_folder = folder / "model"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            console.say(f"teacher: another run is training it in {folder}; waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise files.cannot_write(folder, error) from error
+    try:
+        if (model_folder / _FACTS).exists():
+            console.say(f"teacher: reused from {folder}")
+            return folder
+        console.say(f"teacher: {models.architecture(recipe.teacher, dataset.image_size)}, trained in {folder}")
+        torch.manual_seed(stream(recipe.train.seed, "teacher", "weights"))
+        model = models.create_model(recipe.teacher, num_classes=dataset.num_classes, image_size=dataset.image_size)
+        check_logits(model, dataset, "teacher")
+        assert recipe.teacher.epochs is not None
+        trained = train(
+            model,
+            splits=splits,
+            teacher=None,
+            objective=Objective(recipe.train.label_smoothing),
+            settings=recipe.train,
+            augment=recipe.data.augment,
+            epochs=recipe.teacher.epochs,
+            phase="teacher",
+            folder=folder,
+            provenance={"data": dataset.sha256},
+        )
+        _save_with_facts(trained, model_folder, dataset, splits, source="train")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    finally:
+        lock.release()
+    return folder
+
+
+def _save_foreign_teacher(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None) -> None:
+    if given is not None:
+        model, source = copy.deepcopy(given), "module"
+        check_logits(model, dataset, "teacher")
+    else:
+        source = recipe.teacher.source
+        make = models.checkpoint_teacher if source == "checkpoint" else models.pretrained_teacher
+        model = make(recipe.teacher, dataset)
+    _save_with_facts(model.to(splits.evaluation.images.device), run.teacher, dataset, splits, source=source)
+
+
+def _save_with_facts(model: nn.Module, folder: Path, dataset: Dataset, splits: Splits, *, source: str) -> None:
+    """The facts are written last: a folder without them is not whole."""
+    result = accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels)
+    sha256 = models.save_model(model, folder, dataset)
+    files.write_json(folder / _FACTS, {"source": source, "sha256": sha256, **vars(result)})
+
+
+def _link_folder(source: Path, target: Path) -> None:
+    """A copy that shares its files with the source where the file system can; they are never written in place."""
+
+    def link(one: str, other: str) -> str:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+        return other
+
+    try:
+        with tempfile.TemporaryDirectory(prefix=".teacher.", dir=target.parent, ignore_cleanup_errors=True) as scratch:
+            shutil.copytree(source, Path(scratch) / "copy", copy_function=link)
+            shutil.rmtree(target, ignore_errors=True)
+            (Path(scratch) / "copy").rename(target)
+    except OSError as error:
+        raise files.cannot_write(target, error) from error
