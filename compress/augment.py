@@ -64,7 +64,7 @@ def on_device(dataset: Dataset, device: torch.device) -> Splits:
 
 
 def uniform_draws(rows: Tensor, *, seed: int, epoch: int, count: int) -> Tensor:
-    """float32 [B, count] in [0, 1), a function of (seed, epoch, row) alone: SplitMix64 (Steele et al. 2014), mixed twice."""
+    """float32 [B, count] in [0, 1), a function of (seed, epoch, row) alone: SplitMix64 (Steele et al. 2014)."""
     key = _mix(torch.tensor([seed], device=rows.device) * 0x9E3779B97F4A7C1 + epoch)
     counters = rows.unsqueeze(1) * _DRAWS + torch.arange(count, device=rows.device)
     return (_mix(_mix(counters) ^ key) & 0xFFFFFF).float() / (1 << 24)
@@ -79,7 +79,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _crop_and_flip(images: Tensor, rows: Tensor, draws: Tensor, padding: int, flip: bool) -> Tensor:
-    """uint8 [B, H, W, 3]: each sample shifted by up to `padding` pixels, black where it leaves the image, mirrored or not."""
+    """uint8 [B, H, W, 3]: each sample shifted by up to `padding` pixels over black, and mirrored or not."""
     if not padding and not flip:
         return images[rows]
     height, width = images.shape[1:3]
@@ -101,7 +101,7 @@ def _normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _resized_crop(batch: Tensor, area: Tensor, shape: Tensor, y: Tensor, x: Tensor, smallest: float) -> Tensor:
-    """A random part of each image, of relative area in [smallest, 1] and side ratio in [3/4, 4/3], scaled up to the whole."""
+    """A random part of each image, of area in [smallest, 1] and side ratio in [3/4, 4/3], scaled up to the whole."""
     area = smallest + area * (1 - smallest)
     ratio = (4 / 3) ** (2 * shape - 1)
     height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)

@@ -221,7 +221,7 @@ def _run(debug: bool) -> int:
         # The reader went away (`| head`): not an error of ours. Python must not flush into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last resort: a fault of ours, said as one
         if debug:
             traceback.print_exc()
         first = (str(error).strip().splitlines() or [""])[0]

@@ -18,9 +18,9 @@ def warn(text: str) -> None:
 
 
 class Bar:
-    """One line of progress: what is done of a total, a note, and the time that remains. Invisible without a terminal."""
+    """A line of progress: what is done of a total, a note, the time that remains. Invisible without a terminal."""
 
-    def __init__(self, progress: Progress | None = None, task: TaskID = TaskID(0)) -> None:
+    def __init__(self, progress: Progress | None = None, task: TaskID | None = None) -> None:
         self._progress = progress
         self._task = task
 
@@ -29,12 +29,12 @@ class Bar:
         return self._progress is not None
 
     def show(self, done: int, note: str = "") -> None:
-        if self._progress is not None:
+        if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, note=note)
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Bar]:
+def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
     if not console.is_terminal:
         yield Bar()
         return

@@ -199,7 +199,7 @@ def _resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in [0, 1], from its histogram: exact, and one pass over the pixels."""
+    """Mean and standard deviation of each channel in [0, 1], from its histogram: exact, in one pass."""
     values = np.arange(256) / 255
     mean: list[float] = []
     std: list[float] = []

@@ -132,7 +132,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def find(name: str, root: str | None) -> Path | None:
-    """The data set's folder in root, or $COMPRESS_DATA, or data/; None where it is not. A root may be the folder itself."""
+    """The data set's folder in root (or root itself), else $COMPRESS_DATA, else data/; None where it is not."""
     layout = LAYOUTS[name]
     if name == "digits":
         return Path()

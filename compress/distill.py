@@ -213,8 +213,9 @@ def _describe(dataset: Dataset, augment: recipe.Augment) -> str:
     kinds = {"crop": augment.crop, "flip": augment.flip, "erase": augment.erase, "scale": augment.scale < 1}
     used = ", ".join(name for name, value in kinds.items() if value) or "none"
     return (
-        f"data: {dataset.name}, {len(dataset.train_labels):,} images to train on, {len(dataset.eval_labels):,} to evaluate on "
-        f"({dataset.eval_split}), {dataset.num_classes} classes, {dataset.image_size} pixels; augmentation: {used}"
+        f"data: {dataset.name}, {len(dataset.train_labels):,} images to train on, "
+        f"{len(dataset.eval_labels):,} to evaluate on ({dataset.eval_split}), "
+        f"{dataset.num_classes} classes, {dataset.image_size} pixels; augmentation: {used}"
     )
 
 

@@ -19,7 +19,7 @@ class DivergenceWatch:
         self._values = torch.zeros(len(_PARTS) + 1, device=device)
 
     def check(self, parts: dict[str, Tensor], gradient_norm: Tensor) -> Tensor:
-        """parts: the step's losses, scalars. Returns the flag, 1.0 from the first bad step on, as found_inf wants it."""
+        """parts: the step's losses, scalars. Returns the flag: 1.0 from the first bad step on."""
         zero = torch.zeros_like(self._flag)
         values = torch.stack([parts.get(name, zero).detach().float() for name in _PARTS] + [gradient_norm.float()])
         self._steps = self._steps + (1 - self._flag)

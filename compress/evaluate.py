@@ -1,4 +1,4 @@
-"""Accuracy of a model on a split that stays on the device, in evaluation mode, without touching the model's own mode."""
+"""Accuracy of a model on a split that stays on the device. The model is in eval mode meanwhile, and back after."""
 
 from dataclasses import dataclass
 

@@ -1,5 +1,6 @@
 """What runs there are, what they take on disk, and what of that can go."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,8 @@ def list_runs(root: Path = RUNS) -> list[dict[str, Any]]:
 def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
     """What can go, with its size in bytes; removed only with `remove`.
 
-    Checkpoints of finished runs (they then cannot be extended), and teachers that are whole in no run's need: training a
-    run of the same recipe anew would train them anew. With `failed` also runs that did not finish. Folders that a
-    process holds are left alone.
+    Checkpoints of finished runs (which then cannot be extended), and kept teachers that no run refers to. With `failed`
+    also runs that did not finish. Folders that a process holds are left alone.
     """
     candidates: list[Path] = []
     runs = all_runs(root)
@@ -70,8 +70,6 @@ def _remove(path: Path, remove: bool) -> int | None:
 
 
 def _teacher_sha256(folder: Path) -> str | None:
-    import json
-
     try:
         return json.loads((folder / "model" / "facts.json").read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError):

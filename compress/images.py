@@ -4,6 +4,7 @@ Workers are processes, since decoding small images holds Python's lock; they are
 multiprocessing, which would import a user's unguarded script anew.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -64,7 +65,7 @@ def read_images(paths: Sequence[str], size: int, out: Path) -> None:
         bounds = [len(paths) * k // workers for k in range(workers + 1)]
         jobs = [
             {"out": str(out), "first": low, "size": size, "paths": list(paths[low:high])}
-            for low, high in zip(bounds, bounds[1:], strict=False)
+            for low, high in itertools.pairwise(bounds)
         ]
         _run_workers(jobs)
     array.flush()

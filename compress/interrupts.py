@@ -36,7 +36,7 @@ def raise_on_signals() -> None:
 
 @contextmanager
 def deferred() -> Iterator[Flag]:
-    """Yields a Flag that a signal sets; further signals change nothing. In other threads than the main one it stays 0."""
+    """Yields a Flag that a signal sets; further signals change nothing. Outside the main thread it stays 0."""
     flag = Flag()
     if threading.current_thread() is not threading.main_thread():
         yield flag

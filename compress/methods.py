@@ -1,4 +1,4 @@
-"""The names of the supervision methods, and what each stands for. Imports nothing heavy, so recipes can be checked fast."""
+"""The names of the supervision methods, and what each stands for. Imports nothing heavy: recipes are checked fast."""
 
 from typing import Literal
 
@@ -28,9 +28,11 @@ def canonical_method(name: str) -> str:
 
 def method_parts(name: str) -> tuple[Adjust, Dynamic]:
     """The (adjust, dynamic) arguments of supervision.distillation_loss that a method other than ce stands for."""
-    parts = canonical_method(name).split("+")
-    adjust: Adjust = next((KNOWLEDGE_ADJUSTMENTS[part] for part in parts if part in KNOWLEDGE_ADJUSTMENTS), "none")
-    dynamic: Dynamic = next((DYNAMIC_TEMPERATURES[part] for part in parts if part in DYNAMIC_TEMPERATURES), "constant")
+    adjust: Adjust = "none"
+    dynamic: Dynamic = "constant"
+    for part in canonical_method(name).split("+"):
+        adjust = KNOWLEDGE_ADJUSTMENTS.get(part, adjust)
+        dynamic = DYNAMIC_TEMPERATURES.get(part, dynamic)
     return adjust, dynamic
 
 

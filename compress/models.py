@@ -28,6 +28,9 @@ _OF_OTHER_WEIGHTS = ("url", "file", "hf_hub_id", "tag", "license", "origin_url",
 class Renormalized(nn.Module):
     """A model whose weights expect another mean and standard deviation than the images are normalised with."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, model: nn.Module, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.model = model
@@ -98,11 +101,12 @@ def checkpoint_teacher(settings: recipe.Teacher, dataset: Dataset) -> nn.Module:
         last = list(expected)[-1].rpartition(".")[0]
         if all(name.rpartition(".")[0] == last for name in differing):
             raise InputError(
-                f"the teacher in {path} has {weights[key].shape[0]} classes and {dataset.name} has {dataset.num_classes}",
+                f"teacher {path} has {weights[key].shape[0]} classes and {dataset.name} has {dataset.num_classes}",
                 "Fine-tune it on this data first.",
             )
         raise InputError(
-            f"{path} does not fit {settings.model}: {key} is {list(weights[key].shape)}, not {list(expected[key].shape)}",
+            f"{path} does not fit {settings.model}: "
+            f"{key} is {list(weights[key].shape)}, not {list(expected[key].shape)}",
             "Check teacher.model, teacher.stem and teacher.args.",
         )
     missing, strange = expected.keys() - weights.keys(), weights.keys() - expected.keys()
@@ -121,7 +125,7 @@ def checkpoint_teacher(settings: recipe.Teacher, dataset: Dataset) -> nn.Module:
 
 
 def fit_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
-    """The teacher behind the normalisation that its weights expect. Raises InputError where its classes are not the data's."""
+    """The teacher behind the normalisation that its weights expect. Raises InputError where its classes differ."""
     classes, cfg = model.num_classes, model.pretrained_cfg
     if classes != dataset.num_classes:
         raise InputError(
@@ -206,7 +210,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, from safetensors or a torch file of plain tensors. A pickle that holds anything else is refused."""
+    """Tensors by name, from safetensors or a torch file of plain tensors; any other pickle is refused."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

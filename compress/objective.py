@@ -70,7 +70,7 @@ class Objective:
 
 
 class Means:
-    """Running means of named scalars on the device; *_min and *_max keep their extremes. Reading them is the only sync."""
+    """Running means of named scalars on the device; *_min and *_max keep extremes. Only reading them waits."""
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}

@@ -28,18 +28,22 @@ class Section(BaseModel):
 class Augment(Section):
     """Drawn anew for every sample and epoch. crop and flip default to what suits the data set."""
 
-    crop: int | None = Field(None, ge=0, le=64, description="Padding in pixels before a random crop; 0 is off.")
-    flip: bool | None = Field(None, description="Mirror half of the images.")
-    erase: float = Field(0.0, ge=0, le=1, description="Probability of blanking a random rectangle.")
-    scale: float = Field(1.0, gt=0, le=1, description="Smallest area of a random resized crop; 1 is off.")
+    crop: int | None = Field(default=None, ge=0, le=64, description="Padding in pixels before a random crop; 0 is off.")
+    flip: bool | None = Field(default=None, description="Mirror half of the images.")
+    erase: float = Field(default=0.0, ge=0, le=1, description="Probability of blanking a random rectangle.")
+    scale: float = Field(default=1.0, gt=0, le=1, description="Smallest area of a random resized crop; 1 is off.")
 
 
 class Data(Section):
     name: Literal["cifar100", "cinic10", "tinyimagenet", "digits", "folder"]
-    root: str | None = Field(None, description="Where it lies. Default: $COMPRESS_DATA, then data/.")
-    image_size: int | None = Field(None, ge=4, le=1024, description="Pixels a side. Default: the data set's own.")
+    root: str | None = Field(default=None, description="Where it lies. Default: $COMPRESS_DATA, then data/.")
+    image_size: int | None = Field(
+        default=None, ge=4, le=1024, description="Pixels a side. Default: the data set's own."
+    )
     augment: Augment = Augment()
-    holdout: float = Field(0.0, ge=0, lt=1, description="Evaluate on this part of train instead of the official split.")
+    holdout: float = Field(
+        default=0.0, ge=0, lt=1, description="Evaluate on this part of train instead of the official split."
+    )
 
     @model_validator(mode="after")
     def _folder_needs_a_place_and_a_size(self) -> Self:
@@ -51,15 +55,18 @@ class Data(Section):
 class Model(Section):
     model: str = Field(min_length=1, description="A timm model name.")
     stem: Literal["auto", "small", "stock"] = Field(
-        "auto", description="small: stride 1 and no max-pool, for ResNets on up to 64 pixels; auto: small where it can."
+        default="auto",
+        description="small: stride 1 and no max-pool, for ResNets on up to 64 pixels; auto: small where it can.",
     )
     args: dict[str, Any] = Field(default_factory=dict, description="Arguments for timm.create_model.")
 
 
 class Teacher(Model):
     source: Literal["train", "checkpoint", "pretrained"] = "train"
-    checkpoint: str | None = Field(None, description="A safetensors file, or a folder with config.json beside it.")
-    epochs: int | None = Field(None, ge=0, le=100_000, description="Default: train.epochs.")
+    checkpoint: str | None = Field(
+        default=None, description="A safetensors file, or a folder with config.json beside it."
+    )
+    epochs: int | None = Field(default=None, ge=0, le=100_000, description="Default: train.epochs.")
 
     @model_validator(mode="after")
     def _checkpoint_goes_with_its_source(self) -> Self:
@@ -69,17 +76,19 @@ class Teacher(Model):
 
 
 class DynamicTemperature(Section):
-    beta: float = Field(40.0, ge=0, description="How far the temperature moves.")
-    gamma: float = Field(0.5, ge=0, description="Exponent of FLSW.")
+    beta: float = Field(default=40.0, ge=0, description="How far the temperature moves.")
+    gamma: float = Field(default=0.5, ge=0, description="Exponent of FLSW.")
     normalize: Literal["l2", "mean", "none"] = "l2"
-    floor: float = Field(1.0, gt=0, description="Lowest temperature.")
+    floor: float = Field(default=1.0, gt=0, description="Lowest temperature.")
 
 
 class Supervision(Section):
-    method: str = Field("ka+dtd", description=METHOD_HELP)
-    temperature: float = Field(4.0, gt=0, description="T, or T_0 with DTD.")
-    alpha: float | None = Field(None, ge=0, le=1, description="Weight of kd against ce. Default: 1 with KA, else 0.9.")
-    epsilon: float = Field(0.1, ge=0, lt=1, description="Smoothing of KA-LSR.")
+    method: str = Field(default="ka-ps+dtd-flsw", description=METHOD_HELP)
+    temperature: float = Field(default=4.0, gt=0, description="T, or T_0 with DTD.")
+    alpha: float | None = Field(
+        default=None, ge=0, le=1, description="Weight of kd against ce. Default: 1 with KA, else 0.9."
+    )
+    epsilon: float = Field(default=0.1, ge=0, lt=1, description="Smoothing of KA-LSR.")
     scale: Literal["sample", "base"] = "sample"
     dtd: DynamicTemperature = DynamicTemperature()
 
@@ -92,25 +101,29 @@ class Supervision(Section):
 class Train(Section):
     """How a model is trained; it holds for a teacher that is trained, too, except teacher.epochs."""
 
-    epochs: int = Field(200, ge=0, le=100_000)
-    batch_size: int = Field(128, ge=1, le=1_000_000)
+    epochs: int = Field(default=200, ge=0, le=100_000)
+    batch_size: int = Field(default=128, ge=1, le=1_000_000)
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup_epochs: float = Field(0.0, ge=0)
-    step_epochs: float = Field(60.0, gt=0, description="schedule step: epochs between two decays.")
-    step_rate: float = Field(0.2, gt=0, le=1, description="schedule step: the factor of each decay.")
-    clip_grad: float | None = Field(None, gt=0, description="Largest norm of the gradient.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    ema: float | None = Field(None, gt=0, lt=1, description="Decay of the weights' moving average, which is then kept.")
-    seed: int = Field(0, ge=0, lt=2**31)
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    step_epochs: float = Field(default=60.0, gt=0, description="schedule step: epochs between two decays.")
+    step_rate: float = Field(default=0.2, gt=0, le=1, description="schedule step: the factor of each decay.")
+    clip_grad: float | None = Field(default=None, gt=0, description="Largest norm of the gradient.")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    ema: float | None = Field(
+        default=None, gt=0, lt=1, description="Decay of the weights' moving average, which is then kept."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31)
     precision: Literal["bf16", "fp32"] = "bf16"
-    compile: bool = Field(False, description="torch.compile both models.")
-    checkpoint_minutes: float = Field(10.0, gt=0, description="Also checkpoint inside an epoch after this long.")
-    keep_checkpoints: int = Field(2, ge=1, le=100)
+    compile: bool = Field(default=False, description="torch.compile both models.")
+    checkpoint_minutes: float = Field(
+        default=10.0, gt=0, description="Also checkpoint inside an epoch after this long."
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, le=100)
     tensorboard: bool = False
 
 

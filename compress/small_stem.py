@@ -18,7 +18,8 @@ SUFFIX = "_smallstem"
 def replace_stem(model: Any) -> None:
     """Gives a timm ResNet its small stem, in place; the deep stems keep their convolutions, at stride 1."""
     if isinstance(model.conv1, nn.Sequential):
-        model.conv1[0].stride = (1, 1)
+        first: Any = model.conv1[0]
+        first.stride = (1, 1)
     else:
         old = model.conv1
         model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, kernel_size=3, stride=1, padding=1, bias=False)

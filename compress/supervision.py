@@ -168,7 +168,7 @@ def _wrong_rows(teacher_logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine [N] of rows, 0 where a row is 0. Rows are scaled by their largest entry, so that squares cannot overflow."""
+    """Cosine [N] of rows, 0 where a row is 0. Rows are scaled by their largest entry, squares cannot overflow."""
     tiny = torch.finfo(a.dtype).tiny
     a, b = (x / x.abs().amax(dim=1, keepdim=True).clamp(min=tiny) for x in (a, b))
     return F.cosine_similarity(a, b, dim=1, eps=tiny)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from timm.optim import param_groups_weight_decay
-from timm.scheduler import create_scheduler_v2
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import ModelEmaV3
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from compress import console, recipe
@@ -85,7 +85,7 @@ def train(
 ) -> nn.Module:
     """Trains `model` for `epochs` and returns what is to be kept, in eval mode: itself, or its moving average.
 
-    folder gets checkpoints/ and metrics.jsonl; from a valid checkpoint in it the training goes on, bit-identical on CPU.
+    folder gets checkpoints/ and metrics.jsonl; from a valid checkpoint there training goes on, bit-identical on CPU.
     provenance must be equal in the checkpoint and now. Raises DivergedError before a step whose loss or gradient is not
     finite, and Interrupted after a signal, once the step is finished and saved.
     """
@@ -232,7 +232,8 @@ def prepare(
             step_on_epochs=False,
             updates_per_epoch=state.steps_per_epoch,
         )
-        state.schedule.step_update(0)
+        if state.schedule is not None:
+            state.schedule.step_update(0)
     return state
 
 
