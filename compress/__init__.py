@@ -12,13 +12,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compress.distill import distill, load_student
+    from compress.distillation import distill, load_student
     from compress.recipe import load_recipe
 
 __version__ = "0.1.0"
 __all__ = ["distill", "load_recipe", "load_student"]
 
-_HOMES = {"distill": "compress.distill", "load_student": "compress.distill", "load_recipe": "compress.recipe"}
+_HOMES = {"distill": "compress.distillation", "load_student": "compress.distillation", "load_recipe": "compress.recipe"}
 
 
 def __getattr__(name: str) -> Any:

@@ -56,7 +56,7 @@ def distill(
     loaded = load_recipe(recipe, method=method, overrides=overrides)
 
     from compress import console
-    from compress.distill import distill as distill_recipe
+    from compress.distillation import distill as distill_recipe
 
     run = distill_recipe(loaded, name=recipe.stem, out=out, resume=resume, device=device)
     manifest = run.manifest

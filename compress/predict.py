@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from compress import models
-from compress.distill import load_student
+from compress.distillation import load_student
 from compress.images import read_image
 
 

@@ -6,8 +6,6 @@ float64 on logits chosen to break it: 1e30, the float maximum, ties, parallel an
 
 import datetime
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,9 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.supervision import adjust_targets, distillation_loss, dynamic_temperature
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
-import supervision_reference as reference
+from tests.reference import supervision_reference as reference
 
 ADJUST = ["none", "probability_shift", "label_smoothing"]
 DYNAMIC = ["constant", "flsw", "cwsm"]
@@ -80,6 +76,11 @@ BATCHES = {
         [[1.0, 2.0, 0.0], [0.0, 1.0, 0.0], [3.0, 1.0, 0.0]],
         [[1.0, math.nextafter(1.0, 2.0), 0.0], [0.0, 1e-300, 0.0], [-5.0, 0.0, math.nextafter(0.0, 1.0)]],
         [0, 0, 1],
+    ),
+    "top_by_a_hair": (  # the top class is the one of the logits; after the softmax an earlier class ties with it
+        [[0.0, 0.0, 0.0, 1.0], [2.0, 1.0, 0.0, -1.0]],
+        [[-1.0, 0.0, 0.0, 1e-20], [1.0, 3.0, math.nextafter(3.0, 4.0), -1.0]],
+        [0, 3],
     ),
     "perfect_match": (random_batch(5, 4, seed=5)[0], random_batch(5, 4, seed=5)[0], [0, 1, 2, 3, 0]),
     "nearly_parallel": (
