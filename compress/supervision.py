@@ -4,6 +4,7 @@ Pure functions of logits [N, C] and labels [N]. KA mends targets of the teacher 
 a temperature of its own. Source: Wen, Lai, Qian, "Preparing Lessons" (arXiv 1911.07471); what is our own says "ours".
 """
 
+import math
 from typing import Literal, TypedDict, get_args
 
 import torch
@@ -52,7 +53,8 @@ def adjust_targets(
     _check(kind, Adjust, "kind")
     logits = _arithmetic(teacher_logits)
     probabilities = F.softmax(logits / _column(temperature, logits), dim=1)
-    return _adjust(probabilities, _wrong_rows(logits, labels), labels, kind, epsilon)
+    off = epsilon / logits.shape[1]
+    return _mend(probabilities, logits, _wrong_rows(logits, labels), labels, kind, on=1 - epsilon + off, off=off)
 
 
 def dynamic_temperature(
@@ -79,14 +81,17 @@ def dynamic_temperature(
     _check(normalize, Normalize, "normalize")
     if not (base > 0 and floor > 0):
         raise ValueError(f"temperatures must be above 0, got base={base} and floor={floor}")
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(f"student {list(student_logits.shape)} and teacher {list(teacher_logits.shape)} logits differ")
     with torch.no_grad():
         student, teacher = _arithmetic(student_logits), _arithmetic(teacher_logits)
         if kind == "constant":
             return student.new_full((len(student),), base)
         if kind == "flsw":
-            weights = (1 - _cosine(student, teacher)).clamp(min=0) ** gamma
+            # float64: the squares of small weights underflow in float32, and the norm with them.
+            weights = _one_minus_cosine(student, teacher).double() ** gamma
         else:
-            weights = 1 / F.softmax(student, dim=1).amax(dim=1)
+            weights = 1 / F.softmax(student, dim=1).amax(dim=1).double()
         statistics = torch.stack([weights.sum(), weights.square().sum(), weights.new_tensor(float(len(weights)))])
         if group is not None:
             dist.all_reduce(statistics, group=group)
@@ -94,8 +99,8 @@ def dynamic_temperature(
         mean = total / count
         norm = {"l2": squares.sqrt(), "mean": mean, "none": torch.ones_like(mean)}[normalize]
         # All weights are 0 where the student equals its teacher everywhere: each temperature is then the base.
-        norm = norm.clamp(min=torch.finfo(norm.dtype).tiny)
-        return (base + beta * (mean / norm - weights / norm)).clamp(min=floor)
+        norm = norm.where(norm > 0, torch.inf)
+        return (base + beta * (mean / norm - weights / norm)).clamp(min=floor).to(student.dtype)
 
 
 def distillation_loss(
@@ -134,9 +139,13 @@ def distillation_loss(
     )
     wrong = _wrong_rows(teacher, labels)
     column = temperature.unsqueeze(1)
-    target = _adjust(F.softmax(teacher / column, dim=1), wrong, labels, adjust, epsilon)
-    student_log_probabilities = F.log_softmax(student / column, dim=1)
-    divergence = (torch.xlogy(target, target) - target * student_log_probabilities).sum(dim=1)
+    # In log-probabilities, so that the divergence of equal logits is exactly 0.
+    off = max(epsilon / teacher.shape[1], torch.finfo(teacher.dtype).tiny)
+    log_target = F.log_softmax(teacher / column, dim=1)
+    on = 1 - epsilon + epsilon / teacher.shape[1]
+    log_target = _mend(log_target, teacher, wrong, labels, adjust, on=math.log(on), off=math.log(off))
+    log_student = F.log_softmax(student / column, dim=1)
+    divergence = (log_target.exp() * (log_target - log_student)).sum(dim=1)
     kd = (temperature**2 * divergence).mean() if scale == "sample" else base**2 * divergence.mean()
     ce = F.cross_entropy(student, labels, label_smoothing=label_smoothing)
     return {
@@ -148,30 +157,39 @@ def distillation_loss(
     }
 
 
-def _adjust(probabilities: Tensor, wrong: Tensor, labels: Tensor, kind: Adjust, epsilon: float) -> Tensor:
+def _mend(
+    rows: Tensor, logits: Tensor, wrong: Tensor, labels: Tensor, kind: Adjust, *, on: float, off: float
+) -> Tensor:
+    """The teacher's probabilities, or their logarithms, with wrong rows mended; on and off are the smoothed values."""
     if kind == "none":
-        return probabilities
+        return rows
     at_label = labels.unsqueeze(1)
     if kind == "probability_shift":
-        at_top = probabilities.argmax(dim=1, keepdim=True)
-        label_value, top_value = probabilities.gather(1, at_label), probabilities.gather(1, at_top)
-        mended = probabilities.scatter(1, at_label, top_value).scatter(1, at_top, label_value)
+        at_top = logits.argmax(dim=1, keepdim=True)  # of the logits: probabilities may tie where these do not
+        label_value, top_value = rows.gather(1, at_label), rows.gather(1, at_top)
+        mended = rows.scatter(1, at_label, top_value).scatter(1, at_top, label_value)
     else:
-        uniform = torch.full_like(probabilities, epsilon / probabilities.shape[1])
-        mended = uniform.scatter_add(1, at_label, torch.full_like(probabilities[:, :1], 1 - epsilon))
-    return torch.where(wrong.unsqueeze(1), mended, probabilities)
+        mended = torch.full_like(rows, off).scatter(1, at_label, on)
+    return torch.where(wrong.unsqueeze(1), mended, rows)
 
 
 def _wrong_rows(teacher_logits: Tensor, labels: Tensor) -> Tensor:
     """[N] bool: the teacher's top class is not the label."""
+    if labels.shape != teacher_logits.shape[:1]:
+        raise ValueError(f"labels must be [N] = {list(teacher_logits.shape[:1])}, got {list(labels.shape)}")
     return teacher_logits.gather(1, labels.unsqueeze(1)).squeeze(1) < teacher_logits.amax(dim=1)
 
 
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine [N] of rows, 0 where a row is 0. Rows are scaled by their largest entry, squares cannot overflow."""
+def _one_minus_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cosine of rows [N], 1 where a row is 0, as half the squared distance of the unit rows.
+
+    That is exactly 0 for equal rows, where 1 - cos leaves a rounding error for the normalisation to blow up. Rows are
+    first scaled by their largest entry, so that squares cannot overflow.
+    """
     tiny = torch.finfo(a.dtype).tiny
-    a, b = (x / x.abs().amax(dim=1, keepdim=True).clamp(min=tiny) for x in (a, b))
-    return F.cosine_similarity(a, b, dim=1, eps=tiny)
+    a_unit, b_unit = (F.normalize(x / x.abs().amax(dim=1, keepdim=True).clamp(min=tiny), dim=1) for x in (a, b))
+    zero = (a == 0).all(dim=1) | (b == 0).all(dim=1)
+    return ((a_unit - b_unit).square().sum(dim=1) / 2).masked_fill(zero, 1.0)
 
 
 def _arithmetic(logits: Tensor) -> Tensor:

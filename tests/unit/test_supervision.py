@@ -118,15 +118,6 @@ def rounding(temperature):
     return 16 * torch.finfo(temperature.dtype).eps * float(temperature.max()) ** 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small gain nothing from more, and on a busy machine their barriers cost a hundred times the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # --- adjusted targets -------------------------------------------------------------------------------------------------
 
 
