@@ -73,15 +73,15 @@ def distill(
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), metavar="RUN|ONNX")
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many classes to show.")
 @as_json
-def predict(run: Path, images: tuple[Path, ...], top: int, json_: bool) -> None:
-    """Classify IMAGEs with the student of RUN: class names and probabilities."""
+def predict(model: Path, images: tuple[Path, ...], top: int, json_: bool) -> None:
+    """Classify IMAGEs with the student of RUN, or with an exported ONNX file: class names and probabilities."""
     from compress.predict import predict as predict_images
 
-    results = predict_images(run, list(images), top=top)
+    results = predict_images(model, list(images), top=top)
     if json_:
         _print_json(results)
         return
@@ -141,7 +141,7 @@ def runs_list(json_: bool) -> None:
         return
     for row in rows:
         top1 = f"{row['student_top1']:.2%}" if row["student_top1"] is not None else "-"
-        click.echo(f"{row['run']:<60} {row['status']:<9} {top1:>7} {row['megabytes']:>8.1f} MB")
+        click.echo(f"{row['run']:<60} {row['status']:<11} {top1:>7} {row['megabytes']:>8.1f} MB")
     if not rows:
         click.echo("no runs here yet: start one with `compress distill RECIPE`", err=True)
 

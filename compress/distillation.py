@@ -1,5 +1,6 @@
 """From a recipe to a finished student: data, teacher, student, run folder. Also the Python API of the same shape."""
 
+import contextlib
 import copy
 import importlib.metadata
 import platform
@@ -49,9 +50,9 @@ def distill(
     if not goes_on:
         return run
     with run_folder.held(run.path):
-        began = time.perf_counter()
         run_folder.write_recipe(run, recipe)
         before = run.manifest if (run.path / run_folder.MANIFEST).exists() else {}
+        began = time.perf_counter() - before.get("seconds", 0.0)
         run.update(
             schema_version=run_folder.SCHEMA_VERSION,
             status="running",
@@ -61,25 +62,17 @@ def distill(
             recipe_sha256=recipe.sha256,
             versions=versions(),
             device=_device_name(place),
-            threads=torch.get_num_threads(),
             started=before.get("started", run_folder.now()),
-            seconds=before.get("seconds", 0.0),
+            error=None,
         )
         try:
             results = _distill_into(run, recipe, place, teacher, student)
-        except CompressError as error:
-            run.update(
-                status="failed", error=str(error), seconds=before.get("seconds", 0.0) + time.perf_counter() - began
-            )
+        except (CompressError, Interrupted, KeyboardInterrupt) as stop:
+            failed = {"status": "failed", "error": str(stop)} if isinstance(stop, CompressError) else {}
+            with contextlib.suppress(MachineError):  # where the disk is full, the first error counts
+                run.update(seconds=round(time.perf_counter() - began, 3), **failed)
             raise
-        except (Interrupted, KeyboardInterrupt):
-            run.update(seconds=before.get("seconds", 0.0) + time.perf_counter() - began)
-            raise
-        seconds = before.get("seconds", 0.0) + time.perf_counter() - began
-        manifest = {key: value for key, value in run.manifest.items() if key != "error"}
-        files.write_json(
-            run.path / run_folder.MANIFEST, {**manifest, **results, "status": "finished", "seconds": round(seconds, 3)}
-        )
+        run.update(**results, status="finished", seconds=round(time.perf_counter() - began, 3))
     return run
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from compress.errors import MachineError
-from compress.run import RUNS, TEACHERS, all_runs
+from compress.run import RUNS, TEACHERS, Run, all_runs, is_held
 
 
 def list_runs(root: Path = RUNS) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def list_runs(root: Path = RUNS) -> list[dict[str, Any]]:
                 "recipe": manifest.get("recipe"),
                 "method": manifest.get("method"),
                 "seed": manifest.get("seed"),
-                "status": manifest["status"],
+                "status": _status(run),
                 "teacher_top1": manifest.get("teacher_top1"),
                 "student_top1": manifest.get("student_top1"),
                 "started": manifest["started"],
@@ -51,6 +51,11 @@ def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> l
         if _teacher_sha256(folder) not in used and not unfinished_runs:
             candidates.append(folder)
     return [(path, size) for path in candidates if path.exists() and (size := _remove(path, remove)) is not None]
+
+
+def _status(run: Run) -> str:
+    status = run.manifest["status"]
+    return "interrupted" if status == "running" and not is_held(run.path) else status
 
 
 def _remove(path: Path, remove: bool) -> int | None:

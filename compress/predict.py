@@ -1,34 +1,78 @@
-"""Class names and probabilities for image files, by the student of a run."""
+"""Class names and probabilities for image files, by the student of a run or by an exported ONNX file."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
 
-from compress import models
-from compress.distillation import load_student
+from compress.errors import InputError
 from compress.images import read_image
 
+Classifier = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""uint8 [N, H, W, 3] -> probabilities [N, C]."""
 
-def predict(run: Path, images: list[Path], *, top: int = 3) -> list[dict[str, Any]]:
+
+def predict(model: Path, images: list[Path], *, top: int = 3) -> list[dict[str, Any]]:
     """For each image its path and the `top` classes with their probabilities, most probable first.
 
-    Raises InputError for a run that is not finished and for a file that is not an image.
+    model is a finished run or an ONNX file that `compress export` wrote. Raises InputError for anything else, and for a
+    file that is not an image.
     """
-    student = load_student(run)
-    config = models.read_config(run / "student")
-    names, cfg = config["label_names"], config["pretrained_cfg"]
-    size = cfg["input_size"][-1]
-    pixels = torch.from_numpy(np.stack([read_image(path, size) for path in images]))
-    mean, std = torch.tensor(cfg["mean"]), torch.tensor(cfg["std"])
-    with torch.inference_mode():
-        probabilities = student(((pixels / 255 - mean) / std).permute(0, 3, 1, 2)).softmax(dim=1)
-    values, classes = probabilities.topk(min(top, len(names)), dim=1)
-    return [
-        {
-            "image": str(path),
-            "classes": [{"class": names[c], "probability": round(v, 6)} for c, v in zip(row_c, row_v, strict=True)],
-        }
-        for path, row_c, row_v in zip(images, classes.tolist(), values.tolist(), strict=True)
-    ]
+    names, size, classify = _from_onnx(model) if model.suffix == ".onnx" else _from_run(model)
+    rows = []
+    for path in images:
+        (probabilities,) = classify(read_image(path, size)[None])
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        classes = [{"class": names[c], "probability": round(float(probabilities[c]), 6)} for c in best]
+        rows.append({"image": str(path), "classes": classes})
+    return rows
+
+
+def _from_run(path: Path) -> tuple[list[str], int, Classifier]:
+    import torch
+
+    from compress import models
+    from compress.distillation import load_student
+
+    student = load_student(path)
+    config = models.read_config(path / "student")
+    cfg = config["pretrained_cfg"]
+    mean, std = (np.asarray(cfg[key], dtype=np.float32) for key in ("mean", "std"))
+
+    def classify(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = student(torch.from_numpy(_normalized(pixels, mean, std)))
+        return softmax(logits.numpy(), axis=1)
+
+    return list(config["label_names"]), cfg["input_size"][-1], classify
+
+
+def _from_onnx(path: Path) -> tuple[list[str], int, Classifier]:
+    import onnxruntime
+
+    if not path.is_file():
+        raise InputError(f"no ONNX file at {path}", "Write one with `compress export`.")
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        meta = session.get_modelmeta().custom_metadata_map
+        names, size = meta["class_names"].split("\n"), int(meta["image_size"])
+        mean, std = (np.array([float(v) for v in meta[key].split(",")], dtype=np.float32) for key in ("mean", "std"))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not an ONNX file of `compress export` ({reason})") from error
+
+    def classify(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if session.get_inputs()[0].name == "pixels":  # normalisation and softmax are inside
+            return np.asarray(session.run(["probabilities"], {"pixels": pixels})[0])
+        logits = np.asarray(session.run(["logits"], {"input": _normalized(pixels, mean, std)})[0])
+        return softmax(logits, axis=1)
+
+    return names, size, classify
+
+
+def _normalized(pixels: NDArray[np.uint8], mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 [N, 3, H, W]."""
+    return np.ascontiguousarray(((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2), dtype=np.float32)

@@ -50,8 +50,9 @@ class Run:
         return self.path / "checkpoints"
 
     def update(self, **changes: Any) -> dict[str, Any]:
-        """Writes the manifest with these entries set, and returns it."""
-        manifest = {**(self.manifest if (self.path / MANIFEST).exists() else {}), **changes}
+        """Writes the manifest with these entries set, or removed where None, and returns it."""
+        before = self.manifest if (self.path / MANIFEST).exists() else {}
+        manifest = {key: value for key, value in {**before, **changes}.items() if value is not None}
         files.write_json(self.path / MANIFEST, manifest)
         return manifest
 
@@ -133,6 +134,17 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process works in the folder now."""
+    try:
+        with FileLock(folder / ".lock").acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False  # a folder that cannot be written
 
 
 def timestamp() -> str:

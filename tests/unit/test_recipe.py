@@ -137,5 +137,5 @@ def test_every_method_of_the_contract_has_a_name_and_short_forms() -> None:
 
 def test_the_schema_completes_every_section() -> None:
     schema = recipe_schema()
-    assert set(schema["properties"]) >= {"data", "teacher", "student", "supervision", "train"}
+    assert set(schema["properties"]) >= {"data", "teacher", "student", "supervision", "train", "export", "benchmark"}
     assert schema["additionalProperties"] is False
