@@ -90,6 +90,85 @@ def predict(model: Path, images: tuple[Path, ...], top: int, json_: bool) -> Non
         click.echo(f"{result['image']}   {classes}")
 
 
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--format", "formats", type=click.Choice(["onnx", "trt"]), multiple=True, default=["onnx"], show_default=True
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    multiple=True,
+    default=["fp32"],
+    show_default=True,
+    help="May be given several times.",
+)
+@click.option("--preprocess", is_flag=True, help="Also a graph that takes uint8 pixels and gives probabilities.")
+@click.option("--teacher", is_flag=True, help="Also export the teacher, for comparison.")
+@click.option("--bundle", is_flag=True, help="Also a folder with all that a deployer needs; see compress verify.")
+@click.option("--zip", "zipped", is_flag=True, help="The bundle as one zip file.")
+@click.option(
+    "--capability", "capabilities", multiple=True, help="A GPU to build engines for, as in 89. No GPU is needed."
+)
+@click.option("--threads", type=click.IntRange(1), help="For ONNX Runtime. Default: what this process may use.")
+@as_json
+def export(
+    run: Path | None,
+    formats: tuple[Any, ...],
+    precisions: tuple[Any, ...],
+    preprocess: bool,
+    teacher: bool,
+    bundle: bool,
+    zipped: bool,
+    capabilities: tuple[str, ...],
+    threads: int | None,
+    json_: bool,
+) -> None:
+    """Turn the student of RUN (default: the newest finished one) into files that are deployed.
+
+    \b
+    compress export --precision fp32 --precision int8 --bundle
+    compress export runs/NAME --format trt --precision fp16 --capability 89
+    """
+    from compress import console
+    from compress.run import finished_run
+
+    found = finished_run(run)
+    console.say(f"exporting {found.path}")
+
+    from export.from_run import export_run
+
+    record = export_run(
+        found,
+        formats=formats,
+        precisions=precisions,
+        preprocess=preprocess,
+        teacher=teacher,
+        bundle=("zip" if zipped else "folder") if bundle or zipped else None,
+        threads=threads,
+        compute_capabilities=capabilities,
+    )
+    if json_:
+        _print_json({**record, "run": str(found.path)})
+        return
+    for name, entry in record["files"].items():
+        console.say(f"{found.path / 'export' / name}   {entry['bytes'] / 1e6:.1f} MB")
+    if "bundle" in record:
+        console.say(f"{record['bundle']}   check it on the target with `compress verify`")
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--threads", type=click.IntRange(1), help="For ONNX Runtime. Default: what this process may use.")
+def verify(bundle: Path, threads: int | None) -> None:
+    """Replay the golden inputs of BUNDLE on this machine: pass, or exit 6."""
+    from export.bundle import verify_bundle
+
+    for name, difference in verify_bundle(bundle, threads=threads).items():
+        click.echo(f"pass  {name}  differs by {difference:.2g} of its largest logit")
+
+
 @cli.group()
 def data() -> None:
     """The data sets: what is known, what is here, and fetching one."""
@@ -99,7 +178,7 @@ def data() -> None:
 @as_json
 def data_list(json_: bool) -> None:
     """Name the data sets, and where they are."""
-    from compress.datasets import LAYOUTS, data_root, find
+    from compress.datasets import LAYOUTS, data_roots, find
 
     own = {"digits": "comes with scikit-learn", "folder": "your own: train/CLASS/*.png and val/CLASS/*.png"}
     rows = [{"name": name, "path": str(find(name, None) or "")} for name in LAYOUTS if name not in own]
@@ -107,7 +186,7 @@ def data_list(json_: bool) -> None:
         _print_json(rows)
         return
     for row in rows:
-        click.echo(f"{row['name']:<14}{row['path'] or f'not in {data_root(None)}'}")
+        click.echo(f"{row['name']:<14}{row['path'] or f'not in {data_roots(None)[0]}'}")
     for name, where in own.items():
         click.echo(f"{name:<14}{where}")
 
@@ -118,10 +197,10 @@ def data_list(json_: bool) -> None:
 @click.option("--url", help="A mirror of the published archive; its checksum must still be the published one.")
 def data_prepare(name: str, root: Path | None, url: str | None) -> None:
     """Download, verify and unpack a data set, unless it is there."""
-    from compress.datasets import data_root
+    from compress.datasets import data_roots
     from compress.download import prepare
 
-    click.echo(prepare(name, data_root(str(root) if root else None), url=url))
+    click.echo(prepare(name, data_roots(str(root) if root else None)[0], url=url))
 
 
 @cli.group()

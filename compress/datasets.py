@@ -131,17 +131,19 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
+def data_roots(root: str | None) -> list[Path]:
+    """Where data is looked for: root where it is given, else $COMPRESS_DATA and then data/."""
+    given = [root] if root else [os.environ.get("COMPRESS_DATA"), "data"]
+    return [Path(place).expanduser() for place in given if place]
+
+
 def find(name: str, root: str | None) -> Path | None:
-    """The data set's folder in root (or root itself), else $COMPRESS_DATA, else data/; None where it is not."""
+    """The data set's folder in a root (or that root itself); None where it is not."""
     layout = LAYOUTS[name]
     if name == "digits":
         return Path()
-    base = data_root(root)
-    return next((folder for folder in (base / layout.folder, base) if (folder / layout.marker).exists()), None)
-
-
-def data_root(root: str | None) -> Path:
-    return Path(root or os.environ.get("COMPRESS_DATA") or "data")
+    folders = [folder for base in data_roots(root) for folder in (base / layout.folder, base)]
+    return next((folder for folder in folders if (folder / layout.marker).exists()), None)
 
 
 def locate(name: str, root: str | None) -> Path:
@@ -149,7 +151,7 @@ def locate(name: str, root: str | None) -> Path:
     if (found := find(name, root)) is not None:
         return found
     layout = LAYOUTS[name]
-    expected = data_root(root) / layout.folder / layout.marker
+    expected = data_roots(root)[0] / layout.folder / layout.marker
     hint = f"Run `compress data prepare {name}`, or point data.root or $COMPRESS_DATA to the folder that holds it."
     if name == "folder":
         hint = "A folder of one's own holds train/CLASS/*.png and val/CLASS/*.png."

@@ -23,8 +23,9 @@ from compress.methods import default_alpha
 from compress.objective import Objective
 from compress.recipe import Recipe, changed_keys
 from compress.run import Run
+from compress.state import stream
 from compress.teacher import check_logits, obtain_teacher
-from compress.train import stream, train
+from compress.train import train
 
 _FREE_TO_CHANGE = {"data.root", "train.checkpoint_minutes", "train.keep_checkpoints", "train.tensorboard"}
 

@@ -7,7 +7,6 @@ import difflib
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from compress.errors import InputError, UsageError
 from compress.methods import METHOD_HELP, canonical_method
+from compress.strict_yaml import parse_yaml
 
 MAX_RECIPE_BYTES = 256 * 1024
 
@@ -176,50 +176,6 @@ class Recipe(Section):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.2's scalars (1e-3 is a number, `no` is text), no duplicate keys, no anchors or aliases."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.constructor.ConstructorError(None, None, "anchors and aliases are not allowed", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key.start_mark)
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+0123456789."),
-    ),
-):
-    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
-
-
-def _int(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
-    if len(node.value) > 40:
-        raise yaml.constructor.ConstructorError(None, None, "a number with too many digits", node.start_mark)
-    return int(node.value)  # 010 is ten, as in YAML 1.2
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", _int)
-
-
 def load_recipe(path: str | Path, *, method: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
     """Reads and validates a recipe file.
 
@@ -237,7 +193,7 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
         raise UsageError(f"no recipe at {path}", "Recipes that come with compress are in recipes/.") from None
     except OSError as error:
         raise InputError(f"cannot read recipe {path}: {error.strerror}") from None
-    raw = _parse_yaml(content, str(path))
+    raw = parse_yaml(content, str(path))
     if not isinstance(raw, dict):
         raise UsageError(f"recipe {path} is not a mapping of sections", f"Sections: {', '.join(Recipe.model_fields)}.")
     for override in overrides:
@@ -273,24 +229,11 @@ def recipe_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
 
 
-def _parse_yaml(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{source}, line {mark.line + 1}" if mark else source
-        raise UsageError(f"{where}: {error.problem or 'not YAML'}", "A recipe is plain YAML without tags.") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{source}: not YAML: {error}") from None
-    except RecursionError:
-        raise UsageError(f"{source}: nested too deeply") from None
-
-
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise UsageError(f"--set {override!r} is not KEY=VALUE", "For example: --set train.epochs=10.")
-    value = _parse_yaml(text, f"--set {key}")
+    value = parse_yaml(text, f"--set {key}")
     _assign(raw, key.strip().split("."), value, f"--set {key}")
 
 

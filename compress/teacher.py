@@ -22,7 +22,8 @@ from compress.metrics import METRICS, MetricsLog
 from compress.objective import Objective
 from compress.recipe import Recipe
 from compress.run import RUNS, TEACHERS, Run
-from compress.train import stream, train
+from compress.state import stream
+from compress.train import train
 
 _TRAINING_FORMAT = 1  # raise it when the same recipe trains to other weights
 _WITHOUT_INFLUENCE = ("epochs", "checkpoint_minutes", "keep_checkpoints", "tensorboard")

@@ -3,71 +3,24 @@
 train() reads top to bottom: resume, epochs of steps, evaluation, a line of metrics, a checkpoint.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
-from timm.scheduler.scheduler import Scheduler
-from timm.scheduler.scheduler_factory import create_scheduler_v2
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from compress import console, recipe
-from compress.augment import Images, Splits
-from compress.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from compress.augment import Splits
+from compress.checkpoint import newest_checkpoint, save_checkpoint
 from compress.divergence import DivergenceWatch
-from compress.errors import InputError, Interrupted
+from compress.errors import Interrupted
 from compress.evaluate import accuracy, logits_of
 from compress.interrupts import Flag, deferred
 from compress.metrics import MetricsLog, peak_memory_mb
 from compress.objective import Means, Objective
-
-Phase = Literal["teacher", "student"]
-
-
-@dataclass
-class Training:
-    """All that a step needs, and all that a checkpoint holds."""
-
-    model: nn.Module
-    forward: Callable[[Tensor], Tensor]
-    """The model, compiled where that is asked for."""
-    teacher: Callable[[Tensor], Tensor] | None
-    optimizer: torch.optim.Optimizer
-    schedule: Scheduler | None
-    ema: ModelEmaV3 | None
-    objective: Objective
-    images: Images
-    augment: recipe.Augment
-    settings: recipe.Train
-    phase: Phase
-    seed: int
-    """Of this phase's own random stream."""
-    watch: DivergenceWatch = field(init=False)
-    means: Means = field(default_factory=Means)
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    """Spent on this epoch's steps so far."""
-
-    @property
-    def batch_size(self) -> int:
-        return min(self.settings.batch_size, len(self.images.labels))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Every batch is full; what is left over is drawn in another epoch, since each has an order of its own."""
-        return len(self.images.labels) // self.batch_size
-
-    @property
-    def kept(self) -> nn.Module:
-        """What is evaluated and saved."""
-        return self.ema.module if self.ema is not None else self.model
+from compress.state import Phase, Training, prepare, restore, snapshot, stream
 
 
 def train(
@@ -92,13 +45,13 @@ def train(
     state = prepare(model, teacher, objective, splits.train, settings, augment, epochs, phase)
     checkpoints = folder / "checkpoints"
     if (found := newest_checkpoint(checkpoints, warn=console.warn)) is not None:
-        _restore(state, found, provenance, checkpoints)
+        restore(state, found, provenance, checkpoints)
     log = MetricsLog(folder, tensorboard=settings.tensorboard)
     log.keep_before(phase, state.epoch)
     console.say(_outlook(state, epochs))
 
     def save() -> None:
-        save_checkpoint(checkpoints, _checkpoint(state, provenance), keep=settings.keep_checkpoints)
+        save_checkpoint(checkpoints, snapshot(state, provenance), keep=settings.keep_checkpoints)
 
     with deferred() as interrupted:
         while state.epoch < epochs:
@@ -187,129 +140,9 @@ def run_epoch(state: Training, interrupted: Flag, bar: console.Bar, save: Callab
     state.seconds = before + time.perf_counter() - began
 
 
-def prepare(
-    model: nn.Module,
-    teacher: nn.Module | None,
-    objective: Objective,
-    images: Images,
-    settings: recipe.Train,
-    augment: recipe.Augment,
-    epochs: int,
-    phase: Phase,
-) -> Training:
-    """Moves the models to the images' device and makes optimiser, schedule and moving average."""
-    device = images.images.device
-    seed = stream(settings.seed, phase)
-    torch.manual_seed(seed)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if teacher is not None and objective.supervised_by_teacher:
-        teacher = teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-    else:
-        teacher = None
-    compiled = torch.compile if settings.compile else lambda module: module
-    state = Training(
-        model=model,
-        forward=compiled(model),
-        teacher=None if teacher is None else compiled(teacher),
-        optimizer=_optimizer(model, settings),
-        schedule=None,
-        ema=None if settings.ema is None else ModelEmaV3(model, decay=settings.ema, use_warmup=True),
-        objective=objective,
-        images=images,
-        augment=augment,
-        settings=settings,
-        seed=seed,
-        phase=phase,
-    )
-    if settings.schedule != "constant" and epochs:
-        state.schedule, _ = create_scheduler_v2(
-            state.optimizer,
-            settings.schedule,
-            num_epochs=epochs,
-            decay_epochs=settings.step_epochs,
-            decay_rate=settings.step_rate,
-            warmup_epochs=settings.warmup_epochs,  # type: ignore[arg-type]
-            step_on_epochs=False,
-            updates_per_epoch=state.steps_per_epoch,
-        )
-        if state.schedule is not None:
-            state.schedule.step_update(0)
-    return state
-
-
 def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
     """A permutation of the rows, int64 [count], that depends on (seed, epoch) alone."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(stream(seed, "order", epoch)))
-
-
-def stream(*key: object) -> int:
-    """A seed for a random stream of its own: 63 bits of the SHA-256 of its key."""
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
-
-
-def _optimizer(model: nn.Module, settings: recipe.Train) -> torch.optim.Optimizer:
-    groups = param_groups_weight_decay(model, settings.weight_decay)
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-    nesterov = settings.nesterov and settings.momentum > 0
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=True)
-
-
-def _checkpoint(state: Training, provenance: dict[str, Any]) -> Checkpoint:
-    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
-    if state.ema is not None:
-        tensors |= {f"ema.{name}": value for name, value in state.ema.module.state_dict().items()}
-    for number, slots in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in slots.items() if value is not None}
-    tensors |= {f"means.{name}": value for name, value in state.means.values.items()}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_initialized():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    meta = {
-        "epoch": state.epoch,
-        "step": state.step,
-        "seconds": state.seconds,
-        "mean_steps": state.means.steps,
-        "provenance": provenance,
-    }
-    return Checkpoint(tensors, meta)
-
-
-def _restore(state: Training, found: Checkpoint, provenance: dict[str, Any], folder: Path) -> None:
-    recorded = found.meta["provenance"]
-    if changed := sorted(key for key in provenance if recorded.get(key) != provenance[key]):
-        raise InputError(f"the checkpoints in {folder} are of another {', '.join(changed)}", "Use another --out.")
-    device = state.images.images.device
-    state.model.load_state_dict(found.part("model"))
-    if state.ema is not None:
-        state.ema.module.load_state_dict(found.part("ema"))
-    state.optimizer.load_state_dict(
-        {
-            "state": _optimizer_slots(state.optimizer, found.part("optimizer")),
-            "param_groups": state.optimizer.state_dict()["param_groups"],
-        }
-    )
-    state.means = Means()
-    state.means.values = {name: value.to(device) for name, value in found.part("means").items()}
-    state.means.steps = found.meta["mean_steps"]
-    state.epoch, state.step, state.seconds = found.meta["epoch"], found.meta["step"], found.meta["seconds"]
-    if state.schedule is not None:
-        state.schedule.step_update(state.epoch * state.steps_per_epoch + state.step)
-    torch.set_rng_state(found.tensors["random.cpu"])
-    if device.type == "cuda" and "random.cuda" in found.tensors:
-        torch.cuda.set_rng_state(found.tensors["random.cuda"], device)
-
-
-def _optimizer_slots(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Slots by parameter number. The fused kernels walk memory, so a slot takes its parameter's memory format again."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in saved.items():
-        number, _, name = key.partition(".")
-        like = parameters[int(number)]
-        same = value.shape == like.shape
-        slots.setdefault(int(number), {})[name] = torch.empty_like(like).copy_(value) if same else value
-    return slots
 
 
 def _outlook(state: Training, epochs: int) -> str:

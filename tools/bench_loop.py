@@ -20,7 +20,8 @@ from compress import console, models, recipe
 from compress.augment import Images
 from compress.interrupts import Flag
 from compress.objective import Means, Objective
-from compress.train import Training, prepare, run_epoch
+from compress.state import Training, prepare
+from compress.train import run_epoch
 
 
 def roofline_step(state: Training, images: Tensor, labels: Tensor) -> None:

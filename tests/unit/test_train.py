@@ -240,6 +240,7 @@ def test_zero_epochs_return_the_model_as_it_was(tmp_path: Path) -> None:
     assert equal(run(tmp_path, model=model, epochs=0), before)
 
 
+@pytest.mark.slow
 def test_compiled_training_agrees_with_eager(tmp_path: Path) -> None:
     eager = run(tmp_path / "eager", model=network(1), precision="fp32")
     compiled = run(tmp_path / "compiled", model=network(1), precision="fp32", compile=True)

@@ -1,0 +1,114 @@
+"""The loop on a CUDA device: run with `pytest -m gpu` where there is one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from compress import recipe
+from compress.augment import Images, Splits
+from compress.divergence import DivergenceWatch
+from compress.errors import DivergedError
+from compress.evaluate import accuracy, logits_of
+from compress.metrics import read_metrics
+from compress.models import create_model
+from compress.objective import Objective
+from compress.supervision import distillation_loss
+from compress.train import train
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+CUDA = torch.device("cuda")
+
+
+def splits(device: torch.device, count: int = 256) -> Splits:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 4
+    pixels = torch.randint(0, 60, (count, 16, 16, 3), dtype=torch.uint8, generator=generator)
+    pixels += (labels * 60).to(torch.uint8).view(-1, 1, 1, 1)
+    mean, std = torch.full((3,), 0.4, device=device), torch.full((3,), 0.2, device=device)
+    part = Images(pixels.to(device), labels.to(device), mean, std)
+    return Splits(part, part)
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    settings = recipe.Model(model="resnet10t", args={"channels": [8, 16, 16, 32]})
+    return create_model(settings, num_classes=4, image_size=16)
+
+
+def run(folder: Path, device: torch.device = CUDA, teacher: nn.Module | None = None, **options: Any) -> nn.Module:
+    settings = recipe.Train.model_validate({"epochs": 3, "batch_size": 64, "lr": 0.05, **options})
+    return train(
+        network(1),
+        splits=splits(device),
+        teacher=teacher or network(2),
+        objective=Objective.of(recipe.Supervision(method="ka-ps+dtd-flsw"), label_smoothing=0.0),
+        settings=settings,
+        augment=recipe.Augment(crop=2, flip=True, erase=0.2, scale=0.7),
+        epochs=settings.epochs,
+        phase="student",
+        folder=folder,
+        provenance={},
+    )
+
+
+def test_augmentation_gives_the_cpus_batches() -> None:
+    rows = torch.randperm(256)[:64]
+    augment = recipe.Augment(crop=2, flip=True, erase=0.3, scale=0.6)
+    cpu = splits(torch.device("cpu")).train.augmented(rows, augment, seed=3, epoch=1)
+    cuda = splits(CUDA).train.augmented(rows.to(CUDA), augment, seed=3, epoch=1)
+    torch.testing.assert_close(cuda.cpu(), cpu, atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_is_the_cpus() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(64, 10, generator=generator) * 4 for _ in range(2))
+    labels = torch.randint(0, 10, (64,), generator=generator)
+    for adjust in ("none", "probability_shift", "label_smoothing"):
+        for dynamic in ("constant", "flsw", "cwsm"):
+            cpu, cuda = (
+                distillation_loss(student.to(d), teacher.to(d), labels.to(d), adjust=adjust, dynamic=dynamic)
+                for d in (torch.device("cpu"), CUDA)
+            )
+            torch.testing.assert_close(cuda["loss"].cpu(), cpu["loss"])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_training_learns_and_resumes(tmp_path: Path, compiled: bool) -> None:
+    run(tmp_path, compile=compiled)
+    longer = run(tmp_path, compile=compiled, epochs=12)
+    assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl")] == list(range(12))
+    part = splits(CUDA).evaluation
+    assert accuracy(logits_of(longer, part), part.labels).top1 > 0.9
+
+
+def test_the_first_epoch_agrees_with_the_cpu_in_float32(tmp_path: Path) -> None:
+    run(tmp_path / "cuda", precision="fp32", epochs=1, lr=0.01)
+    run(tmp_path / "cpu", torch.device("cpu"), precision="fp32", epochs=1, lr=0.01)
+    one, other = (read_metrics(tmp_path / name / "metrics.jsonl")[0] for name in ("cuda", "cpu"))
+    assert one["loss"] == pytest.approx(other["loss"], rel=0.05)
+    assert one["adjusted"] == pytest.approx(other["adjusted"], abs=0.02)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_bad_step_leaves_the_weights_alone_without_a_sync(optimizer: str) -> None:
+    model = nn.Linear(4, 2).to(CUDA)
+    kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
+    stepper = kind(model.parameters(), lr=0.1, fused=True)
+    watch = DivergenceWatch(CUDA)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    (model(torch.ones(1, 4, device=CUDA)).sum() * torch.nan).backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        stepper.found_inf = watch.check({"loss": torch.full((), torch.nan, device=CUDA)}, torch.ones((), device=CUDA))
+        stepper.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    with pytest.raises(DivergedError):
+        watch.raise_if_diverged("student", 0)
