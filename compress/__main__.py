@@ -1,3 +1,13 @@
+"""`python -m compress`: the same command as `compress`."""
+
+import os
+import sys
+from pathlib import Path
+
+# `python -m` puts the current folder first, where the `export/` of a run would hide the package of that name.
+if sys.path[0] in ("", os.getcwd()) and Path(__file__).parent.parent != Path.cwd():
+    del sys.path[0]
+
 from compress.cli import main
 
 main()

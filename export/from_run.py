@@ -1,0 +1,117 @@
+"""`compress export`: the student of a finished run, and its teacher where asked for, to the files of RUN/export."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from compress import console, models
+from compress.data import Dataset, load_data
+from compress.distillation import load_student
+from compress.errors import InputError
+from compress.run import Run, held
+from export.bundle import make_bundle
+from export.pipeline import Format, export_student
+from export.trt import Precision
+
+EXPORT = "export"
+
+
+def export_run(
+    run: Run,
+    *,
+    formats: Collection[Format],
+    precisions: Collection[Precision],
+    preprocess: bool = False,
+    teacher: bool = False,
+    bundle: str | None = None,
+    threads: int | None = None,
+    compute_capabilities: Collection[str] = (),
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> dict[str, Any]:
+    """Writes RUN/export and returns what its export.json holds.
+
+    bundle: "folder" or "zip" also makes RUN/export/bundle[.zip]. compute_capabilities replace the recipe's.
+    Raises InputError where the run's weights or data are not those of its manifest, and what export_student raises.
+    """
+    folder = run.path / EXPORT
+    with held(run.path):
+        student = load_student(run)
+        recipe, manifest = run.recipe, run.manifest
+        dataset = load_data(recipe.data, say=console.say)
+        if dataset.sha256 != manifest["data"]["sha256"]:
+            raise InputError(
+                f"the {dataset.name} data here is not what {run.path} was trained on", "Point data.root to that data."
+            )
+        settings = recipe.export
+        if compute_capabilities:
+            settings = settings.model_copy(update={"compute_capabilities": list(compute_capabilities)})
+        shared: dict[str, Any] = {
+            "settings": settings,
+            "formats": formats,
+            "precisions": precisions,
+            "threads": threads,
+            "log": console.say,
+            "progress": progress,
+        }
+        source = {"run": run.path.name, "recipe_sha256": manifest["recipe_sha256"], "data_sha256": dataset.sha256}
+        record = export_student(
+            student,
+            out_dir=folder,
+            data=dataset,
+            preprocess=preprocess,
+            provenance={**source, "weights_sha256": manifest["student_sha256"]},
+            **shared,
+        )
+        if teacher:
+            model = models.load_model(run.teacher)
+            export_student(
+                model,
+                out_dir=folder,
+                data=_as_the_model_sees(dataset, model),
+                name="teacher",
+                provenance={**source, "weights_sha256": manifest["teacher"]["sha256"]},
+                **shared,
+            )
+        if bundle:
+            record["bundle"] = str(_bundle(folder, record, dataset, manifest, bundle, threads))
+    return record
+
+
+def _as_the_model_sees(dataset: Dataset, model: nn.Module) -> Dataset:
+    mean, std = models.normalization(model, dataset)
+    return dataclasses.replace(dataset, mean=mean, std=std)
+
+
+def _bundle(
+    folder: Path, record: dict[str, Any], dataset: Dataset, manifest: dict[str, Any], kind: str, threads: int | None
+) -> Path:
+    """The smallest precision first: it is what a deployer gets who does not choose."""
+    names = ("student.int8.onnx", "student.fp16.onnx", "student.onnx")
+    files = [folder / name for name in names if name in record["files"]]
+    data = manifest["data"]
+    card = (
+        f"Distilled by {manifest['method']}: top-1 {manifest['student_top1']:.2%} on {data['eval_split']} of "
+        f"{dataset.name} ({data['eval_images']:,} images), its teacher {manifest['teacher_top1']:.2%}.\n"
+    )
+    target = folder / ("bundle.zip" if kind == "zip" else "bundle")
+    fresh = target if kind == "zip" else folder / ".bundle.new"
+    if kind != "zip":
+        shutil.rmtree(fresh, ignore_errors=True)
+    make_bundle(
+        fresh,
+        files,
+        images=dataset.eval_images,
+        class_names=dataset.class_names,
+        mean=dataset.mean,
+        std=dataset.std,
+        card=card,
+        threads=threads,
+    )
+    if fresh != target:
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.rename(target)
+    return target

@@ -1,0 +1,104 @@
+"""The INT8 files of an export: calibrated on training images only, layers back in float until the accuracy holds."""
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export import parity
+from export.macs import counted_ops, int8_mac_fraction
+from export.quantize import Quantizer, Target, fusion_coverage, has_vnni
+from export.sensitivity import layer_sensitivity, quantize_until
+from export.stage import Stage, gated
+
+
+def int8_files(stage: Stage, formats: Collection[str], progress: Callable[[str, int, int], None]) -> None:
+    """student.int8.onnx for the format onnx, student.int8.trt.onnx for trt, from one calibration."""
+    data, settings = stage.data, stage.settings
+    generator = np.random.default_rng(settings.calibration_seed)
+    count = min(settings.calibration_images, len(data.train_images))
+    indices = np.sort(generator.choice(len(data.train_images), count, replace=False))
+    quantizer = Quantizer(
+        stage.path(".onnx"),
+        data.train_images[indices],
+        data.mean,
+        data.std,
+        method=settings.calibration_method,
+        threads=stage.threads,
+    )
+    stage.record["calibration"] = {
+        "split": "train",
+        "method": settings.calibration_method,
+        "images": count,
+        "indices_sha256": indices_sha256(indices),
+        "indices": indices.tolist(),
+        "reduced_range": not has_vnni(),
+    }
+    tried = data.train_images[generator.permutation(indices)[: settings.sensitivity_images]]
+    harm: dict[str, float] = {}
+
+    def sensitivity() -> dict[str, float]:
+        if not harm:
+            harm.update(
+                layer_sensitivity(
+                    quantizer,
+                    stage.ort(stage.path(".onnx"))(tried),
+                    tried,
+                    mean=data.mean,
+                    std=data.std,
+                    threads=stage.threads,
+                    progress=lambda done, total: progress("sensitivity of the layers", done, total),
+                )
+            )
+            stage.record["layer_sensitivity"] = dict(harm)
+        return harm
+
+    if "onnx" in formats:
+        _int8_file(stage, quantizer, "ort", stage.path(".int8.onnx"), sensitivity)
+    if "trt" in formats:
+        _int8_file(stage, quantizer, "trt", stage.path(".int8.trt.onnx"), sensitivity)
+
+
+def indices_sha256(indices: np.ndarray) -> str:
+    """SHA-256 of the indices as little-endian int64, so that it can be recomputed anywhere."""
+    return hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()
+
+
+def _int8_file(
+    stage: Stage, quantizer: Quantizer, target: Target, path: Path, sensitivity: Callable[[], dict[str, float]]
+) -> None:
+    settings = stage.settings
+    measured: dict[str, Any] = {}
+
+    def gate(candidate: Path) -> None:
+        logits = stage.ort(candidate, literal=target == "trt")(stage.data.eval_images)
+        drop = parity.paired_drop(stage.fp32_logits, logits, stage.data.eval_labels)
+        measured["agreement"] = float((logits.argmax(1) == stage.fp32_logits.argmax(1)).mean())
+        measured["drop"] = asdict(drop)
+        parity.check_finite(logits, "INT8")
+        parity.check_drop(drop, settings.max_int8_top1_drop, "INT8")
+
+    with gated(path) as temporary:
+        measured["float_layers"] = quantize_until(
+            quantizer,
+            temporary,
+            gate,
+            target=target,
+            sensitivity=sensitivity,
+            min_int8_macs=settings.min_int8_macs,
+        )
+        parity.check_graph(temporary)
+        measured["int8_macs"] = int8_mac_fraction(temporary, counted_ops(temporary))
+        if target == "ort":
+            int8, floats = fusion_coverage(temporary)
+            measured["fusion_coverage"] = {"int8_convs": int8, "float_convs": floats}
+            if floats:
+                stage.log(
+                    f"warning: ONNX Runtime runs {floats} of {int8 + floats} convolutions of {path.name} in float"
+                )
+    if measured["float_layers"]:
+        stage.log(f"{path.name}: in float to keep the accuracy: {', '.join(measured['float_layers'])}")
+    stage.keep(path, measured)

@@ -1,0 +1,65 @@
+"""What the steps of an export share: the images of the run, its limits, and how a file gets its final name."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.data import Dataset
+from compress.errors import GateError
+from compress.files import replacing, sha256_file
+from compress.recipe import Export
+from export import parity
+from export.runtimes import OrtRuntime, Runtime
+
+
+@dataclass
+class Stage:
+    """One export. `record` becomes export.json; `fp32_logits` are the FP32 file's on the evaluation split."""
+
+    name: str
+    out_dir: Path
+    data: Dataset
+    settings: Export
+    threads: int | None
+    log: Callable[[str], None]
+    record: dict[str, Any] = field(default_factory=dict)
+    fp32_logits: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def record_path(self) -> Path:
+        """export.json is the student's; another model's is named after it."""
+        return self.out_dir / ("export.json" if self.name == "student" else f"{self.name}.export.json")
+
+    def path(self, suffix: str) -> Path:
+        return self.out_dir / f"{self.name}{suffix}"
+
+    def ort(self, path: Path, *, literal: bool = False) -> OrtRuntime:
+        return OrtRuntime(path, self.data.mean, self.data.std, threads=self.threads, literal=literal)
+
+    def keep(self, path: Path, measured: Mapping[str, Any]) -> None:
+        entry = {"sha256": sha256_file(path), "bytes": path.stat().st_size, **measured}
+        self.record["files"][path.name] = entry
+        self.log(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+
+    def check_accuracy(self, run: Runtime, max_drop: float, min_agreement: float, what: str) -> dict[str, Any]:
+        """Agreement with FP32 and the paired drop of top-1, both on the whole evaluation split."""
+        logits = run(self.data.eval_images)
+        agreement = parity.check_agreement(self.fp32_logits, logits, min_agreement, what)
+        drop = parity.paired_drop(self.fp32_logits, logits, self.data.eval_labels)
+        parity.check_drop(drop, max_drop, what)
+        return {"agreement": agreement, "drop": asdict(drop)}
+
+
+@contextlib.contextmanager
+def gated(path: Path) -> Iterator[Path]:
+    """Like `replacing`; where a gate fails, an earlier export's file goes too, lest it be taken for this one."""
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except GateError:
+        path.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,181 @@
+"""`compress export` and `compress verify` as commands, on a run that the real command finished."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+
+from compress.files import sha256_file
+from tests.conftest import Command, assert_fails
+
+
+@pytest.fixture(scope="module")
+def exported(command: Command, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the run with everything exported that needs no TensorRT."""
+    run = tmp_path_factory.mktemp("exported") / finished.name
+    shutil.copytree(finished, run)
+    result = command(
+        *("export", run, "--precision", "fp32", "--precision", "fp16", "--precision", "int8"),
+        *("--preprocess", "--teacher", "--bundle", "--json"),
+        cwd=run.parent,
+    )
+    assert result.returncode == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert {name: entry["sha256"] for name, entry in record["files"].items()} == {
+        name: sha256_file(run / "export" / name) for name in record["files"]
+    }
+    return run
+
+
+@pytest.mark.slow
+def test_the_files_have_the_names_of_the_design(exported: Path) -> None:
+    names = {path.name for path in (exported / "export").iterdir()}
+    assert names >= {"student.onnx", "student.fp16.onnx", "student.int8.onnx", "student.pixels.onnx", "teacher.onnx"}
+    assert names >= {"export.json", "bundle"}
+    assert not [name for name in names if name.startswith(".") or name.endswith(".tmp")]
+
+
+@pytest.mark.slow
+def test_plain_onnxruntime_agrees_with_predict(command: Command, exported: Path, folder_data: Path) -> None:
+    path = folder_data / "val" / "light" / "002.png"
+    session = onnxruntime.InferenceSession(str(exported / "export" / "student.pixels.onnx"))
+    (probabilities,) = session.run(None, {"pixels": np.asarray(Image.open(path))[None]})
+    for model in (exported, exported / "export" / "student.onnx", exported / "export" / "student.pixels.onnx"):
+        (row,) = json.loads(command("predict", model, path, "--json", cwd=exported).stdout)
+        found = {entry["class"]: entry["probability"] for entry in row["classes"]}
+        for name, probability in zip(("dark", "grey", "light"), np.asarray(probabilities)[0], strict=True):
+            assert found[name] == pytest.approx(float(probability), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_metadata_says_where_the_model_comes_from(exported: Path) -> None:
+    model = onnx.load(exported / "export" / "student.onnx")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    manifest = json.loads((exported / "manifest.json").read_text())
+    assert metadata["class_names"].split("\n") == ["dark", "grey", "light"]
+    assert metadata["weights_sha256"] == manifest["student_sha256"]
+    assert metadata["recipe_sha256"] == manifest["recipe_sha256"]
+    assert metadata["color_order"] == "RGB"
+    assert str(exported.parent) not in model.SerializeToString().decode("latin1")
+
+
+@pytest.mark.slow
+def test_the_bundle_runs_with_numpy_and_onnxruntime_alone(command: Command, exported: Path) -> None:
+    bundle = exported / "export" / "bundle"
+    result = command("verify", bundle, cwd=exported)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("pass") == 3
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'timm', 'compress', 'export', 'onnx', 'PIL']));"
+    program = f"{blocked} sys.argv = ['run.py']; import runpy; runpy.run_path('run.py', run_name='__main__')"
+    alone = subprocess.run([sys.executable, "-c", program], cwd=bundle, capture_output=True, text=True, check=False)
+    assert alone.returncode == 0, alone.stderr
+
+
+@pytest.mark.slow
+def test_an_altered_bundle_is_refused(command: Command, exported: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(exported / "export" / "bundle", bundle)
+    path = bundle / "classes.txt"
+    path.write_text(path.read_text().replace("dark", "dusk"))
+    assert_fails(command("verify", bundle, cwd=tmp_path), 3, "classes.txt")
+    assert_fails(command("verify", tmp_path / "none", cwd=tmp_path), 3, "none")
+
+
+@pytest.mark.slow
+def test_a_second_export_replaces_the_first_and_gives_the_same_bytes(command: Command, exported: Path) -> None:
+    before = sha256_file(exported / "export" / "student.onnx")
+    result = command("export", exported, "--bundle", "--zip", cwd=exported)
+    assert result.returncode == 0, result.stderr
+    assert sha256_file(exported / "export" / "student.onnx") == before
+    assert command("verify", exported / "export" / "bundle.zip", cwd=exported).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_gate_that_fails_is_exit_6_and_leaves_nothing_at_the_final_name(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("max_logit_diff: 0.0001", "max_logit_diff: 1.0e-12"))
+    assert_fails(command("export", run, cwd=tmp_path), 6, "allowed")
+    assert not list((run / "export").glob("*.onnx"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TensorRT for RTX has wheels for Linux only")
+@pytest.mark.slow
+def test_engines_are_built_without_a_gpu(command: Command, finished: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    result = command(
+        *(
+            "export",
+            run,
+            "--format",
+            "trt",
+            "--precision",
+            "fp32",
+            "--precision",
+            "int8",
+            "--capability",
+            "89",
+            "--json",
+        ),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    for name in ("student.engine", "student.int8.engine"):
+        sidecar = json.loads((run / "export" / f"{name}.json").read_text())
+        assert sidecar["engine_sha256"] == sha256_file(run / "export" / name)
+        assert sidecar["compute_capabilities"] == ["89"]
+
+
+@pytest.mark.slow
+def test_without_tensorrt_the_onnx_is_written_and_the_exit_is_4(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    run, shadow = tmp_path / "run", tmp_path / "shadow"
+    shutil.copytree(finished, run)
+    shadow.mkdir()
+    for module in ("tensorrt", "tensorrt_rtx_bindings", "tensorrt_rtx"):
+        (shadow / f"{module}.py").write_text("raise ImportError('not here')\n")
+    result = command("export", run, "--format", "trt", cwd=tmp_path, PYTHONPATH=str(shadow))
+    assert_fails(result, 4, "compress[trt")
+    assert (run / "export" / "student.onnx").exists()
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_a_run_that_is_not_finished_is_refused(command: Command, finished: Path, tmp_path: Path, status: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "status": status}))
+    assert_fails(command("export", run, cwd=tmp_path), 3, status)
+    assert not (run / "export").exists()
+
+
+def test_what_is_no_run_and_no_run_at_all_are_input_errors(command: Command, tmp_path: Path) -> None:
+    assert_fails(command("export", tmp_path, cwd=tmp_path), 3, "manifest.json")
+    assert_fails(command("export", cwd=tmp_path), 3, "no finished run")
+    assert_fails(command("export", "--format", "tflite", cwd=tmp_path), 2, "tflite")
+
+
+@pytest.mark.slow
+def test_other_data_than_the_runs_is_refused(command: Command, finished: Path, tmp_path: Path) -> None:
+    from tests.conftest import write_folder_data
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    data = write_folder_data(tmp_path / "data", train=30)
+    recipe = run / "recipe.yaml"
+    lines = [f"  root: {data}" if line.startswith("  root:") else line for line in recipe.read_text().splitlines()]
+    recipe.write_text("\n".join(lines) + "\n")
+    assert_fails(command("export", run, cwd=tmp_path), 3, "trained on")

@@ -1,0 +1,26 @@
+"""A small run that is exported and benchmarked, without subprocesses: for the tests of benchmark and report."""
+
+import functools
+import shutil
+from pathlib import Path
+
+from compress.run import Run
+from export import benchmark
+from export.from_run import export_run
+from export.results import Benchmark, read_benchmark
+
+
+@functools.cache
+def benchmarked(finished: Path, home: Path) -> tuple[Run, Benchmark]:
+    """A copy of the run below `home` with everything exported that needs no TensorRT, measured briefly; made once."""
+    run = Run(home / finished.name)
+    shutil.copytree(finished, run.path)
+    export_run(run, formats=("onnx",), precisions=("fp32", "fp16", "int8"), threads=1)
+    benchmark.benchmark_run(run, batches=(1, 3), threads=(1,), min_seconds=0.01, min_runs=8)
+    return run, read_benchmark(run.path)
+
+
+def write(result: Benchmark, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmark.json").write_text(result.model_dump_json())
+    return folder
