@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from compress.errors import CompressError, Interrupted, UsageError
+from compress.errors import CompressError, GateError, Interrupted, UsageError
 from compress.methods import METHOD_HELP
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -156,6 +156,63 @@ def export(
         console.say(f"{found.path / 'export' / name}   {entry['bytes'] / 1e6:.1f} MB")
     if "bundle" in record:
         console.say(f"{record['bundle']}   check it on the target with `compress verify`")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option("--runtime", "runtimes", type=click.Choice(["torch", "ort", "trt"]), multiple=True, help="Default: all.")
+@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Default: 1 and 32.")
+@click.option("--threads", type=click.IntRange(1), multiple=True, help="Default: what this process may use.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Each model is timed this long at least.")
+@click.option("--gate", is_flag=True, help="Exit 6 where the verdict is FAIL.")
+@as_json
+def benchmark(
+    run: Path | None,
+    runtimes: tuple[str, ...],
+    batches: tuple[int, ...],
+    threads: tuple[int, ...],
+    seconds: float | None,
+    gate: bool,
+    json_: bool,
+) -> None:
+    """Measure accuracy and latency of the student of RUN (default: the newest finished one) against its teacher."""
+    from compress import console
+    from compress.run import finished_run
+
+    found = finished_run(run)
+
+    from export import latency
+    from export.benchmark import benchmark_run
+
+    result = benchmark_run(
+        found,
+        runtimes=runtimes,
+        batches=batches,
+        threads=threads,
+        min_seconds=seconds or latency.MIN_SECONDS,
+        say=console.say,
+    )
+    verdict = result["verdict"]["outcome"]
+    if json_:
+        _print_json({**result, "run": str(found.path)})
+    else:
+        console.say(f"{verdict}   {found.path / 'benchmark.json'}   read it with `compress report {found.path}`")
+    if gate and verdict == "FAIL":
+        missed = [entry["limit"] for entry in result["verdict"]["judgements"] if entry["outcome"] == "FAIL"]
+        raise GateError(f"the student misses {', '.join(missed)}", "See the report for how far.")
+
+
+@cli.command()
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The page; Markdown goes beside it. Default: RUN/report.html."
+)
+def report(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Turn the benchmarks of one or several RUNs into an HTML page and Markdown."""
+    from export.report import report as write_report
+
+    for path in write_report(list(runs), out):
+        click.echo(path)
 
 
 @cli.command()

@@ -163,7 +163,7 @@ def _data(run: Run, say: Callable[[str], None]) -> Dataset:
 def _plan(models: Sequence[Model], settings: Settings, images: int, say: Callable[[str], None]) -> None:
     timed = [model for model in models if reason_not_timed(model, settings.runtimes) is None]
     groups = len(settings.threads) * len(settings.batches) * len(SCOPES)
-    seconds = groups * (len(timed) + 0.5) * settings.min_seconds
+    seconds = groups * (len(timed) + 0.5) * settings.min_seconds if timed else 0.0
     say(
         f"scoring {len(models)} models on {images:,} images, then timing {len(timed)} for {settings.min_seconds:g} s "
         f"and {settings.min_runs} runs each at batch {', '.join(map(str, settings.batches))} with "
@@ -261,9 +261,9 @@ def _warnings(
         found.append(f"The export did not finish: {record['failed']}")
     if noisy:
         share = f"{len(noisy)} of {sum(map(len, timed.values()))}"
-        found.append(f"{share} latencies vary by more than {latency.MAX_CV:.0%}, up to {max(e.cv for e in noisy):.0%}.")
+        found.append(f"{share} latencies vary by more than 5 %, up to {100 * max(e.cv for e in noisy):.0f} %.")
     found += [
-        f"{run.candidate} differs from itself at batch {run.batch} by {abs(run.ratio.value - 1):.1%}: "
+        f"{run.candidate} differs from itself at batch {run.batch} by {100 * abs(run.ratio.value - 1):.1f} %: "
         "smaller differences between models mean nothing here."
         for run in aa
         if run.differs

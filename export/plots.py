@@ -1,6 +1,6 @@
 """The plots of a report, as inline SVG that follows the page's colours, light or dark.
 
-In: a Benchmark and the lines of metrics.jsonl. Out: SVG text. Every colour is a stand-in for a variable of the page's CSS.
+In: a Benchmark and the lines of metrics.jsonl. Out: SVG text. Colours stand in for variables of the page's CSS.
 """
 
 import io
@@ -26,7 +26,7 @@ _CSS = {
     _GOOD: "var(--good)",
     _BAD: "var(--bad)",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
     "text.color": _INK,
@@ -120,6 +120,7 @@ def waterfall(benchmark: Benchmark) -> str:
             )
         axes.set_xticks(range(len(steps)), [step.name for step in steps])
         axes.grid(axis="x", visible=False)
+        axes.use_sticky_edges = False  # bars would otherwise cut the margin off
         axes.margins(y=0.1)
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom - 0.3 * (top - bottom), top)
