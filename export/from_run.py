@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ def export_run(
     bundle: str | None = None,
     threads: int | None = None,
     compute_capabilities: Collection[str] = (),
-    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
 ) -> dict[str, Any]:
     """Writes RUN/export and returns what its export.json holds.
 
@@ -38,7 +37,7 @@ def export_run(
     Raises InputError where the run's weights or data are not those of its manifest, and what export_student raises.
     """
     folder = run.path / EXPORT
-    with held(run.path):
+    with held(run.path), console.phases() as progress:
         student = load_student(run)
         recipe, manifest = run.recipe, run.manifest
         dataset = load_data(recipe.data, say=console.say)

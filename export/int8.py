@@ -1,6 +1,8 @@
 """The INT8 files of an export: calibrated on training images only, layers back in float until the accuracy holds."""
 
 import hashlib
+import statistics
+import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +13,11 @@ import numpy as np
 from export import parity
 from export.macs import counted_ops, int8_mac_fraction
 from export.quantize import Quantizer, Target, fusion_coverage, has_vnni
+from export.runtimes import normalise
 from export.sensitivity import layer_sensitivity, quantize_until
 from export.stage import Stage, gated
+
+_SPEED_RUNS = 50
 
 
 def int8_files(stage: Stage, formats: Collection[str], progress: Callable[[str, int, int], None]) -> None:
@@ -62,6 +67,20 @@ def int8_files(stage: Stage, formats: Collection[str], progress: Callable[[str, 
         _int8_file(stage, quantizer, "trt", stage.path(".int8.trt.onnx"), sensitivity)
 
 
+def _speedup(stage: Stage, int8: Path) -> float:
+    """FP32's median time over INT8's, at batch 1, in turns: enough for a warning; `compress benchmark` measures."""
+    image = normalise(stage.data.eval_images[:1], stage.data.mean, stage.data.std)
+    runtimes = (stage.ort(stage.path(".onnx")), stage.ort(int8))
+    times: tuple[list[int], list[int]] = ([], [])
+    for number in range(_SPEED_RUNS + 5):
+        for runtime, kept in zip(runtimes, times, strict=True):
+            began = time.perf_counter_ns()
+            runtime.run(image)
+            if number >= 5:  # the first ones warm up
+                kept.append(time.perf_counter_ns() - began)
+    return statistics.median(times[0]) / statistics.median(times[1])
+
+
 def indices_sha256(indices: np.ndarray) -> str:
     """SHA-256 of the indices as little-endian int64, so that it can be recomputed anywhere."""
     return hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()
@@ -98,6 +117,12 @@ def _int8_file(
             if floats:
                 stage.log(
                     f"warning: ONNX Runtime runs {floats} of {int8 + floats} convolutions of {path.name} in float"
+                )
+            measured["speedup_over_fp32"] = round(_speedup(stage, temporary), 2)
+            if measured["speedup_over_fp32"] < 1:
+                stage.log(
+                    f"warning: {path.name} runs at {measured['speedup_over_fp32']:.2f}x the speed of FP32 at batch 1 "
+                    "here: INT8 does not pay on this machine for this model"
                 )
     if measured["float_layers"]:
         stage.log(f"{path.name}: in float to keep the accuracy: {', '.join(measured['float_layers'])}")
