@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from compress.errors import CompressError, GateError, Interrupted, UsageError
+from compress.errors import CompressError, Interrupted, UsageError
 from compress.methods import METHOD_HELP
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -163,7 +163,9 @@ def export(
 @click.option("--runtime", "runtimes", type=click.Choice(["torch", "ort", "trt"]), multiple=True, help="Default: all.")
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Default: 1 and 32.")
 @click.option("--threads", type=click.IntRange(1), multiple=True, help="Default: what this process may use.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Each model is timed this long at least.")
+@click.option(
+    "--seconds", type=click.FloatRange(0), default=3.0, show_default=True, help="Least time for each latency."
+)
 @click.option("--gate", is_flag=True, help="Exit 6 where the verdict is FAIL.")
 @as_json
 def benchmark(
@@ -171,47 +173,53 @@ def benchmark(
     runtimes: tuple[str, ...],
     batches: tuple[int, ...],
     threads: tuple[int, ...],
-    seconds: float | None,
+    seconds: float,
     gate: bool,
     json_: bool,
 ) -> None:
-    """Measure accuracy and latency of the student of RUN (default: the newest finished one) against its teacher."""
+    """Measure the student of RUN (default: the newest finished one) against its teacher, and judge it.
+
+    \b
+    compress benchmark --batch 1 --batch 64 --threads 1
+    compress benchmark runs/NAME --runtime ort --gate
+    """
     from compress import console
     from compress.run import finished_run
 
     found = finished_run(run)
+    console.say(f"benchmarking {found.path}")
 
-    from export import latency
     from export.benchmark import benchmark_run
+    from export.results import Verdict
+    from export.verdict import gate as raise_on_fail
 
-    result = benchmark_run(
-        found,
-        runtimes=runtimes,
-        batches=batches,
-        threads=threads,
-        min_seconds=seconds or latency.MIN_SECONDS,
-        say=console.say,
+    content = benchmark_run(
+        found, runtimes=runtimes, batches=batches, threads=threads, min_seconds=seconds, say=console.say
     )
-    verdict = result["verdict"]["outcome"]
+    verdict = Verdict.model_validate(content["verdict"])
     if json_:
-        _print_json({**result, "run": str(found.path)})
-    else:
-        console.say(f"{verdict}   {found.path / 'benchmark.json'}   read it with `compress report {found.path}`")
-    if gate and verdict == "FAIL":
-        missed = [entry["limit"] for entry in result["verdict"]["judgements"] if entry["outcome"] == "FAIL"]
-        raise GateError(f"the student misses {', '.join(missed)}", "See the report for how far.")
+        _print_json({**content, "run": str(found.path)})
+    for warning in content["warnings"]:
+        console.warn(warning)
+    console.say(f"{verdict.outcome}  {verdict.recommended or 'nothing to deploy'}   {found.path / 'benchmark.json'}")
+    console.say(f"the page: compress report {found.path}")
+    if gate:
+        raise_on_fail(verdict)
 
 
 @cli.command()
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN...")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The page; Markdown goes beside it. Default: RUN/report.html."
-)
-def report(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Turn the benchmarks of one or several RUNs into an HTML page and Markdown."""
+@click.option("--out", type=click.Path(path_type=Path), help="The page. Default: RUN/report.html, or ./report.html.")
+@as_json
+def report(runs: tuple[Path, ...], out: Path | None, json_: bool) -> None:
+    """A page and Markdown of what `compress benchmark` measured of one RUN, or of several side by side."""
     from export.report import report as write_report
 
-    for path in write_report(list(runs), out):
+    written = [str(path) for path in write_report(list(runs), out)]
+    if json_:
+        _print_json(written)
+        return
+    for path in written:
         click.echo(path)
 
 
