@@ -132,21 +132,6 @@ def _drop_unused_domains(model: onnx.ModelProto) -> None:
     model.opset_import.extend(kept)
 
 
-def quantize(
-    src: Path,
-    dst: Path,
-    calibration: np.ndarray,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    target: Target,
-    method: Method = "percentile",
-    exclude: Collection[str] = (),
-) -> None:
-    """Write the INT8 form of the float32 file `src` to `dst`: calibrate, then quantise, in one call."""
-    Quantizer(src, calibration, mean, std, method=method).write(dst, target=target, exclude=exclude)
-
-
 def has_vnni() -> bool:
     """Whether this CPU multiplies 8-bit numbers without saturating; without it, x86 weights get 7 bits."""
     if platform.machine().lower() not in ("x86_64", "amd64"):

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from compress.errors import GateError, InputError
 from export.bundle import make_bundle, verify_bundle
 from export.precision import to_fp16
-from export.quantize import quantize
+from export.quantize import Quantizer
 from tests.export.classifiers import MEAN, STD, Digits, normalised
 
 
@@ -24,7 +24,7 @@ from tests.export.classifiers import MEAN, STD, Digits, normalised
 def bundle(trained_onnx: Path, data: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     models = [folder / "student.int8.onnx", trained_onnx, folder / "student.fp16.onnx"]
-    quantize(trained_onnx, models[0], data.train_images[:64], mean=MEAN, std=STD, target="ort")
+    Quantizer(trained_onnx, data.train_images[:64], MEAN, STD).write(models[0], target="ort")
     to_fp16(trained_onnx, models[2])
     return make_bundle(
         folder / "digits",

@@ -15,7 +15,7 @@ from torch import nn
 from compress.errors import UsageError
 from export.calibrate import activation_ranges, entropy_threshold
 from export.macs import counted_ops, int8_mac_fraction, layer_macs
-from export.quantize import ORT_OPS, Quantizer, fusion_coverage, has_vnni, quantize
+from export.quantize import ORT_OPS, Quantizer, fusion_coverage, has_vnni
 from tests.export.classifiers import (
     ALL,
     MEAN,
@@ -89,15 +89,8 @@ def test_a_trained_net_keeps_its_accuracy(
     trained: nn.Module, trained_onnx: Path, data: Digits, tmp_path: Path, method: str, target: str
 ) -> None:
     path = tmp_path / "int8.onnx"
-    quantize(
-        trained_onnx,
-        path,
-        data.train_images[:256],
-        mean=MEAN,
-        std=STD,
-        target=target,
-        method=method,  # type: ignore
-    )
+    calibrated = Quantizer(trained_onnx, data.train_images[:256], MEAN, STD, method=method)  # type: ignore
+    calibrated.write(path, target=target)
     expected, actual = float_logits(trained, data.eval_images), logits(path, data.eval_images)
     top1 = (expected.argmax(1) == data.eval_labels).mean()
     assert top1 > 0.9
