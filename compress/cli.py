@@ -353,6 +353,9 @@ def _run(debug: bool) -> int:
         return 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.ClickException as error:
         return _fail(UsageError(error.format_message(), "See --help."), debug)
     except CompressError as error:

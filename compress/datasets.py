@@ -204,6 +204,8 @@ def _class_folders(folder: Path) -> tuple[list[str], Split]:
     images: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
+        if not name.isprintable():
+            raise InputError(f"class folder {name!r} in {folder} has a name that is not plain text", "Rename it.")
         files = sorted(_image_files(folder / name))
         if not files:
             raise InputError(f"class folder {folder / name} holds no image", "Add images, or remove the folder.")

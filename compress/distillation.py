@@ -17,7 +17,7 @@ from compress.augment import on_device
 from compress.checkpoint import newest_checkpoint
 from compress.data import Dataset, load_data, resolve_augment
 from compress.datasets import LAYOUTS
-from compress.errors import CompressError, InputError, Interrupted, MachineError, UsageError
+from compress.errors import InputError, MachineError, UsageError
 from compress.evaluate import accuracy, logits_of
 from compress.methods import default_alpha
 from compress.objective import Objective
@@ -51,9 +51,10 @@ def distill(
     if not goes_on:
         return run
     with run_folder.held(run.path):
-        run_folder.write_recipe(run, recipe)
+        finished_before = run.finished_files()
         before = run.manifest if (run.path / run_folder.MANIFEST).exists() else {}
         began = time.perf_counter() - before.get("seconds", 0.0)
+        run_folder.write_recipe(run, recipe)
         run.update(
             schema_version=run_folder.SCHEMA_VERSION,
             status="running",
@@ -68,10 +69,12 @@ def distill(
         )
         try:
             results = _distill_into(run, recipe, place, teacher, student)
-        except (CompressError, Interrupted, KeyboardInterrupt) as stop:
-            failed = {"status": "failed", "error": str(stop)} if isinstance(stop, CompressError) else {}
+        except BaseException as stop:
             with contextlib.suppress(MachineError):  # where the disk is full, the first error counts
+                failed = {"status": "failed", "error": str(stop)} if isinstance(stop, Exception) else {}
                 run.update(seconds=round(time.perf_counter() - began, 3), **failed)
+                for path, content in finished_before.items():  # a run that was finished stays so until it is extended
+                    files.write_bytes(path, content)
             raise
         run.update(**results, status="finished", seconds=round(time.perf_counter() - began, 3))
     return run
@@ -116,6 +119,8 @@ def _open_run(given: Recipe, name: str, out: Path | None, resume: bool) -> tuple
             f"the recipe differs from that of {old.path} in {', '.join(changed)}",
             "Undo that, or start a new run without --resume (train.epochs may be raised).",
         )
+    if finished and more_epochs and newest_checkpoint(old.checkpoints, warn=console.warn) is None:
+        raise InputError(f"the checkpoints of {old.path} were removed, so it cannot go on", "Start a new run.")
     return old, resolved, not finished or more_epochs
 
 
@@ -161,8 +166,12 @@ def _distill_into(
     dataset = load_data(recipe.data, say=console.say)
     console.say(_describe(dataset, recipe.data.augment))
     splits = on_device(dataset, device)
-    teacher, facts = obtain_teacher(run, recipe, dataset, splits, given_teacher)
+    if unseen := set(range(dataset.num_classes)) - set(dataset.eval_labels.tolist()):
+        console.warn(
+            f"class {dataset.class_names[min(unseen)]!r} has no image to evaluate on ({len(unseen)} such classes)"
+        )
 
+    # The student comes first: a mistake in it must not show only after its teacher was trained.
     student = given_student
     if student is None:
         torch.manual_seed(stream(recipe.train.seed, "student", "weights"))
@@ -170,6 +179,7 @@ def _distill_into(
         name = models.architecture(recipe.student, dataset.image_size)
         console.say(f"student: {name}, supervised by {recipe.supervision.method}")
     check_logits(student, dataset, "student")
+    teacher, facts = obtain_teacher(run, recipe, dataset, splits, given_teacher)
     trained = train(
         copy.deepcopy(student),
         splits=splits,

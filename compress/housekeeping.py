@@ -43,10 +43,10 @@ def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> l
     for run in runs:
         if run.manifest["status"] == "finished":
             candidates.append(run.checkpoints)
-        elif failed:
+        elif failed and "student_sha256" not in run.manifest:  # one that was finished once keeps its student
             candidates.append(run.path)
     used = {run.manifest.get("teacher", {}).get("sha256") for run in runs if run.path not in candidates}
-    for folder in sorted((root / TEACHERS).glob("*")):
+    for folder in sorted(path for path in (root / TEACHERS).glob("*") if (path / "metrics.jsonl").exists()):
         unfinished_runs = any(run.manifest["status"] != "finished" and run.path not in candidates for run in runs)
         if _teacher_sha256(folder) not in used and not unfinished_runs:
             candidates.append(folder)

@@ -88,7 +88,7 @@ def pretrained_teacher(settings: recipe.Teacher, dataset: Dataset) -> nn.Module:
 def checkpoint_teacher(settings: recipe.Teacher, dataset: Dataset) -> nn.Module:
     """A teacher from a weights file, or from a folder that holds config.json and model.safetensors."""
     assert settings.checkpoint
-    path = Path(settings.checkpoint)
+    path = Path(settings.checkpoint).expanduser()
     config: dict[str, Any] = {}
     if path.is_dir():
         config = read_config(path)
@@ -237,7 +237,10 @@ def _create(name: str, args: dict[str, Any], image_size: int, **kwargs: Any) -> 
         merged.setdefault("img_size", image_size)
     try:
         return timm.create_model(name, **merged)
-    except (TypeError, AssertionError, ValueError, AttributeError) as error:
+    except Exception as error:
+        if kwargs.get("pretrained") and not isinstance(error, TypeError):
+            raise  # weights that cannot be had, which the caller explains
+        # A wrong argument surfaces as anything in timm.
         raise UsageError(
             f"timm cannot make {name} with {args} ({_first_line(error)})", "Check model and args."
         ) from error

@@ -60,6 +60,12 @@ class Model(Section):
     )
     args: dict[str, Any] = Field(default_factory=dict, description="Arguments for timm.create_model.")
 
+    @field_validator("args")
+    @classmethod
+    def _finite(cls, value: dict[str, Any]) -> dict[str, Any]:
+        json.dumps(value, allow_nan=False)  # raises ValueError
+        return value
+
 
 class Teacher(Model):
     source: Literal["train", "checkpoint", "pretrained"] = "train"
@@ -140,6 +146,14 @@ class Export(Section):
     max_int8_top1_drop: float = Field(default=0.005, ge=0, lt=1)
     min_int8_macs: float = Field(default=0.9, ge=0, le=1, description="Share of multiply-adds that must stay INT8.")
     batches: list[int] = Field(default=[1, 8, 64], min_length=3, max_length=3, description="Smallest, best, largest.")
+
+    @field_validator("batches")
+    @classmethod
+    def _in_order(cls, value: list[int]) -> list[int]:
+        if not 1 <= value[0] <= value[1] <= value[2]:
+            raise ValueError("the smallest, the best and the largest batch must be in order, from 1 up")
+        return value
+
     workspace_mb: int = Field(default=1024, ge=1, description="Memory that TensorRT may use while it builds.")
     compute_capabilities: list[str] = Field(default=[], description='GPUs to build for, such as "86", "89".')
     version_compatible: bool = False

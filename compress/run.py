@@ -49,6 +49,13 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def finished_files(self) -> dict[Path, bytes]:
+        """The content of manifest and recipe where the run is finished, else nothing."""
+        manifest = self.path / MANIFEST
+        if not manifest.exists() or self.manifest.get("status") != "finished":
+            return {}
+        return {path: path.read_bytes() for path in (self.path / RECIPE, manifest)}
+
     def update(self, **changes: Any) -> dict[str, Any]:
         """Writes the manifest with these entries set, or removed where None, and returns it."""
         before = self.manifest if (self.path / MANIFEST).exists() else {}
@@ -60,9 +67,14 @@ class Run:
 def new_run(recipe: Recipe, name: str, out: Path | None) -> Run:
     """Makes the folder: `out`, or a name of its own below runs/. Raises MachineError where `out` holds something."""
     path = out or _unused(RUNS / f"{name}-{recipe.supervision.method}-s{recipe.train.seed}-{timestamp()}")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        finished = (path / MANIFEST).exists() and read_manifest(path).get("status") == "finished"
-        hint = "It holds a finished run: choose another --out." if finished else "Choose another --out, or --resume it."
+    if path.is_dir() and (path / ".lock").exists() and is_held(path):
+        raise in_use(path)
+    leftovers = {RECIPE, ".lock", ".holder"}  # of a run that ended before its first manifest
+    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - leftovers):
+        hint = "Choose another --out."
+        if (path / MANIFEST).exists():
+            finished = read_manifest(path).get("status") == "finished"
+            hint = "It holds a finished run: choose another --out." if finished else f"{hint[:-1]}, or --resume it."
         raise MachineError(f"{path} is not empty", hint)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -121,11 +133,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        try:
-            who = holder.read_text(encoding="utf-8").strip()
-        except OSError:
-            who = "another process"
-        raise MachineError(f"{folder} is in use by {who}", "Wait for it, or choose another --out.") from None
+        raise in_use(folder) from None
     except OSError as error:
         raise files.cannot_write(folder, error) from error
     try:
@@ -134,6 +142,14 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def in_use(folder: Path) -> MachineError:
+    try:
+        who = (folder / ".holder").read_text(encoding="utf-8").strip()
+    except OSError:
+        who = "another process"
+    return MachineError(f"{folder} is in use by {who}", "Wait for it, or choose another --out.")
 
 
 def is_held(folder: Path) -> bool:

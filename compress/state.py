@@ -12,12 +12,13 @@ from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress import recipe
 from compress.augment import Images
 from compress.checkpoint import Checkpoint
 from compress.divergence import DivergenceWatch
-from compress.errors import InputError
+from compress.errors import InputError, UsageError
 from compress.objective import Means, Objective
 
 Phase = Literal["teacher", "student"]
@@ -73,7 +74,15 @@ def prepare(
     epochs: int,
     phase: Phase,
 ) -> Training:
-    """Moves the models to the images' device and makes optimiser, schedule and moving average."""
+    """Moves the models to the images' device and makes optimiser, schedule and moving average.
+
+    Raises UsageError for batches of one image where the model has BatchNorm, which cannot be trained on them.
+    """
+    if min(settings.batch_size, len(images.labels)) == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        raise UsageError(
+            f"a {phase} with BatchNorm cannot be trained on batches of one image",
+            "Raise train.batch_size, or add images.",
+        )
     device = images.images.device
     seed = stream(settings.seed, phase)
     torch.manual_seed(seed)

@@ -46,6 +46,11 @@ def obtain_teacher(
         else:
             _save_foreign_teacher(run, recipe, dataset, splits, given)
     facts = json.loads(facts_file.read_text(encoding="utf-8"))
+    if facts["data"] != dataset.sha256:
+        raise InputError(
+            f"the teacher in {run.teacher} was measured on other {dataset.name} data than is here",
+            "Point data.root to that data, or start a new run.",
+        )
     if given is not None:
         teacher = copy.deepcopy(given)
     else:
@@ -145,7 +150,7 @@ def _save_with_facts(model: nn.Module, folder: Path, dataset: Dataset, splits: S
     """The facts are written last: a folder without them is not whole."""
     result = accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels)
     sha256 = models.save_model(model, folder, dataset)
-    files.write_json(folder / _FACTS, {"source": source, "sha256": sha256, **vars(result)})
+    files.write_json(folder / _FACTS, {"source": source, "sha256": sha256, "data": dataset.sha256, **vars(result)})
 
 
 def _link_folder(source: Path, target: Path) -> None:

@@ -235,6 +235,70 @@ def test_a_folder_in_use_names_its_holder(command: Command, tiny_recipe: Path, f
     assert_fails(result, 4, f"process {os.getpid()}")
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["student.model=resnet18x", "student.args.act_layer=gelu_typo", "student.args.channels=[-8, 8, 8, 8]"],
+)
+def test_a_mistake_in_the_student_shows_before_its_teacher_is_trained(
+    command: Command, tiny_recipe: Path, tmp_path: Path, override: str
+) -> None:
+    assert_fails(command("distill", tiny_recipe, "--set", override, cwd=tmp_path), 2, "resnet")
+    assert not (tmp_path / "runs" / "teachers").exists()
+    (manifest,) = tmp_path.glob("runs/*/manifest.json")
+    assert json.loads(manifest.read_text())["status"] == "failed"
+
+
+def test_batches_of_one_image_are_refused_with_batchnorm(command: Command, tiny_recipe: Path, tmp_path: Path) -> None:
+    assert_fails(command("distill", tiny_recipe, "--set", "train.batch_size=1", cwd=tmp_path), 2, "batches of one")
+
+
+def test_a_finished_run_stays_finished_where_its_extension_fails(
+    command: Command, tiny_recipe: Path, finished: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(finished.parents[1], home)
+    out = home / "runs" / finished.name
+    before = {name: (out / name).read_bytes() for name in ("manifest.json", "recipe.yaml")}
+    other = write_folder_data(tmp_path / "other", train=25)
+    longer = ("distill", tiny_recipe, "--out", out, "--resume", "--set", "train.epochs=4")
+    assert_fails(command(*longer, "--set", f"data.root={other}", cwd=home), 3, "other folder data")
+    assert {name: (out / name).read_bytes() for name in before} == before
+    shutil.rmtree(out / "checkpoints")
+    assert_fails(command(*longer, cwd=home), 3, "checkpoints", "removed")
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_pruning_passes_over_what_is_not_a_teacher_and_keeps_what_was_finished(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(finished.parents[1], home)
+    (home / "runs" / "teachers" / "README.txt").write_text("mine")
+    manifest = home / "runs" / finished.name / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"finished"', '"failed"'))
+    result = command("runs", "prune", "--failed", "--yes", cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert (home / "runs" / "teachers" / "README.txt").exists()
+    assert (home / "runs" / finished.name / "student" / "model.safetensors").exists()
+
+
+def test_a_folder_that_ended_before_its_first_manifest_is_started_afresh(
+    command: Command, tiny_recipe: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "recipe.yaml").write_text("half")
+    result = command("distill", tiny_recipe, "--out", out, "--resume", cwd=finished.parents[1])
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_group_without_a_command_shows_its_help(command: Command, tmp_path: Path) -> None:
+    for arguments in ([], ["runs"]):
+        result = command(*arguments, cwd=tmp_path)
+        assert result.returncode == 2
+        assert "Commands:\n" in result.stderr
+
+
 def test_usage_errors_are_exit_2(command: Command, tmp_path: Path) -> None:
     assert_fails(command("distill", cwd=tmp_path), 2, "RECIPE")
     assert_fails(command("destill", cwd=tmp_path), 2, "destill")

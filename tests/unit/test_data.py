@@ -196,6 +196,7 @@ def test_many_images_are_decoded_by_workers_to_the_same_pixels(tmp_path: Path, m
         (lambda root: (root / "train" / "void").mkdir(), "void holds no image"),
         (lambda root: write_images(root / "val" / "stranger", 1, seed=0), "stranger"),
         (lambda root: (root / "train" / "dark" / "notes.doc").write_text("x"), r"notes\.doc"),
+        (lambda root: write_images(root / "train" / "caf\udce9", 1, seed=0), "not plain text"),
     ],
 )
 def test_a_folder_that_is_not_in_order_is_an_input_error(tmp_path: Path, change: object, words: str) -> None:

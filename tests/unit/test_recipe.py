@@ -58,6 +58,9 @@ def test_a_short_recipe_gets_the_documented_defaults(tmp_path: Path) -> None:
         ("train: &a {lr: 0.1}", ["anchors"]),
         ("train: !!python/object/apply:os.system [id]", ["recipe"]),
         ("train: {lr: 0.1", ["recipe"]),
+        ("train: {lr: !!timestamp 2020-01-01}", ["tags"]),
+        ("export: {batches: [8, 4, 1]}", ["export.batches", "in order"]),
+        ("benchmark: {p90_ms: -1}", ["benchmark.p90_ms"]),
         ("1: 2", ["plain text"]),
     ],
 )
@@ -69,6 +72,11 @@ def test_a_wrong_recipe_is_a_usage_error_that_names_the_key(tmp_path: Path, line
     assert "\n" not in text
     for word in words:
         assert word in text
+
+
+def test_numbers_that_are_not_finite_are_refused_in_free_arguments_too(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"student\.args"):
+        load_recipe(write(tmp_path, MINIMAL), overrides=["student.args.x=.nan"])
 
 
 def test_a_missing_section_is_named(tmp_path: Path) -> None:
