@@ -22,6 +22,13 @@ _SPEED_RUNS = 50
 
 def int8_files(stage: Stage, formats: Collection[str], progress: Callable[[str, int, int], None]) -> None:
     """student.int8.onnx for the format onnx, student.int8.trt.onnx for trt, from one calibration."""
+    targets: dict[str, tuple[Target, Path]] = {
+        "onnx": ("ort", stage.path(".int8.onnx")),
+        "trt": ("trt", stage.path(".int8.trt.onnx")),
+    }
+    wanted = [targets[name] for name in targets if name in formats and not stage.unchanged(targets[name][1])]
+    if not wanted:
+        return
     data, settings = stage.data, stage.settings
     generator = np.random.default_rng(settings.calibration_seed)
     count = min(settings.calibration_images, len(data.train_images))
@@ -61,10 +68,8 @@ def int8_files(stage: Stage, formats: Collection[str], progress: Callable[[str, 
             stage.record["layer_sensitivity"] = dict(harm)
         return harm
 
-    if "onnx" in formats:
-        _int8_file(stage, quantizer, "ort", stage.path(".int8.onnx"), sensitivity)
-    if "trt" in formats:
-        _int8_file(stage, quantizer, "trt", stage.path(".int8.trt.onnx"), sensitivity)
+    for target, path in wanted:
+        _int8_file(stage, quantizer, target, path, sensitivity)
 
 
 def _speedup(stage: Stage, int8: Path) -> float:

@@ -30,6 +30,7 @@ from export.trt_engines import engine_files
 
 Format = Literal["onnx", "trt"]
 SCHEMA_VERSION = 1
+_ENGINE_SETTINGS = ("workspace_mb", "version_compatible", "hardware_compatible", "compute_capabilities")
 
 
 def export_student(
@@ -52,10 +53,12 @@ def export_student(
     `provenance`: strings for the metadata of the files, such as run, recipe_sha256, weights_sha256. `log`: one line for
     each file. `progress`: (phase, done, total) of long steps.
     Raises GateError when a limit is missed, MachineError when `formats` asks for TensorRT and there is none; the ONNX
-    files that passed are then there, and export.json says what was not.
+    files that passed are then there, and export.json says what was not. A file that an earlier export made of the same
+    weights (`provenance`'s weights_sha256), data, settings and versions is not made again.
     """
     stage = Stage(name, out_dir, data, settings, threads, log)
-    stage.record = _header(stage, formats, precisions, (provenance or {}).get("weights_sha256", ""))
+    stage.record = _header(stage, formats, precisions, provenance or {})
+    _continue_earlier(stage)
     if "trt" in formats:
         with contextlib.suppress(MachineError):
             stage.record["versions"]["tensorrt"] = f"{tensorrt().__name__} {tensorrt().__version__}"
@@ -75,36 +78,51 @@ def export_student(
         stage.record["failed"] = str(error)
         raise
     finally:
-        stage.record["files"] = {**_kept_files(stage), **stage.record["files"]}
+        left = {name: entry for name, entry in stage.earlier.items() if (out_dir / name).exists()}
+        stage.record["files"] = {**left, **stage.record["files"]}
         write_json(stage.record_path, stage.record)
     return stage.record
 
 
-def _header(stage: Stage, formats: Collection[str], precisions: Collection[str], weights_sha256: str) -> dict[str, Any]:
-    packages = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+def _header(
+    stage: Stage, formats: Collection[str], precisions: Collection[str], provenance: Mapping[str, str]
+) -> dict[str, Any]:
+    packages = ("compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
     return {
         "schema_version": SCHEMA_VERSION,
         "name": stage.name,
-        "weights_sha256": weights_sha256,
+        "provenance": dict(provenance),
         "formats": sorted(formats),
         "precisions": sorted(precisions),
         "settings": stage.settings.model_dump(mode="json"),
+        "data_sha256": stage.data.sha256,
         "eval_images": len(stage.data.eval_images),
         "versions": {package: version(package) for package in packages},
         "files": {},
     }
 
 
-def _kept_files(stage: Stage) -> dict[str, Any]:
-    """What an earlier export of the same weights recorded, of the files that are still what it says."""
+def _continue_earlier(stage: Stage) -> None:
+    """Take over what an earlier export left, where everything that determines its ONNX files is the same."""
+
+    def determined_by(record: dict[str, Any]) -> tuple[Any, ...]:
+        settings = {key: value for key, value in record["settings"].items() if key not in _ENGINE_SETTINGS}
+        versions = {key: value for key, value in record["versions"].items() if key != "tensorrt"}
+        return settings, versions, record["provenance"], record["data_sha256"], record["eval_images"]
+
     try:
         earlier = json.loads(stage.record_path.read_text(encoding="utf-8"))
-        if earlier["weights_sha256"] != stage.record["weights_sha256"]:
-            return {}
-        files = earlier["files"].items()
-        return {name: entry for name, entry in files if sha256_file(stage.out_dir / name) == entry["sha256"]}
+        known = stage.record["provenance"].get("weights_sha256")
+        if not known or determined_by(earlier) != determined_by(stage.record):
+            return
+        stage.earlier = {
+            name: entry
+            for name, entry in earlier["files"].items()
+            if (stage.out_dir / name).exists() and sha256_file(stage.out_dir / name) == entry["sha256"]
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        return
+    stage.record |= {key: earlier[key] for key in ("calibration", "layer_sensitivity") if key in earlier}
 
 
 def _metadata(stage: Stage, provenance: Mapping[str, str]) -> dict[str, str]:
@@ -124,6 +142,8 @@ def _fp32(stage: Stage, model: nn.Module, metadata: dict[str, str]) -> None:
     data, settings = stage.data, stage.settings
     size, channels = data.eval_images.shape[1], data.eval_images.shape[3]
     path = stage.path(".onnx")
+    if stage.unchanged(path):
+        return
     with gated(path) as temporary:
         export_onnx(model, temporary, image_size=size, channels=channels, metadata=metadata)
         parity.check_graph(temporary)
@@ -145,6 +165,8 @@ def _fp32(stage: Stage, model: nn.Module, metadata: dict[str, str]) -> None:
 
 def _fp16(stage: Stage) -> None:
     path, settings = stage.path(".fp16.onnx"), stage.settings
+    if stage.unchanged(path):
+        return
     with gated(path) as temporary:
         to_fp16(stage.path(".onnx"), temporary)
         parity.check_graph(temporary)
@@ -157,6 +179,8 @@ def _fp16(stage: Stage) -> None:
 def _pixels(stage: Stage) -> None:
     """The graph with preprocessing inside must give the softmax of the logits, on real images."""
     data, path = stage.data, stage.path(".pixels.onnx")
+    if stage.unchanged(path):
+        return
     images = data.eval_images[:64]
     with gated(path) as temporary:
         add_preprocessing(stage.path(".onnx"), temporary, mean=data.mean, std=data.std, image_size=images.shape[1])

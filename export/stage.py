@@ -1,6 +1,7 @@
 """What the steps of an export share: the images of the run, its limits, and how a file gets its final name."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from export.runtimes import OrtRuntime, Runtime
 
 @dataclass
 class Stage:
-    """One export. `record` becomes export.json; `fp32_logits` are the FP32 file's on the evaluation split."""
+    """One export. `record` becomes export.json; `earlier` holds the entries of files that need not be made again."""
 
     name: str
     out_dir: Path
@@ -27,7 +28,12 @@ class Stage:
     threads: int | None
     log: Callable[[str], None]
     record: dict[str, Any] = field(default_factory=dict)
-    fp32_logits: np.ndarray = field(default_factory=lambda: np.empty(0))
+    earlier: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def fp32_logits(self) -> np.ndarray:
+        """The FP32 file's on the evaluation split."""
+        return self.ort(self.path(".onnx"))(self.data.eval_images)
 
     @property
     def record_path(self) -> Path:
@@ -39,6 +45,14 @@ class Stage:
 
     def ort(self, path: Path, *, literal: bool = False) -> OrtRuntime:
         return OrtRuntime(path, self.data.mean, self.data.std, threads=self.threads, literal=literal)
+
+    def unchanged(self, path: Path) -> bool:
+        """Whether an earlier export left this file, from the same of everything that determines it, and intact."""
+        if path.name not in self.earlier:
+            return False
+        self.record["files"][path.name] = self.earlier[path.name]
+        self.log(f"{path.name}: unchanged")
+        return True
 
     def keep(self, path: Path, measured: Mapping[str, Any]) -> None:
         entry = {"sha256": sha256_file(path), "bytes": path.stat().st_size, **measured}

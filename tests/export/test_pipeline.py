@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,46 @@ def test_int8_does_not_depend_on_the_evaluation_images(
         provenance={"run": "digits-ka-s0"},
     )
     assert (tmp_path / "student.int8.onnx").read_bytes() == (result[0] / "student.int8.onnx").read_bytes()
+
+
+def test_what_an_earlier_export_made_of_the_same_is_left_as_it_is_and_what_was_altered_is_made_again(
+    trained: nn.Module, data: Digits, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+
+    def export(settings: Export = SETTINGS, weights: str = "w", **wanted: Sequence[str]) -> tuple[dict, dict[str, int]]:
+        lines.clear()
+        record = export_student(
+            trained,
+            out_dir=tmp_path,
+            data=data,
+            settings=settings,
+            provenance={"weights_sha256": weights},
+            log=lines.append,
+            **wanted,
+        )
+        return record, {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.onnx")}
+
+    first, times = export(precisions=["fp32", "int8"])
+    again, now = export(precisions=["fp32", "fp16", "int8"])
+    assert {name: now[name] for name in times} == times
+    assert [line.split()[-1] for line in lines] == ["unchanged", "MB", "unchanged"]
+    assert again["files"]["student.int8.onnx"] == first["files"]["student.int8.onnx"]
+    assert again["calibration"] == first["calibration"]
+
+    (tmp_path / "student.int8.onnx").write_bytes(b"altered")
+    repaired = export(precisions=["int8"])[0]["files"]["student.int8.onnx"]
+    assert repaired["sha256"] == first["files"]["student.int8.onnx"]["sha256"]
+    assert "student.int8.onnx" in lines[1]
+    assert not lines[1].endswith("unchanged")
+
+    engines = SETTINGS.model_copy(update={"compute_capabilities": ["89"]})
+    assert export(engines, precisions=["int8"])[1].keys() == now.keys()
+    assert {line.split()[-1] for line in lines} == {"unchanged"}, "only engines depend on it"
+    for change in ({"settings": SETTINGS.model_copy(update={"calibration_seed": 1})}, {"weights": "others"}):
+        record, _ = export(**change)
+        assert not any(line.endswith("unchanged") for line in lines)
+        assert set(record["files"]) == {"student.onnx"}, "the other files are of other settings or weights"
 
 
 @pytest.mark.parametrize(
