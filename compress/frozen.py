@@ -1,0 +1,79 @@
+"""A teacher made cheap: it is only ever asked for logits, so whatever training needs can go.
+
+In: a module in any state. Out: a copy in eval mode whose BatchNorms are folded into the convolutions before them, with
+weights in the precision that it runs in. Its logits are the module's within that precision's rounding.
+"""
+
+import copy
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from timm.utils.model import reparameterize_model
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_TOLERANCE = 1e-3  # of the largest logit, in float32: folding reorders sums, and a wrong fold is far off
+
+
+def frozen(teacher: nn.Module, example: Tensor, *, precision: torch.dtype) -> nn.Module:
+    """A copy of the teacher for inference in `precision`, on the device and in the memory format of `example`.
+
+    example: normalised float32 images [N, 3, H, W]. Where folding would change the logits (a module that looks at its
+    own parts, say), the teacher stays whole. A module with other dtypes than float32 inside keeps them.
+    """
+    whole = copy.deepcopy(teacher).to(example.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    with torch.no_grad():
+        expected = whole(example)
+        folded = reparameterize_model(whole)
+        for conv, norm in _pairs(folded, example):
+            _fold(folded, conv, norm)
+        found = folded(example)
+    same = bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+    return (folded if same else whole).to(precision).eval().requires_grad_(False)
+
+
+def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
+    """Names of the convolutions whose output, and nothing else, goes into a BatchNorm, and of that BatchNorm."""
+    made: dict[int, str] = {}
+    kept: list[Tensor] = []  # an id is a tensor's own only while the tensor lives
+    pairs: list[tuple[str, str]] = []
+
+    def remember(name: str):
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            made[id(output)] = name
+            kept.append(output)
+
+        return hook
+
+    def look(name: str):
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if id(inputs[0]) in made:
+                pairs.append((made[id(inputs[0])], name))
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(remember(name)))
+        elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+            handles.append(module.register_forward_pre_hook(look(name)))
+    try:
+        model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [conv for conv, _ in pairs], [norm for _, norm in pairs]
+    return [(conv, norm) for conv, norm in pairs if once[0].count(conv) == 1 and once[1].count(norm) == 1]
+
+
+def _fold(model: nn.Module, conv: str, norm: str) -> None:
+    old = model.get_submodule(norm)
+    model.set_submodule(conv, fuse_conv_bn_eval(model.get_submodule(conv), old))  # type: ignore[type-var]
+    # timm's BatchNormAct2d holds the activation as well, which stays.
+    rest = (
+        nn.Sequential(old.get_submodule("drop"), old.get_submodule("act"))
+        if isinstance(old, BatchNormAct2d)
+        else nn.Identity()
+    )
+    model.set_submodule(norm, rest)
