@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there, and the newest valid one.
 
-A checkpoint is NAME.safetensors (tensors) and NAME.json (everything else, and the SHA-256 of the tensors). The json is
-written last: without it the checkpoint does not exist.
+A checkpoint is NAME.safetensors (tensors) and NAME.json (everything else, and a SHA-256 of both). The json is written
+last: without it the checkpoint does not exist. NAME ends in that hash, so that nothing is written over another one.
 """
 
 import hashlib
@@ -36,22 +36,21 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
     Non-finite weights are never written: DivergedError.
     """
-    name = f"epoch-{checkpoint.meta['epoch']:05d}-step-{checkpoint.meta['step']:06d}"
-    weights = [
-        value for key, value in checkpoint.tensors.items() if key.startswith("model.") and value.is_floating_point()
-    ]
+    step = f"epoch-{checkpoint.meta['epoch']:05d}-step-{checkpoint.meta['step']:06d}"
+    weights = [value for value in checkpoint.tensors.values() if value.is_floating_point()]
     if not bool(torch.stack([value.isfinite().all() for value in weights]).all()):
         raise DivergedError(f"weights are not finite at epoch {checkpoint.meta['epoch']}", "Lower train.lr.")
     content = save({key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()})
-    path = folder / f"{name}.safetensors"
-    marker = path.with_suffix(".json")
-    marker.unlink(missing_ok=True)  # a rewrite of the same step must not pair old marker and new tensors
+    digest = _digest(content, checkpoint.meta)
+    path = folder / f"{step}-{digest[:8]}.safetensors"
     files.write_bytes(path, content)
-    digest = files.sha256_file(path)
-    files.write_json(marker, {**checkpoint.meta, "sha256": digest})
-    for old in _names(folder)[:-keep]:
-        (folder / f"{old}.json").unlink(missing_ok=True)
-        (folder / f"{old}.safetensors").unlink(missing_ok=True)
+    files.write_json(path.with_suffix(".json"), {**checkpoint.meta, "sha256": digest})
+    others = [name for name in _names(folder) if not name.startswith(f"{step}-")]
+    kept = {path.stem, *others[max(0, len(others) - keep + 1) :]}
+    for suffix in (".json", ".safetensors"):  # a checkpoint ends as it began: its marker is there only beside it
+        for old in folder.glob(f"epoch-*{suffix}"):
+            if old.stem not in kept:
+                old.unlink(missing_ok=True)
     return path
 
 
@@ -71,6 +70,11 @@ def newest_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> Checkpoin
     return None
 
 
+def has_checkpoints(folder: Path) -> bool:
+    """Whether there are any, valid or not."""
+    return bool(_names(folder))
+
+
 def _names(folder: Path) -> list[str]:
     """Oldest first; a checkpoint whose marker is missing was never finished."""
     return sorted(path.stem for path in folder.glob("epoch-*-step-*.json"))
@@ -81,6 +85,10 @@ def _read(path: Path) -> Checkpoint:
     content = path.read_bytes()
     if not isinstance(meta, dict) or {"epoch", "step", "sha256"} - meta.keys():
         raise ValueError("its marker is not whole")
-    if hashlib.sha256(content).hexdigest() != meta.pop("sha256"):
+    if meta.pop("sha256") != _digest(content, meta):
         raise ValueError("its hash differs")
     return Checkpoint(load(content), meta)
+
+
+def _digest(content: bytes, meta: dict[str, Any]) -> str:
+    return hashlib.sha256(content + json.dumps(meta, sort_keys=True).encode()).hexdigest()

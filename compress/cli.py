@@ -4,7 +4,6 @@ Heavy imports happen inside the commands, so that --help answers at once.
 """
 
 import json
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 import click
 
-from compress.errors import CompressError, Interrupted, UsageError
+from compress import streams
+from compress.errors import CompressError, Interrupted, MachineError, UsageError
 from compress.methods import METHOD_HELP
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -337,6 +337,7 @@ def _print_json(content: Any) -> None:
 
 def main() -> None:
     """Entry point of the `compress` command and of `python -m compress`."""
+    streams.ensure_open()
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
@@ -344,12 +345,15 @@ def main() -> None:
 
 
 def _run(debug: bool) -> int:
-    from compress.interrupts import raise_on_signals
+    from compress.interrupts import ignore_signals, raise_on_signals
 
     raise_on_signals()
     try:
-        cli.main(standalone_mode=False, prog_name="compress")
-        sys.stdout.flush()
+        try:
+            cli.main(standalone_mode=False, prog_name="compress")
+            sys.stdout.flush()
+        finally:
+            ignore_signals()
         return 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -365,9 +369,11 @@ def _run(debug: bool) -> int:
         _print_error("interrupted. Go on with --resume.")
         return code
     except BrokenPipeError:
-        # The reader went away (`| head`): not an error of ours. Python must not flush into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence(1)  # the reader went away (`| head`): not an error of ours
         return 0
+    except OSError as error:
+        streams.silence(1)  # it may be stdout that cannot be written
+        return _fail(MachineError(f"{error.filename or 'stdout'}: {error.strerror or error}"), debug)
     except Exception as error:  # noqa: BLE001 - the last resort: a fault of ours, said as one
         if debug:
             traceback.print_exc()
@@ -384,4 +390,5 @@ def _fail(error: CompressError, debug: bool) -> int:
 
 
 def _print_error(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    shown = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    print(f"error: {shown}", file=streams.Stderr(), flush=True)

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+from compress.streams import Stderr
+
+console = Console(file=cast(IO[str], Stderr()), highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

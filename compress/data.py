@@ -74,13 +74,16 @@ def load_data(settings: Data, *, say: Callable[[str], None] = lambda _: None) ->
     else:
         content = _cached(settings.name, folder, size, layout.read, say)
     dataset = Dataset(name=settings.name, **content)
-    if settings.holdout:
-        return _hold_out(dataset, settings.holdout)
-    if not len(dataset.eval_labels):
+    if not settings.holdout and not len(dataset.eval_labels):
         raise InputError(
             f"{folder} has no val, valid or test folder", "Add one, or set data.holdout to keep back a part of train."
         )
-    return dataset
+    if dataset.num_classes < 2:
+        raise InputError(
+            f"{folder} holds one class, {dataset.class_names[0]!r}, and there is nothing to tell apart",
+            "Add a folder for another class.",
+        )
+    return _hold_out(dataset, settings.holdout) if settings.holdout else dataset
 
 
 def resolve_augment(settings: Data) -> Augment:
@@ -109,11 +112,16 @@ def _cached(
                 return content
             source = read(folder)
             count = len(source.train.labels) + (len(source.evaluation.labels) if source.evaluation else 0)
-            say(f"decoding {count:,} images of {name} once, {count * size * size * 3 / 1e6:,.0f} MB, into {cache}")
+            needed = count * size * size * 3
+            say(f"decoding {count:,} images of {name} once, {needed / 1e6:,.0f} MB, into {cache}")
+            files.remove_leftovers(cache.parent, f"{cache.name}.*.tmp")
             with tempfile.TemporaryDirectory(
                 prefix=f"{cache.name}.", suffix=".tmp", dir=cache.parent, ignore_cleanup_errors=True
             ) as scratch:
-                content = _build(source, size, Path(scratch), mmap=True, fingerprint=fingerprint)
+                try:
+                    content = _build(source, size, Path(scratch), mmap=True, fingerprint=fingerprint)
+                except OSError as error:
+                    raise OSError(error.errno, f"{error.strerror or error}; {needed:,} bytes needed") from error
                 shutil.rmtree(cache, ignore_errors=True)
                 os.rename(scratch, cache)
             return content

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import importlib.metadata
 import platform
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from torch import nn
 from compress import console, files, models, recipe
 from compress import run as run_folder
 from compress.augment import on_device
-from compress.checkpoint import newest_checkpoint
+from compress.checkpoint import has_checkpoints, newest_checkpoint
 from compress.data import Dataset, load_data, resolve_augment
 from compress.datasets import LAYOUTS
-from compress.errors import InputError, MachineError, UsageError
+from compress.errors import CompressError, InputError, MachineError, UsageError
 from compress.evaluate import accuracy, logits_of
+from compress.interrupts import deferred
 from compress.methods import default_alpha
+from compress.metrics import METRICS
 from compress.objective import Objective
 from compress.recipe import Recipe, changed_keys
 from compress.run import Run
@@ -54,23 +57,30 @@ def distill(
         finished_before = run.finished_files()
         before = run.manifest if (run.path / run_folder.MANIFEST).exists() else {}
         began = time.perf_counter() - before.get("seconds", 0.0)
+        if before and before["recipe_sha256"] != recipe.sha256 and not has_checkpoints(run.checkpoints):
+            shutil.rmtree(run.teacher, ignore_errors=True)  # it starts afresh, and that may be another teacher
+            (run.path / METRICS).unlink(missing_ok=True)
         run_folder.write_recipe(run, recipe)
-        run.update(
-            schema_version=run_folder.SCHEMA_VERSION,
-            status="running",
-            recipe=name,
-            method=recipe.supervision.method,
-            seed=recipe.train.seed,
-            recipe_sha256=recipe.sha256,
-            versions=versions(),
-            device=_device_name(place),
-            started=before.get("started", run_folder.now()),
-            error=None,
+        run.write_manifest(
+            {
+                **before,
+                "schema_version": run_folder.SCHEMA_VERSION,
+                "status": "running",
+                "recipe": name,
+                "method": recipe.supervision.method,
+                "seed": recipe.train.seed,
+                "recipe_sha256": recipe.sha256,
+                "versions": versions(),
+                "device": _device_name(place),
+                "started": before.get("started", run_folder.now()),
+                "error": None,
+            }
         )
         try:
             results = _distill_into(run, recipe, place, teacher, student)
         except BaseException as stop:
-            with contextlib.suppress(MachineError):  # where the disk is full, the first error counts
+            # Where the disk is full or the folder gone, the first error counts; and no second signal breaks in.
+            with contextlib.suppress(CompressError), deferred():
                 failed = {"status": "failed", "error": str(stop)} if isinstance(stop, Exception) else {}
                 run.update(seconds=round(time.perf_counter() - began, 3), **failed)
                 for path, content in finished_before.items():  # a run that was finished stays so until it is extended
@@ -115,13 +125,25 @@ def _open_run(given: Recipe, name: str, out: Path | None, resume: bool) -> tuple
     finished = old.manifest["status"] == "finished"
     more_epochs = resolved.train.epochs > before.train.epochs
     if changed and not (changed == ["train.epochs"] and more_epochs):
+        if not finished and not has_checkpoints(old.checkpoints):  # nothing to go on with: it starts afresh
+            return old if out is not None else run_folder.new_run(resolved, name, out), resolved, True
         raise UsageError(
             f"the recipe differs from that of {old.path} in {', '.join(changed)}",
             "Undo that, or start a new run without --resume (train.epochs may be raised).",
         )
+    if finished and resolved.data.root != before.data.root:
+        _check_data_of_finished(old, load_data(resolved.data, say=console.say))
     if finished and more_epochs and newest_checkpoint(old.checkpoints, warn=console.warn) is None:
         raise InputError(f"the checkpoints of {old.path} were removed, so it cannot go on", "Start a new run.")
     return old, resolved, not finished or more_epochs
+
+
+def _check_data_of_finished(run: Run, dataset: Dataset) -> None:
+    if dataset.sha256 != run.manifest["data"]["sha256"]:
+        raise InputError(
+            f"{run.path} was trained on other {dataset.name} data than is here",
+            "Point data.root to that data, or start a new run.",
+        )
 
 
 def _run_to_resume(given: Recipe, name: str, out: Path | None) -> Run | None:

@@ -25,6 +25,7 @@ TIMEOUT_S = 30.0
 MAX_MEMBERS = 1_000_000
 MAX_UNPACKED_BYTES = 8_000_000_000
 _CHUNK = 1 << 20
+_OF_THE_NETWORK = (urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError, http.client.HTTPException)
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,17 @@ def download(url: str, path: Path) -> Path:
             length = response.headers.get("Content-Length")
             total = int(length) + (done if resumed else 0) if length else 0
             with part.open("ab" if resumed else "wb") as file, console.progress_bar(path.name, total or None) as bar:
-                while chunk := response.read(_CHUNK):
+                while chunk := response.read1(_CHUNK):  # what has arrived is kept where the server then stalls
                     file.write(chunk)
                     bar.show(file.tell())
         if total and part.stat().st_size != total:
             raise InputError(f"{url} broke off at {part.stat().st_size:,} of {total:,} bytes", hint)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # what is there is no beginning of what the server has
+        if error.code == 416 and done:  # what is there is no beginning of what the server has
             part.unlink()
+            return download(url, path)
         raise InputError(f"{url} answers {error.code} {error.reason}", hint) from error
-    except (urllib.error.URLError, TimeoutError, http.client.HTTPException, ConnectionError, ValueError) as error:
+    except (*_OF_THE_NETWORK, ValueError) as error:  # ValueError: an address that is none
         raise InputError(f"cannot download {url} ({getattr(error, 'reason', None) or error})", hint) from error
     part.replace(path)
     return path
@@ -121,13 +123,15 @@ def verify(path: Path, md5: str, *, remove: bool) -> None:
 
 
 def unpack(archive: Path, folder: Path, *, marker: str) -> None:
-    """Unpacks beside `folder` and renames, so that it appears whole. Where the archive has one top folder, that is it.
+    """Unpacks beside the archive and renames to `folder`, so that it appears whole.
+
+    Where the archive has one top folder, that is it.
 
     Raises InputError for a damaged archive, for a member that leaves the folder or is a link or device, and for more
     than MAX_UNPACKED_BYTES or MAX_MEMBERS.
     """
     with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
+        prefix=f".{folder.name}.", suffix=".tmp", dir=archive.parent, ignore_cleanup_errors=True
     ) as scratch:
         try:
             if zipfile.is_zipfile(archive):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; when the block ends well, it is synced and renamed to `path`.
 
     Where it does not, the temporary file is removed and what was at `path` stays. Raises MachineError where the
-    disk is full or the folder cannot be written.
+    disk is full or the folder cannot be written. Of the folder only the last part is made: one that was there and is
+    gone is an error.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
     except OSError as error:
@@ -44,11 +46,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         with replacing(path) as temporary:
             temporary.write_bytes(content)
     except MachineError as error:
-        raise MachineError(f"{error.message} ({len(content) / 1e6:.1f} MB needed)", error.hint) from error
+        raise MachineError(f"{error.message} ({len(content):,} bytes needed)", error.hint) from error
 
 
 def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def remove_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
+    """Removes what a process that was killed had not renamed yet. The caller holds the folder."""
+    for path in list(folder.rglob(pattern)):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ Workers are processes, since decoding small images holds Python's lock; they are
 multiprocessing, which would import a user's unguarded script anew.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -57,6 +58,8 @@ def read_image(path: str | Path, size: int) -> NDArray[np.uint8]:
 def read_images(paths: Sequence[str], size: int, out: Path) -> None:
     """Decodes all files into `out`, a new .npy file of uint8 [N, size, size, 3], over the processors allowed."""
     array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
+    with out.open("r+b") as file:  # a full disk is an error here; in the mapped file it would end the process
+        os.posix_fallocate(file.fileno(), 0, out.stat().st_size)
     workers = min(len(os.sched_getaffinity(0)), max(1, len(paths) // _WORTH_A_PROCESS))
     if workers == 1:
         for row, path in enumerate(paths):
@@ -74,14 +77,22 @@ def read_images(paths: Sequence[str], size: int, out: Path) -> None:
 def _run_workers(jobs: list[dict[str, object]]) -> None:
     command = [sys.executable, "-m", "compress.images"]
     processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            process_group=0,  # the terminal's Ctrl-C is for us, who then end them
+        )
         for _ in jobs
     ]
     try:
         for process, job in zip(processes, jobs, strict=True):
             assert process.stdin
-            process.stdin.write(json.dumps(job))
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it died: its exit status will say so
+                process.stdin.write(json.dumps(job))
+                process.stdin.close()
         for process in processes:
             assert process.stdout
             answer = process.stdout.read()
@@ -94,9 +105,12 @@ def _run_workers(jobs: list[dict[str, object]]) -> None:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8 bits by its high byte; Pillow's own conversion clips at 255."""
+    """16-bit grey to 8 bits by its high byte; Pillow's own conversion clips at 255.
+
+    Modes I and F do not say how many bits are meant: they are taken for 8 bits where no value is above 255.
+    """
     values = np.asarray(image).astype(np.float64)
-    scale = 1.0 if values.size == 0 or values.max() <= 255 else 257.0
+    scale = 257.0 if image.mode.startswith("I;16") or values.max() > 255 else 1.0
     return Image.fromarray(np.clip(values / scale, 0, 255).round().astype(np.uint8))
 
 

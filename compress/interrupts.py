@@ -34,6 +34,12 @@ def raise_on_signals() -> None:
         signal.signal(number, handler)
 
 
+def ignore_signals() -> None:
+    """For a command that ends: what it still says and tidies up is not cut short."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def deferred() -> Iterator[Flag]:
     """Yields a Flag that a signal sets; further signals change nothing. Outside the main thread it stays 0."""

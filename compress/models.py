@@ -152,7 +152,6 @@ def save_model(model: nn.Module, folder: Path, dataset: Dataset) -> str:
     plain: Any = copy.deepcopy(model.model if own_normalization else model).cpu()
     plain = plain.to(memory_format=torch.contiguous_format)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent, ignore_cleanup_errors=True
         ) as scratch:
@@ -165,8 +164,8 @@ def save_model(model: nn.Module, folder: Path, dataset: Dataset) -> str:
             folder.chmod(0o755)
             files.sync_folder(folder.parent)
     except (OSError, SafetensorError) as error:
-        size = sum(value.numel() * value.element_size() for value in plain.state_dict().values()) / 1e6
-        reason = OSError(f"{_first_line(error)}; {size:.1f} MB needed")
+        size = sum(value.numel() * value.element_size() for value in plain.state_dict().values())
+        reason = OSError(f"{_first_line(error)}; {size:,} bytes needed")
         raise files.cannot_write(folder, reason) from error
     return sha256
 

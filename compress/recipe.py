@@ -18,7 +18,8 @@ from compress.errors import InputError, UsageError
 from compress.methods import METHOD_HELP, canonical_method
 from compress.strict_yaml import parse_yaml
 
-MAX_RECIPE_BYTES = 256 * 1024
+MAX_RECIPE_BYTES = 64 * 1024
+_MAX_DEPTH = 16
 
 
 class Section(BaseModel):
@@ -72,7 +73,7 @@ class Teacher(Model):
     checkpoint: str | None = Field(
         default=None, description="A safetensors file, or a folder with config.json beside it."
     )
-    epochs: int | None = Field(default=None, ge=0, le=100_000, description="Default: train.epochs.")
+    epochs: int | None = Field(default=None, ge=1, le=100_000, description="Default: train.epochs.")
 
     @model_validator(mode="after")
     def _checkpoint_goes_with_its_source(self) -> Self:
@@ -107,7 +108,7 @@ class Supervision(Section):
 class Train(Section):
     """How a model is trained; it holds for a teacher that is trained, too, except teacher.epochs."""
 
-    epochs: int = Field(default=200, ge=0, le=100_000)
+    epochs: int = Field(default=200, ge=1, le=100_000)
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
@@ -179,6 +180,19 @@ class Recipe(Section):
     export: Export = Export()
     benchmark: Benchmark = Benchmark()
 
+    @model_validator(mode="after")
+    def _warmup_is_a_part_of_training(self) -> Self:
+        train = self.train
+        if train.warmup_epochs and train.schedule == "constant":
+            raise ValueError("train.warmup_epochs needs train.schedule: cosine or step")
+        trained = {"train.epochs": train.epochs}
+        if self.teacher.source == "train" and self.teacher.epochs is not None:
+            trained["teacher.epochs"] = self.teacher.epochs
+        for key, epochs in trained.items():
+            if train.warmup_epochs >= epochs:
+                raise ValueError(f"train.warmup_epochs {train.warmup_epochs:g} must be less than {key}, {epochs}")
+        return self
+
     def dump(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 
@@ -198,9 +212,11 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_RECIPE_BYTES:
+        with path.open("rb") as file:
+            raw_bytes = file.read(MAX_RECIPE_BYTES + 1)
+        if len(raw_bytes) > MAX_RECIPE_BYTES:
             raise UsageError(f"recipe {path} is larger than {MAX_RECIPE_BYTES // 1024} KiB", "Is it a recipe?")
-        content = path.read_bytes().decode("utf-8")
+        content = raw_bytes.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"recipe {path} is not UTF-8 text (byte {error.start})") from None
     except FileNotFoundError:
@@ -219,6 +235,8 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
 
 def validate_recipe(raw: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     """A Recipe from plain data. Raises UsageError with the first wrong key, and how many more there are."""
+    if _is_deep(raw):
+        raise UsageError(f"{source}: nested more than {_MAX_DEPTH} levels deep")
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -285,6 +303,19 @@ def _keys_at(location: list[str]) -> list[str]:
             return []
         model = field.annotation
     return list(model.model_fields)
+
+
+def _is_deep(raw: object) -> bool:
+    """Told level by level: what is nested too deeply cannot be walked by functions that call themselves."""
+    level = [raw]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, Mapping | list)
+            for child in (value.values() if isinstance(value, Mapping) else value)
+        ]
+    return any(isinstance(value, Mapping | list) for value in level)
 
 
 def _shorten(value: Any) -> str:

@@ -4,7 +4,7 @@ import datetime
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +56,12 @@ class Run:
             return {}
         return {path: path.read_bytes() for path in (self.path / RECIPE, manifest)}
 
-    def update(self, **changes: Any) -> dict[str, Any]:
-        """Writes the manifest with these entries set, or removed where None, and returns it."""
-        before = self.manifest if (self.path / MANIFEST).exists() else {}
-        manifest = {key: value for key, value in {**before, **changes}.items() if value is not None}
-        files.write_json(self.path / MANIFEST, manifest)
-        return manifest
+    def write_manifest(self, entries: Mapping[str, Any]) -> None:
+        files.write_json(self.path / MANIFEST, {key: value for key, value in entries.items() if value is not None})
+
+    def update(self, **changes: Any) -> None:
+        """Sets these entries of the manifest. Raises InputError where it is gone."""
+        self.write_manifest({**self.manifest, **changes})
 
 
 def new_run(recipe: Recipe, name: str, out: Path | None) -> Run:
@@ -138,6 +138,7 @@ def held(folder: Path) -> Iterator[None]:
         raise files.cannot_write(folder, error) from error
     try:
         files.write_bytes(holder, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        files.remove_leftovers(folder)
         yield
     finally:
         holder.unlink(missing_ok=True)

@@ -108,6 +108,7 @@ def _trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Path:
     except OSError as error:
         raise files.cannot_write(folder, error) from error
     try:
+        files.remove_leftovers(folder)
         if (model_folder / _FACTS).exists():
             console.say(f"teacher: reused from {folder}")
             return folder
@@ -164,7 +165,9 @@ def _link_folder(source: Path, target: Path) -> None:
         return other
 
     try:
-        with tempfile.TemporaryDirectory(prefix=".teacher.", dir=target.parent, ignore_cleanup_errors=True) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{target.name}.", suffix=".tmp", dir=target.parent, ignore_cleanup_errors=True
+        ) as scratch:
             shutil.copytree(source, Path(scratch) / "copy", copy_function=link)
             shutil.rmtree(target, ignore_errors=True)
             (Path(scratch) / "copy").rename(target)

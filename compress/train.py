@@ -4,7 +4,9 @@ train() reads top to bottom: resume, epochs of steps, evaluation, a line of metr
 """
 
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from compress import console, recipe
 from compress.augment import Splits
 from compress.checkpoint import newest_checkpoint, save_checkpoint
 from compress.divergence import DivergenceWatch
-from compress.errors import Interrupted
+from compress.errors import Interrupted, MachineError
 from compress.evaluate import accuracy, logits_of
 from compress.interrupts import Flag, deferred
 from compress.metrics import MetricsLog, peak_memory_mb
@@ -40,7 +42,8 @@ def train(
 
     folder gets checkpoints/ and metrics.jsonl; from a valid checkpoint there training goes on, bit-identical on CPU.
     provenance must be equal in the checkpoint and now. Raises DivergedError before a step whose loss or gradient is not
-    finite, and Interrupted after a signal, once the step is finished and saved.
+    finite, Interrupted after a signal, once the step is finished and saved, and MachineError where the device's memory
+    is too small, with a batch size that fits.
     """
     state = prepare(model, teacher, objective, splits.train, settings, augment, epochs, phase)
     checkpoints = folder / "checkpoints"
@@ -48,14 +51,16 @@ def train(
         restore(state, found, provenance, checkpoints)
     log = MetricsLog(folder, tensorboard=settings.tensorboard)
     log.keep_before(phase, state.epoch)
-    console.say(_outlook(state, epochs))
+    with _memory_explained(state):
+        console.say(_outlook(state, epochs))
 
     def save() -> None:
         save_checkpoint(checkpoints, snapshot(state, provenance), keep=settings.keep_checkpoints)
 
     with deferred() as interrupted:
         while state.epoch < epochs:
-            with console.progress_bar(f"{phase} {state.epoch + 1}/{epochs}", state.steps_per_epoch) as bar:
+            description = f"{phase} {state.epoch + 1}/{epochs}"
+            with _memory_explained(state), console.progress_bar(description, state.steps_per_epoch) as bar:
                 run_epoch(state, interrupted, bar, save)
             state.watch.raise_if_diverged(phase, state.epoch)
             try:
@@ -151,7 +156,9 @@ def _outlook(state: Training, epochs: int) -> str:
     copies = 2 + (state.ema is not None) + (state.settings.optimizer == "adamw")
     steps = epochs * state.steps_per_epoch - state.epoch * state.steps_per_epoch - state.step
     done = f", going on from epoch {state.epoch + 1}, step {state.step}" if state.epoch or state.step else ""
-    time_left = f"about {console.duration(steps * _seconds_per_step(state))} and " if steps > 0 else ""
+    time_left = (
+        f"about {console.duration(steps * _seconds_per_step(state, state.batch_size))} and " if steps > 0 else ""
+    )
     return (
         f"{state.phase}: {sum(p.numel() for p in state.model.parameters()) / 1e6:.1f} M parameters, {epochs} epochs of "
         f"{state.steps_per_epoch} steps of {state.batch_size} images{done}; "
@@ -159,10 +166,40 @@ def _outlook(state: Training, epochs: int) -> str:
     )
 
 
-def _seconds_per_step(state: Training) -> float:
+@contextmanager
+def _memory_explained(state: Training) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
+        fitting = _batch_size_that_fits(state)
+        hint = f"train.batch_size={fitting} fits" if fitting else "Not even two images fit: choose a smaller model"
+        raise MachineError(
+            f"{state.phase} training ran out of memory at epoch {state.epoch + 1}, step {state.step + 1}, with batches "
+            f"of {state.batch_size} images",
+            f"{hint}; or free memory and go on with --resume.",
+        ) from error
+
+
+def _batch_size_that_fits(state: Training) -> int:
+    """A half, a quarter and so on of the batch size: the first with which a pass succeeds; 0 where none does."""
+    size = state.batch_size
+    while (size := size // 2) > 1:
+        state.optimizer.zero_grad()
+        if state.images.images.is_cuda:
+            torch.cuda.empty_cache()
+        try:
+            _seconds_per_step(state, size)
+        except torch.OutOfMemoryError:
+            continue
+        return size
+    return 0
+
+
+def _seconds_per_step(state: Training, batch_size: int) -> float:
     """Of a forward and backward pass, timed once after a warm-up. In eval mode and without a step: nothing changes."""
     device = state.images.images.device
-    images = state.images.normalized(slice(0, state.batch_size))
+    images = state.images.normalized(slice(0, batch_size))
     state.model.eval()
     began = 0.0
     for _ in range(2):

@@ -47,7 +47,7 @@ def run(
     model: Any = None,
     **options: Any,
 ) -> nn.Module:
-    settings = recipe.Train.model_validate({"epochs": epochs, "batch_size": 16, "lr": 0.05, **options})
+    settings = recipe.Train.model_validate({"epochs": max(epochs, 1), "batch_size": 16, "lr": 0.05, **options})
     return train(
         model if model is not None else network(1, dropout=0.1),
         splits=splits(),
