@@ -37,9 +37,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     Non-finite weights are never written: DivergedError.
     """
     name = f"epoch-{checkpoint.meta['epoch']:05d}-step-{checkpoint.meta['step']:06d}"
-    weights = [
-        value for key, value in checkpoint.tensors.items() if key.startswith("model.") and value.is_floating_point()
-    ]
+    trained = {key: value for key, value in checkpoint.tensors.items() if key.startswith(("model.", "terms."))}
+    weights = [value for value in trained.values() if value.is_floating_point()]
     if not bool(torch.stack([value.isfinite().all() for value in weights]).all()):
         raise DivergedError(f"weights are not finite at epoch {checkpoint.meta['epoch']}", "Lower train.lr.")
     content = save({key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()})

@@ -5,6 +5,7 @@ train() reads top to bottom: resume, epochs of steps, evaluation, a line of metr
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -89,22 +90,24 @@ def run_epoch(state: Training, interrupted: Flag, bar: console.Bar, save: Callab
     device = state.images.images.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
     order = epoch_order(len(state.images.labels), seed=state.seed, epoch=state.epoch).to(device)
-    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in state.trained.parameters() if parameter.requires_grad]
+    recording = state.terms.recording if state.terms is not None else nullcontext
     before, first = state.seconds, state.step
-    state.watch = DivergenceWatch(device, state.step)
+    state.watch = DivergenceWatch(device, state.step, terms=state.terms.parts if state.terms is not None else ())
     state.model.train()
     began = shown = saved = time.perf_counter()
     while state.step < state.steps_per_epoch and not interrupted:
         rows = order[state.step * state.batch_size : (state.step + 1) * state.batch_size]
         images = state.images.augmented(rows, state.augment, seed=state.seed, epoch=state.epoch)
         labels = state.images.labels[rows]
-        with autocast:
+        with autocast, recording():
             teacher_logits = None
             if state.teacher is not None:
                 with torch.no_grad():
                     teacher_logits = state.teacher(images)
             student_logits = state.forward(images)
-        parts = state.objective(student_logits, teacher_logits, labels)
+        done = state.epoch + state.step / state.steps_per_epoch
+        parts = state.objective(student_logits, teacher_logits, labels, terms=state.terms, epoch=done)
         parts["loss"].backward()
 
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
