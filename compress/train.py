@@ -88,10 +88,8 @@ def train(
 def run_epoch(state: Training, interrupted: Flag, bar: console.Bar, save: Callable[[], None]) -> None:
     """The steps of one epoch, from state.step on. Nothing waits for the device but the progress bar, twice a second."""
     device = state.images.images.device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
     order = epoch_order(len(state.images.labels), seed=state.seed, epoch=state.epoch).to(device)
     parameters = [parameter for parameter in state.trained.parameters() if parameter.requires_grad]
-    recording = state.terms.recording if state.terms is not None else nullcontext
     before, first = state.seconds, state.step
     state.watch = DivergenceWatch(device, state.step, terms=state.terms.parts if state.terms is not None else ())
     state.model.train()
@@ -100,14 +98,7 @@ def run_epoch(state: Training, interrupted: Flag, bar: console.Bar, save: Callab
         rows = order[state.step * state.batch_size : (state.step + 1) * state.batch_size]
         images = state.images.augmented(rows, state.augment, seed=state.seed, epoch=state.epoch)
         labels = state.images.labels[rows]
-        with autocast, recording():
-            teacher_logits = None
-            if state.teacher is not None:
-                with torch.no_grad():
-                    teacher_logits = state.teacher(images)
-            student_logits = state.forward(images)
-        done = state.epoch + state.step / state.steps_per_epoch
-        parts = state.objective(student_logits, teacher_logits, labels, terms=state.terms, epoch=done)
+        parts, student_logits = loss_parts(state, images, labels)
         parts["loss"].backward()
 
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -143,6 +134,20 @@ def run_epoch(state: Training, interrupted: Flag, bar: console.Bar, save: Callab
     state.seconds = before + time.perf_counter() - began
 
 
+def loss_parts(state: Training, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """One forward pass of each model: the loss and its parts, and the student's logits."""
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
+    with autocast, state.terms.recording() if state.terms is not None else nullcontext():
+        teacher_logits = None
+        if state.teacher is not None:
+            with torch.no_grad():
+                teacher_logits = state.teacher(images)
+        student_logits = state.forward(images)
+    epoch = state.epoch + state.step / state.steps_per_epoch
+    parts = state.objective(student_logits, teacher_logits, labels, terms=state.terms, epoch=epoch)
+    return parts, student_logits
+
+
 def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
     """A permutation of the rows, int64 [count], that depends on (seed, epoch) alone."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(stream(seed, "order", epoch)))
@@ -165,18 +170,15 @@ def _outlook(state: Training, epochs: int) -> str:
 def _seconds_per_step(state: Training) -> float:
     """Of a forward and backward pass, timed once after a warm-up. In eval mode and without a step: nothing changes."""
     device = state.images.images.device
-    images = state.images.normalized(slice(0, state.batch_size))
+    images, labels = state.images.normalized(slice(0, state.batch_size)), state.images.labels[: state.batch_size]
     state.model.eval()
     began = 0.0
     for _ in range(2):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=state.settings.precision == "bf16"):
-            if state.teacher is not None:
-                with torch.no_grad():
-                    state.teacher(images)
-            state.forward(images).float().square().mean().backward()
+        parts, _ = loss_parts(state, images, labels)
+        parts["loss"].backward()
         state.optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
