@@ -27,7 +27,7 @@ from compress.objective import Objective
 from compress.recipe import Recipe, changed_keys
 from compress.run import Run
 from compress.state import stream
-from compress.teacher import check_logits, obtain_teacher
+from compress.teacher import check_features, check_logits, obtain_teacher
 from compress.train import train
 
 _FREE_TO_CHANGE = {"data.root", "train.checkpoint_minutes", "train.keep_checkpoints", "train.tensorboard"}
@@ -199,8 +199,10 @@ def _distill_into(
         torch.manual_seed(stream(recipe.train.seed, "student", "weights"))
         student = models.create_model(recipe.student, num_classes=dataset.num_classes, image_size=dataset.image_size)
         name = models.architecture(recipe.student, dataset.image_size)
-        console.say(f"student: {name}, supervised by {recipe.supervision.method}")
+        supervision = ", ".join([recipe.supervision.method, *(term.name for term in recipe.supervision.terms)])
+        console.say(f"student: {name}, supervised by {supervision}")
     check_logits(student, dataset, "student")
+    check_features(student, recipe, dataset, "student")
     teacher, facts = obtain_teacher(run, recipe, dataset, splits, given_teacher)
     trained = train(
         copy.deepcopy(student),

@@ -7,21 +7,20 @@ from torch import Tensor
 
 from compress.errors import DivergedError
 
-_PARTS = ("kd", "ce", "loss")
-
 
 class DivergenceWatch:
     """Remembers the first bad step of an epoch and its values on the device; from then on the flag stays up."""
 
-    def __init__(self, device: torch.device, steps: int = 0) -> None:
+    def __init__(self, device: torch.device, steps: int = 0, *, terms: tuple[str, ...] = ()) -> None:
+        self._parts = ("kd", "ce", *terms, "loss")
         self._flag = torch.zeros((), device=device)
         self._steps = torch.full((), float(steps), device=device)
-        self._values = torch.zeros(len(_PARTS) + 1, device=device)
+        self._values = torch.zeros(len(self._parts) + 1, device=device)
 
     def check(self, parts: dict[str, Tensor], gradient_norm: Tensor) -> Tensor:
         """parts: the step's losses, scalars. Returns the flag: 1.0 from the first bad step on."""
         zero = torch.zeros_like(self._flag)
-        values = torch.stack([parts.get(name, zero).detach().float() for name in _PARTS] + [gradient_norm.float()])
+        values = torch.stack([parts.get(name, zero).detach().float() for name in self._parts] + [gradient_norm.float()])
         self._steps = self._steps + (1 - self._flag)
         self._values = torch.where(self._flag > 0, self._values, values)
         self._flag = torch.maximum(self._flag, 1 - values.isfinite().all().float())
@@ -35,7 +34,7 @@ class DivergenceWatch:
         """Raises DivergedError naming epoch and step, from 1, and the first part of the loss that is not finite."""
         if not self.diverged():
             return
-        names = (*_PARTS, "the gradient")
+        names = (*self._parts, "the gradient")
         bad, value = next((n, v) for n, v in zip(names, self._values.tolist(), strict=True) if not math.isfinite(v))
         raise DivergedError(
             f"{phase} training diverged at epoch {epoch + 1}, step {int(self._steps.item())}: {bad} is {value:g}",

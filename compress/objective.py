@@ -1,6 +1,6 @@
 """What a step minimises and what an epoch reports: the loss by its named parts, and their sums on the device."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +9,16 @@ from torch import Tensor
 from compress import recipe
 from compress.methods import default_alpha, method_parts
 from compress.supervision import Adjust, Dynamic, Normalize, Scale, distillation_loss
+from compress.terms import Terms
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a method. Called with float logits [N, C] and labels [N]; ce needs no teacher logits."""
+    """The loss of a method and its terms. Called with float logits [N, C] and labels [N]; ce alone needs no teacher."""
 
     label_smoothing: float
-    supervised_by_teacher: bool = False
+    distils: bool = False
+    """Whether the method has a kd part: every one but ce."""
     adjust: Adjust = "none"
     epsilon: float = 0.1
     dynamic: Dynamic = "constant"
@@ -27,15 +29,17 @@ class Objective:
     floor: float = 1.0
     scale: Scale = "sample"
     alpha: float = 0.9
+    terms: tuple[recipe.Term, ...] = ()
 
     @classmethod
     def of(cls, settings: recipe.Supervision, *, label_smoothing: float) -> "Objective":
+        terms = tuple(settings.terms)
         if settings.method == "ce":
-            return cls(label_smoothing)
+            return cls(label_smoothing, terms=terms)
         adjust, dynamic = method_parts(settings.method)
         return cls(
             label_smoothing,
-            supervised_by_teacher=True,
+            distils=True,
             adjust=adjust,
             epsilon=settings.epsilon,
             dynamic=dynamic,
@@ -46,27 +50,71 @@ class Objective:
             floor=settings.dtd.floor,
             scale=settings.scale,
             alpha=default_alpha(settings.method) if settings.alpha is None else settings.alpha,
+            terms=terms,
         )
 
-    def __call__(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
-        """Scalars by name; "loss" is the one to minimise, the others are detached."""
-        if teacher_logits is None:
+    @property
+    def supervised_by_teacher(self) -> bool:
+        return self.distils or bool(self.terms)
+
+    def __call__(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        *,
+        terms: Terms | None = None,
+        epoch: float = 0.0,
+    ) -> dict[str, Tensor]:
+        """Scalars by name; "loss" is the one to minimise, the others are detached and, the terms too, not weighted.
+
+        terms: those of this objective, after both models ran within their `recording`. epoch: done so far, a fraction.
+        """
+        parts, temperature = self._method_parts(student_logits, teacher_logits, labels)
+        if terms is not None:
+            assert teacher_logits is not None
+            found = terms(student_logits, teacher_logits, labels, epoch=epoch, temperature=temperature)
+            for name, (weight, value) in found.items():
+                parts["loss"] = parts["loss"] + weight * value
+                parts[name] = value.detach()
+        return parts
+
+    def _method_parts(
+        self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The method's own parts, and each sample's temperature with DTD."""
+        if not self.distils or teacher_logits is None:
             loss = F.cross_entropy(student_logits.float(), labels, label_smoothing=self.label_smoothing)
-            return {"loss": loss, "ce": loss.detach()}
-        options = {key: value for key, value in asdict(self).items() if key != "supervised_by_teacher"}
-        result = distillation_loss(student_logits, teacher_logits, labels, **options)
+            return {"loss": loss, "ce": loss.detach()}, None
+        result = distillation_loss(
+            student_logits,
+            teacher_logits,
+            labels,
+            adjust=self.adjust,
+            epsilon=self.epsilon,
+            dynamic=self.dynamic,
+            base=self.base,
+            beta=self.beta,
+            gamma=self.gamma,
+            normalize=self.normalize,
+            floor=self.floor,
+            scale=self.scale,
+            alpha=self.alpha,
+            label_smoothing=self.label_smoothing,
+        )
         parts = {"loss": result["loss"], "kd": result["kd"].detach(), "ce": result["ce"].detach()}
         if self.adjust != "none":
             parts["adjusted"] = result["adjusted"]
-        if self.dynamic != "constant":
-            temperature = result["temperature"]
-            parts |= {
-                "temperature_min": temperature.amin(),
-                "temperature_mean": temperature.mean(),
-                "temperature_max": temperature.amax(),
-                "temperature_floored": (temperature <= self.floor).to(temperature.dtype).mean(),
-            }
-        return parts
+        if self.dynamic == "constant":
+            return parts, None
+        temperature = result["temperature"]
+        parts |= {
+            "temperature_min": temperature.amin(),
+            "temperature_mean": temperature.mean(),
+            "temperature_max": temperature.amax(),
+            "temperature_floored": (temperature <= self.floor).to(temperature.dtype).mean(),
+        }
+        return parts, temperature
 
 
 class Means:

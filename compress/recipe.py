@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import InputError, UsageError
-from compress.methods import METHOD_HELP, canonical_method
+from compress.recipe_supervision import TERMS, Section, Supervision, Term
 from compress.strict_yaml import parse_yaml
+
+__all__ = ["Augment", "Data", "Export", "Model", "Recipe", "Supervision", "Teacher", "Term", "Train"]
 
 MAX_RECIPE_BYTES = 64 * 1024
 _MAX_DEPTH = 16
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Augment(Section):
@@ -80,29 +78,6 @@ class Teacher(Model):
         if (self.source == "checkpoint") != (self.checkpoint is not None):
             raise ValueError("teacher.checkpoint is needed with, and only with, teacher.source: checkpoint")
         return self
-
-
-class DynamicTemperature(Section):
-    beta: float = Field(default=40.0, ge=0, description="How far the temperature moves.")
-    gamma: float = Field(default=0.5, ge=0, description="Exponent of FLSW.")
-    normalize: Literal["l2", "mean", "none"] = "l2"
-    floor: float = Field(default=1.0, gt=0, description="Lowest temperature.")
-
-
-class Supervision(Section):
-    method: str = Field(default="ka-ps+dtd-flsw", description=METHOD_HELP)
-    temperature: float = Field(default=4.0, gt=0, description="T, or T_0 with DTD.")
-    alpha: float | None = Field(
-        default=None, ge=0, le=1, description="Weight of kd against ce. Default: 1 with KA, else 0.9."
-    )
-    epsilon: float = Field(default=0.1, ge=0, lt=1, description="Smoothing of KA-LSR.")
-    scale: Literal["sample", "base"] = "sample"
-    dtd: DynamicTemperature = DynamicTemperature()
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        return canonical_method(value)
 
 
 class Train(Section):
@@ -280,7 +255,7 @@ def _assign(raw: dict[str, Any], path: list[str], value: Any, source: str) -> No
 
 def _explain(problem: Any) -> tuple[str, str]:
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
+    key = ".".join(part for part in location if part not in TERMS)  # pydantic adds the name of a term to its place
     if problem["type"] == "extra_forbidden":
         known = _keys_at(location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
@@ -298,6 +273,11 @@ def _explain(problem: Any) -> tuple[str, str]:
 def _keys_at(location: list[str]) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in location:
+        if part == "terms" or part.isdecimal():
+            continue
+        if part in TERMS:
+            model = TERMS[part]
+            continue
         field = model.model_fields.get(part)
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return []

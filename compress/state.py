@@ -20,6 +20,7 @@ from compress.checkpoint import Checkpoint
 from compress.divergence import DivergenceWatch
 from compress.errors import InputError, UsageError
 from compress.objective import Means, Objective
+from compress.terms import Terms
 
 Phase = Literal["teacher", "student"]
 
@@ -36,6 +37,8 @@ class Training:
     schedule: Scheduler | None
     ema: ModelEmaV3 | None
     objective: Objective
+    terms: Terms | None
+    """The objective's, with their projections; None where it has none."""
     images: Images
     augment: recipe.Augment
     settings: recipe.Train
@@ -59,6 +62,11 @@ class Training:
         return len(self.images.labels) // self.batch_size
 
     @property
+    def trained(self) -> nn.ModuleList:
+        """All whose parameters the optimiser has."""
+        return _trained(self.model, self.terms)
+
+    @property
     def kept(self) -> nn.Module:
         """What is evaluated and saved."""
         return self.ema.module if self.ema is not None else self.model
@@ -74,7 +82,7 @@ def prepare(
     epochs: int,
     phase: Phase,
 ) -> Training:
-    """Moves the models to the images' device and makes optimiser, schedule and moving average.
+    """Moves the models to the images' device and makes projections, optimiser, schedule and moving average.
 
     Raises UsageError for batches of one image where the model has BatchNorm, which cannot be trained on them.
     """
@@ -91,15 +99,27 @@ def prepare(
         teacher = teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     else:
         teacher = None
+    terms = None
+    if objective.terms and teacher is not None:
+        terms = Terms(
+            objective.terms,
+            model,
+            teacher,
+            images.normalized(slice(0, 2)),
+            seed=stream(settings.seed, phase, "terms"),
+            adjust=objective.adjust,
+            epsilon=objective.epsilon,
+        )
     compiled = torch.compile if settings.compile else lambda module: module
     state = Training(
         model=model,
         forward=compiled(model),
         teacher=None if teacher is None else compiled(teacher),
-        optimizer=_optimizer(model, settings),
+        optimizer=_optimizer(_trained(model, terms), settings),
         schedule=None,
         ema=None if settings.ema is None else ModelEmaV3(model, decay=settings.ema, use_warmup=True),
         objective=objective,
+        terms=terms,
         images=images,
         augment=augment,
         settings=settings,
@@ -127,6 +147,10 @@ def stream(*key: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
 
 
+def _trained(model: nn.Module, terms: Terms | None) -> nn.ModuleList:
+    return nn.ModuleList([model] if terms is None else [model, terms])
+
+
 def _optimizer(model: nn.Module, settings: recipe.Train) -> torch.optim.Optimizer:
     groups = param_groups_weight_decay(model, settings.weight_decay)
     if settings.optimizer == "adamw":
@@ -140,6 +164,8 @@ def snapshot(state: Training, provenance: dict[str, Any]) -> Checkpoint:
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     if state.ema is not None:
         tensors |= {f"ema.{name}": value for name, value in state.ema.module.state_dict().items()}
+    if state.terms is not None:
+        tensors |= {f"terms.{name}": value for name, value in state.terms.state_dict().items()}
     for number, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in slots.items() if value is not None}
     tensors |= {f"means.{name}": value for name, value in state.means.values.items()}
@@ -165,6 +191,8 @@ def restore(state: Training, found: Checkpoint, provenance: dict[str, Any], fold
     state.model.load_state_dict(found.part("model"))
     if state.ema is not None:
         state.ema.module.load_state_dict(found.part("ema"))
+    if state.terms is not None:
+        state.terms.load_state_dict(found.part("terms"))
     state.optimizer.load_state_dict(
         {
             "state": _optimizer_slots(state.optimizer, found.part("optimizer")),

@@ -23,6 +23,7 @@ from compress.objective import Objective
 from compress.recipe import Recipe
 from compress.run import RUNS, TEACHERS, Run
 from compress.state import stream
+from compress.terms import tap
 from compress.train import train
 
 _TRAINING_FORMAT = 1  # raise it when the same recipe trains to other weights
@@ -79,6 +80,13 @@ def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
         )
 
 
+def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str) -> None:
+    """Raises UsageError where a term of the recipe names a feature that the model does not have."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    images = torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)
+    tap(model, recipe.supervision.terms, images, role=role)
+
+
 def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
     """Names all that determines a trained teacher: data, architecture, and how it is trained."""
     determines = {
@@ -116,6 +124,7 @@ def _trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Path:
         torch.manual_seed(stream(recipe.train.seed, "teacher", "weights"))
         model = models.create_model(recipe.teacher, num_classes=dataset.num_classes, image_size=dataset.image_size)
         check_logits(model, dataset, "teacher")
+        check_features(model, recipe, dataset, "teacher")
         assert recipe.teacher.epochs is not None
         trained = train(
             model,

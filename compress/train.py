@@ -6,7 +6,7 @@ train() reads top to bottom: resume, epochs of steps, evaluation, a line of metr
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -92,24 +92,17 @@ def train(
 def run_epoch(state: Training, interrupted: Flag, bar: console.Bar, save: Callable[[], None]) -> None:
     """The steps of one epoch, from state.step on. Nothing waits for the device but the progress bar, twice a second."""
     device = state.images.images.device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
     order = epoch_order(len(state.images.labels), seed=state.seed, epoch=state.epoch).to(device)
-    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in state.trained.parameters() if parameter.requires_grad]
     before, first = state.seconds, state.step
-    state.watch = DivergenceWatch(device, state.step)
+    state.watch = DivergenceWatch(device, state.step, terms=state.terms.parts if state.terms is not None else ())
     state.model.train()
     began = shown = saved = time.perf_counter()
     while state.step < state.steps_per_epoch and not interrupted:
         rows = order[state.step * state.batch_size : (state.step + 1) * state.batch_size]
         images = state.images.augmented(rows, state.augment, seed=state.seed, epoch=state.epoch)
         labels = state.images.labels[rows]
-        with autocast:
-            teacher_logits = None
-            if state.teacher is not None:
-                with torch.no_grad():
-                    teacher_logits = state.teacher(images)
-            student_logits = state.forward(images)
-        parts = state.objective(student_logits, teacher_logits, labels)
+        parts, student_logits = loss_parts(state, images, labels)
         parts["loss"].backward()
 
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -143,6 +136,20 @@ def run_epoch(state: Training, interrupted: Flag, bar: console.Bar, save: Callab
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     state.seconds = before + time.perf_counter() - began
+
+
+def loss_parts(state: Training, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """One forward pass of each model: the loss and its parts, and the student's logits."""
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
+    with autocast, state.terms.recording() if state.terms is not None else nullcontext():
+        teacher_logits = None
+        if state.teacher is not None:
+            with torch.no_grad():
+                teacher_logits = state.teacher(images)
+        student_logits = state.forward(images)
+    epoch = state.epoch + state.step / state.steps_per_epoch
+    parts = state.objective(student_logits, teacher_logits, labels, terms=state.terms, epoch=epoch)
+    return parts, student_logits
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
@@ -199,18 +206,15 @@ def _batch_size_that_fits(state: Training) -> int:
 def _seconds_per_step(state: Training, batch_size: int) -> float:
     """Of a forward and backward pass, timed once after a warm-up. In eval mode and without a step: nothing changes."""
     device = state.images.images.device
-    images = state.images.normalized(slice(0, batch_size))
+    images, labels = state.images.normalized(slice(0, batch_size)), state.images.labels[:batch_size]
     state.model.eval()
     began = 0.0
     for _ in range(2):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=state.settings.precision == "bf16"):
-            if state.teacher is not None:
-                with torch.no_grad():
-                    state.teacher(images)
-            state.forward(images).float().square().mean().backward()
+        parts, _ = loss_parts(state, images, labels)
+        parts["loss"].backward()
         state.optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

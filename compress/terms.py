@@ -1,0 +1,129 @@
+"""The terms of supervision.terms: losses on features or logits that are added to the loss of supervision.method, with
+the projections that fit a student's feature maps to a teacher's.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress import features
+from compress.methods import Adjust
+from compress.recipe import Term
+from compress.recipe_supervision import FeatureTerm
+from compress.supervision import decoupled_kd, dist_loss
+from compress.taps import Tap
+
+_FEATURE_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "fitnet": features.fitnet,
+    "attention_transfer": features.attention_transfer,
+    "neuron_selectivity": features.neuron_selectivity,
+    "similarity_preserving": features.similarity_preserving,
+    "relational": features.relational,
+}
+_NEED_EQUAL_CHANNELS = {"fitnet"}
+_NEED_EQUAL_SIZE = {"fitnet", "attention_transfer", "neuron_selectivity"}
+_NOT_OPTIONS = {"name", "weight", "schedule", "student", "teacher", "temperature"}
+
+
+class Terms(nn.Module):
+    """Called after both models ran within `recording`; its parameters are the projections', trained with the student's.
+
+    Where a loss needs equal sizes the larger map is average-pooled to the smaller, and where it needs equal channels
+    (fitnet) a 1x1 convolution projects the student's. That is FitNets' regressor, a convolution with a bias, without
+    the BatchNorm of later code: a sample's loss then depends on no other sample (ours).
+
+    images: a batch that both models are run on once. seed: of the projections alone; torch's stream goes on unchanged.
+    adjust and epsilon are the method's. Raises UsageError for a feature that is none (compress.taps).
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        student: nn.Module,
+        teacher: nn.Module,
+        images: Tensor,
+        *,
+        seed: int,
+        adjust: Adjust = "none",
+        epsilon: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.terms = dict(zip(_part_names(terms), terms, strict=True))
+        self._options = {part: term.model_dump(exclude=_NOT_OPTIONS) for part, term in self.terms.items()}
+        self._adjustment: dict[str, Any] = {"adjust": adjust, "epsilon": epsilon}
+        self._student = tap(student, terms, images, role="student")
+        self._teacher = tap(teacher, terms, images, role="teacher")
+        self.projections = nn.ModuleDict()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for part, term in self.terms.items():
+                if isinstance(term, FeatureTerm) and term.name in _NEED_EQUAL_CHANNELS:
+                    channels_s = self._student.shapes[self._student.paths[term.student]][0]
+                    channels_t = self._teacher.shapes[self._teacher.paths[term.teacher]][0]
+                    if channels_s != channels_t:
+                        self.projections[part] = nn.Conv2d(channels_s, channels_t, kernel_size=1)
+        self.projections.to(images.device)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the terms are called among the parts of the loss: their names, numbered from the second of a name on."""
+        return tuple(self.terms)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        with self._student.recording(), self._teacher.recording():
+            yield
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor,
+        *,
+        epoch: float,
+        temperature: Tensor | None = None,
+    ) -> dict[str, tuple[float, Tensor]]:
+        """The weight at `epoch` (from 0, with a fraction) and the unweighted value of each part.
+
+        temperature: that of each sample [N] with DTD; a logit term takes it where its own is not set.
+        """
+        found_s, found_t = self._student.features(), self._teacher.features()
+        parts = {}
+        for part, term in self.terms.items():
+            if isinstance(term, FeatureTerm):
+                f_s, f_t = found_s[self._student.paths[term.student]], found_t[self._teacher.paths[term.teacher]]
+                if term.name in _NEED_EQUAL_SIZE:
+                    f_s, f_t = _pooled(f_s, like=f_t), _pooled(f_t, like=f_s)
+                if part in self.projections:
+                    f_s = self.projections[part](f_s.float())
+                value = _FEATURE_LOSSES[term.name](f_s, f_t, **self._options[part])
+            else:
+                options = {**self._options[part], **self._adjustment}
+                if (own := term.temperature if term.temperature is not None else temperature) is not None:
+                    options["temperature"] = own
+                loss = decoupled_kd if term.name == "dkd" else dist_loss
+                value = loss(student_logits, teacher_logits, labels=labels, **options)
+            parts[part] = (term.weight * term.schedule.share(epoch), value)
+        return parts
+
+
+def tap(model: nn.Module, terms: Sequence[Term], images: Tensor, *, role: str) -> Tap:
+    """What records the features of that role which the terms name. Raises UsageError for one that is none."""
+    names = [term.student if role == "student" else term.teacher for term in terms if isinstance(term, FeatureTerm)]
+    return Tap(model, names, images, role=role)
+
+
+def _part_names(terms: Sequence[Term]) -> list[str]:
+    names = [term.name for term in terms]
+    counts = [names[:number].count(name) for number, name in enumerate(names)]
+    return [f"{name}_{count + 1}" if count else name for name, count in zip(names, counts, strict=True)]
+
+
+def _pooled(feature: Tensor, *, like: Tensor) -> Tensor:
+    """The map, average-pooled in float32 where it is higher or wider than the other."""
+    size = (min(feature.shape[2], like.shape[2]), min(feature.shape[3], like.shape[3]))
+    return feature if feature.shape[2:] == size else F.adaptive_avg_pool2d(feature.float(), size)
