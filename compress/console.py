@@ -36,9 +36,13 @@ class Bar:
             self._progress.update(self._task, completed=done, note=note)
 
 
+_showing: list[Progress] = []
+"""The bar on the screen, of which there can be one."""
+
+
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
-    if not console.is_terminal:
+    if not console.is_terminal or _showing:
         yield Bar()
         return
     columns = (
@@ -49,7 +53,11 @@ def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        yield Bar(progress, progress.add_task(description, total=total, note=""))
+        _showing.append(progress)
+        try:
+            yield Bar(progress, progress.add_task(description, total=total, note=""))
+        finally:
+            _showing.clear()
 
 
 @contextmanager

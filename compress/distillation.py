@@ -6,15 +6,17 @@ import importlib.metadata
 import platform
 import shutil
 import time
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from compress import console, files, models, recipe
 from compress import run as run_folder
-from compress.augment import on_device
+from compress.augment import Splits, on_device
+from compress.batches import Shared, stream
 from compress.checkpoint import has_checkpoints, newest_checkpoint
 from compress.data import Dataset, load_data, resolve_augment
 from compress.datasets import LAYOUTS
@@ -26,9 +28,9 @@ from compress.metrics import METRICS
 from compress.objective import Objective
 from compress.recipe import Recipe, changed_keys
 from compress.run import Run
-from compress.state import stream
 from compress.teacher import check_features, check_logits, obtain_teacher
-from compress.train import train
+from compress.train import Position, finish, train
+from compress.views import TeacherViews
 
 _FREE_TO_CHANGE = {"data.root", "train.checkpoint_minutes", "train.keep_checkpoints", "train.tensorboard"}
 
@@ -49,8 +51,30 @@ def distill(
     not made. They are copied, not changed. name is the first part of the run folder's name.
     Raises a CompressError whose `code` is the documented exit code.
     """
+    steps = distill_in_steps(
+        recipe, name=name, out=out, resume=resume, device=device, teacher=teacher, student=student, shared=Shared()
+    )
+    return finish(steps)
+
+
+def distill_in_steps(
+    recipe: Recipe,
+    *,
+    shared: Shared,
+    name: str = "recipe",
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    teacher: nn.Module | None = None,
+    student: nn.Module | None = None,
+    label: str = "",
+) -> Generator[Position, None, Run]:
+    """distill() as a generator that stops before every step, so that several runs can go on in turns.
+
+    shared: what those runs have in common. label: before each line of progress.
+    """
     place = torch_device(device)
-    run, recipe, goes_on = _open_run(recipe, name, None if out is None else Path(out), resume)
+    run, recipe, goes_on = _open_run(recipe, name, None if out is None else Path(out), resume, place)
     if not goes_on:
         return run
     with run_folder.held(run.path):
@@ -77,7 +101,7 @@ def distill(
             }
         )
         try:
-            results = _distill_into(run, recipe, place, teacher, student)
+            results = yield from _distill_into(run, recipe, place, teacher, student, shared, label)
         except BaseException as stop:
             # Where the disk is full or the folder gone, the first error counts; and no second signal breaks in.
             with contextlib.suppress(CompressError), deferred():
@@ -113,14 +137,16 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
-def _open_run(given: Recipe, name: str, out: Path | None, resume: bool) -> tuple[Run, Recipe, bool]:
+def _open_run(
+    given: Recipe, name: str, out: Path | None, resume: bool, device: torch.device
+) -> tuple[Run, Recipe, bool]:
     """The run, the recipe with nothing left open, and whether there is work to do."""
-    old = _run_to_resume(given, name, out) if resume else None
+    old = _run_to_resume(given, name, out, device) if resume else None
     if old is None:
-        resolved = _resolve(given)
+        resolved = _resolve(given, device)
         return run_folder.new_run(resolved, name, out), resolved, True
     before = old.recipe
-    resolved = _resolve(given, like=before)
+    resolved = _resolve(given, device, like=before)
     changed = [key for key in changed_keys(before, resolved) if key not in _FREE_TO_CHANGE]
     finished = old.manifest["status"] == "finished"
     more_epochs = resolved.train.epochs > before.train.epochs
@@ -146,11 +172,11 @@ def _check_data_of_finished(run: Run, dataset: Dataset) -> None:
         )
 
 
-def _run_to_resume(given: Recipe, name: str, out: Path | None) -> Run | None:
+def _run_to_resume(given: Recipe, name: str, out: Path | None, device: torch.device) -> Run | None:
     if out is not None:
         return Run(out) if (out / run_folder.MANIFEST).exists() else None
     unfinished = [run for run in run_folder.all_runs() if _is_unfinished(run, name)]
-    same = [run for run in unfinished if not changed_keys(run.recipe, _resolve(given, like=run.recipe))]
+    same = [run for run in unfinished if not changed_keys(run.recipe, _resolve(given, device, like=run.recipe))]
     return (same or unfinished or [None])[-1]
 
 
@@ -161,8 +187,8 @@ def _is_unfinished(run: Run, name: str) -> bool:
     )
 
 
-def _resolve(given: Recipe, like: Recipe | None = None) -> Recipe:
-    """Fills in what the recipe leaves open, so that recipe.yaml says all; teacher.epochs stay those of `like`."""
+def _resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> Recipe:
+    """Fills in what the recipe leaves open, so that recipe.yaml says all; what it leaves open stays that of `like`."""
     size = given.data.image_size or LAYOUTS[given.data.name].image_size
     epochs = given.teacher.epochs
     if epochs is None:
@@ -171,8 +197,12 @@ def _resolve(given: Recipe, like: Recipe | None = None) -> Recipe:
     alpha = given.supervision.alpha
     if alpha is None and method != "ce":
         alpha = default_alpha(method)
+    precision = given.train.precision
+    if precision == "auto":
+        precision = like.train.precision if like is not None else _fast_precision(device)
     return given.model_copy(
         update={
+            "train": given.train.model_copy(update={"precision": precision}),
             "data": given.data.model_copy(update={"image_size": size, "augment": resolve_augment(given.data)}),
             "teacher": given.teacher.model_copy(update={"epochs": epochs}),
             "supervision": given.supervision.model_copy(update={"alpha": alpha}),
@@ -180,14 +210,23 @@ def _resolve(given: Recipe, like: Recipe | None = None) -> Recipe:
     )
 
 
+def _fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
+    """On CPUs without AMX bf16 was slower than fp32 with every model tried, up to 2.1 times (recipes/README.md)."""
+    return "bf16" if device.type == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
 def _distill_into(
-    run: Run, recipe: Recipe, device: torch.device, given_teacher: nn.Module | None, given_student: nn.Module | None
-) -> dict[str, Any]:
+    run: Run,
+    recipe: Recipe,
+    device: torch.device,
+    given_teacher: nn.Module | None,
+    given_student: nn.Module | None,
+    shared: Shared,
+    label: str,
+) -> Generator[Position, None, dict[str, Any]]:
     """The work itself. Returns the manifest's results."""
     newest_checkpoint(run.checkpoints, warn=lambda _: None)  # none valid: say so before hours of teacher training
-    dataset = load_data(recipe.data, say=console.say)
-    console.say(_describe(dataset, recipe.data.augment))
-    splits = on_device(dataset, device)
+    dataset, splits = shared.once(("data", recipe.data.model_dump_json(), device), lambda: _data(recipe, device))
     if unseen := set(range(dataset.num_classes)) - set(dataset.eval_labels.tolist()):
         console.warn(
             f"class {dataset.class_names[min(unseen)]!r} has no image to evaluate on ({len(unseen)} such classes)"
@@ -203,8 +242,8 @@ def _distill_into(
         console.say(f"student: {name}, supervised by {supervision}")
     check_logits(student, dataset, "student")
     check_features(student, recipe, dataset, "student")
-    teacher, facts = obtain_teacher(run, recipe, dataset, splits, given_teacher)
-    trained = train(
+    teacher, facts = yield from obtain_teacher(run, recipe, dataset, splits, given_teacher, shared)
+    trained = yield from train(
         copy.deepcopy(student),
         splits=splits,
         teacher=teacher,
@@ -215,6 +254,9 @@ def _distill_into(
         phase="student",
         folder=run.path,
         provenance={"data": dataset.sha256, "teacher": facts["sha256"]},
+        views=_views(recipe, dataset, facts["sha256"], device),
+        shared=shared,
+        label=label,
     )
     sha256 = models.save_model(trained, run.student, dataset)
     result = accuracy(logits_of(trained, splits.evaluation), splits.evaluation.labels)
@@ -235,6 +277,32 @@ def _distill_into(
         "student_balanced_top1": result.balanced_top1,
         "student_sha256": sha256,
     }
+
+
+def _data(recipe: Recipe, device: torch.device) -> tuple[Dataset, Splits]:
+    dataset = load_data(recipe.data, say=console.say)
+    console.say(_describe(dataset, recipe.data.augment))
+    return dataset, on_device(dataset, device)
+
+
+def _views(recipe: Recipe, dataset: Dataset, teacher_sha256: str, device: torch.device) -> TeacherViews | None:
+    if recipe.teacher.cache is None:
+        return None
+    determined_by = {
+        "teacher": teacher_sha256,
+        "data": dataset.sha256,
+        "augment": recipe.data.augment.model_dump(),
+        "seed": recipe.train.seed,
+        "precision": recipe.train.precision,
+        "compile": recipe.train.compile,
+        "device": device.type,
+    }
+    return TeacherViews(
+        count=recipe.teacher.cache.views,
+        samples=len(dataset.train_labels),
+        device=device,
+        determined_by=determined_by,
+    )
 
 
 def _describe(dataset: Dataset, augment: recipe.Augment) -> str:

@@ -15,13 +15,33 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 _TOLERANCE = 1e-3  # of the largest logit, in float32: folding reorders sums, and a wrong fold is far off
 
 
-def frozen(teacher: nn.Module, example: Tensor, *, precision: torch.dtype) -> nn.Module:
-    """A copy of the teacher for inference in `precision`, on the device and in the memory format of `example`.
+class Frozen(nn.Module):
+    """float32 images [N, 3, H, W] to logits in the module's precision, without gradients and whatever autocast says."""
 
-    example: normalised float32 images [N, 3, H, W]. Where folding would change the logits (a module that looks at its
-    own parts, say), the teacher stays whole. A module with other dtypes than float32 inside keeps them.
+    def __init__(self, module: nn.Module, precision: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.precision = module.to(precision).requires_grad_(False), precision
+        super().train(False)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        """A teacher that is asked for targets stays in eval mode, whoever says otherwise."""
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            return self.module(images.to(self.precision))
+
+
+def frozen(teacher: nn.Module, example: Tensor, *, precision: torch.dtype, fold: bool = True) -> Frozen:
+    """A copy of the teacher for inference in `precision`, on the device of `example`.
+
+    example: normalised float32 images [N, 3, H, W]. fold: not where somebody looks at what single layers put out. Where
+    folding would change the logits (a BatchNorm that is used twice, say), the teacher stays whole, too.
     """
-    whole = copy.deepcopy(teacher).to(example.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    whole = copy.deepcopy(teacher).to(example.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    whole.eval()
+    if not fold:
+        return Frozen(whole, precision)
     with torch.no_grad():
         expected = whole(example)
         folded = reparameterize_model(whole)
@@ -29,7 +49,7 @@ def frozen(teacher: nn.Module, example: Tensor, *, precision: torch.dtype) -> nn
             _fold(folded, conv, norm)
         found = folded(example)
     same = bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
-    return (folded if same else whole).to(precision).eval().requires_grad_(False)
+    return Frozen(folded if same else whole, precision)
 
 
 def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:

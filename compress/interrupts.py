@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from compress.errors import Interrupted
 
@@ -40,20 +40,35 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+class _Deferral:
+    """The one Flag of all `deferred` blocks that are open, and what the signals did before the first of them."""
+
+    flag = Flag()
+    before: ClassVar[list[Any]] = []
+    blocks = 0
+
+
 @contextmanager
 def deferred() -> Iterator[Flag]:
-    """Yields a Flag that a signal sets; further signals change nothing. Outside the main thread it stays 0."""
-    flag = Flag()
+    """Yields a Flag that a signal sets; further signals change nothing. Outside the main thread it stays 0.
+
+    Blocks that are open at the same time, also ones that overlap as those of trainings in turns do, share the Flag.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield flag
+        yield Flag()
         return
 
     def handler(number: int, _: Any) -> None:
-        flag.signal_number = flag.signal_number or number
+        _Deferral.flag.signal_number = _Deferral.flag.signal_number or number
 
-    before = [signal.signal(number, handler) for number in _SIGNALS]
+    if _Deferral.blocks == 0:
+        _Deferral.flag = Flag()
+        _Deferral.before = [signal.signal(number, handler) for number in _SIGNALS]
+    _Deferral.blocks += 1
     try:
-        yield flag
+        yield _Deferral.flag
     finally:
-        for number, previous in zip(_SIGNALS, before, strict=True):
-            signal.signal(number, previous)
+        _Deferral.blocks -= 1
+        if _Deferral.blocks == 0:
+            for number, previous in zip(_SIGNALS, _Deferral.before, strict=True):
+                signal.signal(number, previous)

@@ -66,12 +66,18 @@ class Model(Section):
         return value
 
 
+class TeacherCache(Section):
+    views: int = Field(ge=1, le=10_000, description="Augmentations of each sample; then they repeat.")
+
+
 class Teacher(Model):
     source: Literal["train", "checkpoint", "pretrained"] = "train"
     checkpoint: str | None = Field(
         default=None, description="A safetensors file, or a folder with config.json beside it."
     )
     epochs: int | None = Field(default=None, ge=1, le=100_000, description="Default: train.epochs.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Its own, so that students of all seeds share a teacher.")
+    cache: TeacherCache | None = Field(default=None, description="Keep its logits for repeated augmentations.")
 
     @model_validator(mode="after")
     def _checkpoint_goes_with_its_source(self) -> Self:
@@ -100,7 +106,9 @@ class Train(Section):
         default=None, gt=0, lt=1, description="Decay of the weights' moving average, which is then kept."
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="auto: bf16 on a GPU and on CPUs with AMX, where it is faster, else fp32."
+    )
     compile: bool = Field(default=False, description="torch.compile both models.")
     checkpoint_minutes: float = Field(
         default=10.0, gt=0, description="Also checkpoint inside an epoch after this long."
@@ -166,6 +174,12 @@ class Recipe(Section):
         for key, epochs in trained.items():
             if train.warmup_epochs >= epochs:
                 raise ValueError(f"train.warmup_epochs {train.warmup_epochs:g} must be less than {key}, {epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _terms_need_the_teacher_itself(self) -> Self:
+        if self.teacher.cache is not None and self.supervision.terms:
+            raise ValueError("teacher.cache keeps logits, and supervision.terms look inside the teacher: leave one out")
         return self
 
     def dump(self) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """What a training run consists of between two steps: made once, saved in checkpoints, put back when it is resumed."""
 
-import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress import recipe
-from compress.augment import Images
+from compress.batches import Batch, Batches, Phase, stream
 from compress.checkpoint import Checkpoint
 from compress.divergence import DivergenceWatch
 from compress.errors import InputError, UsageError
+from compress.frozen import Frozen
 from compress.objective import Means, Objective
 from compress.terms import Terms
-
-Phase = Literal["teacher", "student"]
 
 
 @dataclass
@@ -33,33 +32,22 @@ class Training:
     forward: Callable[[Tensor], Tensor]
     """The model, compiled where that is asked for."""
     teacher: Callable[[Tensor], Tensor] | None
+    """Only where the terms look inside it while it runs; otherwise the batches hold its logits."""
     optimizer: torch.optim.Optimizer
     schedule: Scheduler | None
     ema: ModelEmaV3 | None
     objective: Objective
     terms: Terms | None
     """The objective's, with their projections; None where it has none."""
-    images: Images
-    augment: recipe.Augment
+    batches: Batches
     settings: recipe.Train
     phase: Phase
-    seed: int
-    """Of this phase's own random stream."""
     watch: DivergenceWatch = field(init=False)
     means: Means = field(default_factory=Means)
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
     """Spent on this epoch's steps so far."""
-
-    @property
-    def batch_size(self) -> int:
-        return min(self.settings.batch_size, len(self.images.labels))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Every batch is full; what is left over is drawn in another epoch, since each has an order of its own."""
-        return len(self.images.labels) // self.batch_size
 
     @property
     def trained(self) -> nn.ModuleList:
@@ -74,56 +62,48 @@ class Training:
 
 def prepare(
     model: nn.Module,
-    teacher: nn.Module | None,
+    batches: Batches,
     objective: Objective,
-    images: Images,
     settings: recipe.Train,
-    augment: recipe.Augment,
     epochs: int,
     phase: Phase,
+    *,
+    teacher: Frozen | None = None,
 ) -> Training:
-    """Moves the models to the images' device and makes projections, optimiser, schedule and moving average.
+    """Moves the model to the images' device and makes projections, optimiser, schedule and moving average.
 
+    teacher: for the terms of the objective, which look inside it.
     Raises UsageError for batches of one image where the model has BatchNorm, which cannot be trained on them.
     """
-    if min(settings.batch_size, len(images.labels)) == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
+    if batches.batch_size == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
         raise UsageError(
             f"a {phase} with BatchNorm cannot be trained on batches of one image",
             "Raise train.batch_size, or add images.",
         )
-    device = images.images.device
-    seed = stream(settings.seed, phase)
-    torch.manual_seed(seed)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if teacher is not None and objective.supervised_by_teacher:
-        teacher = teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-    else:
-        teacher = None
+    torch.manual_seed(batches.seed)
+    model = model.to(batches.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     terms = None
     if objective.terms and teacher is not None:
         terms = Terms(
             objective.terms,
             model,
-            teacher,
-            images.normalized(slice(0, 2)),
+            teacher.module,
+            batches.images.normalized(slice(0, 2)),
             seed=stream(settings.seed, phase, "terms"),
             adjust=objective.adjust,
             epsilon=objective.epsilon,
         )
-    compiled = torch.compile if settings.compile else lambda module: module
     state = Training(
         model=model,
-        forward=compiled(model),
-        teacher=None if teacher is None else compiled(teacher),
+        forward=torch.compile(model) if settings.compile else model,
+        teacher=None if terms is None else teacher,
         optimizer=_optimizer(_trained(model, terms), settings),
         schedule=None,
         ema=None if settings.ema is None else ModelEmaV3(model, decay=settings.ema, use_warmup=True),
         objective=objective,
         terms=terms,
-        images=images,
-        augment=augment,
+        batches=batches,
         settings=settings,
-        seed=seed,
         phase=phase,
     )
     if settings.schedule != "constant" and epochs:
@@ -135,16 +115,11 @@ def prepare(
             decay_rate=settings.step_rate,
             warmup_epochs=settings.warmup_epochs,  # type: ignore[arg-type]
             step_on_epochs=False,
-            updates_per_epoch=state.steps_per_epoch,
+            updates_per_epoch=batches.steps_per_epoch,
         )
         if state.schedule is not None:
             state.schedule.step_update(0)
     return state
-
-
-def stream(*key: object) -> int:
-    """A seed for a random stream of its own: 63 bits of the SHA-256 of its key."""
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
 
 
 def _trained(model: nn.Module, terms: Terms | None) -> nn.ModuleList:
@@ -157,6 +132,19 @@ def _optimizer(model: nn.Module, settings: recipe.Train) -> torch.optim.Optimize
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
     nesterov = settings.nesterov and settings.momentum > 0
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=True)
+
+
+def loss_parts(state: Training, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """The student's forward pass, and the teacher's where terms look inside it: the parts of the loss, and logits."""
+    autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
+    teacher_logits = batch.teacher_logits
+    with autocast, state.terms.recording() if state.terms is not None else nullcontext():
+        if state.teacher is not None:
+            teacher_logits = state.teacher(batch.images)
+        student_logits = state.forward(batch.images)
+    epoch = state.epoch + state.step / state.batches.steps_per_epoch
+    parts = state.objective(student_logits, teacher_logits, batch.labels, terms=state.terms, epoch=epoch)
+    return parts, student_logits
 
 
 def snapshot(state: Training, provenance: dict[str, Any]) -> Checkpoint:
@@ -187,7 +175,7 @@ def restore(state: Training, found: Checkpoint, provenance: dict[str, Any], fold
     recorded = found.meta["provenance"]
     if changed := sorted(key for key in provenance if recorded.get(key) != provenance[key]):
         raise InputError(f"the checkpoints in {folder} are of another {', '.join(changed)}", "Use another --out.")
-    device = state.images.images.device
+    device = state.batches.device
     state.model.load_state_dict(found.part("model"))
     if state.ema is not None:
         state.ema.module.load_state_dict(found.part("ema"))
@@ -204,7 +192,7 @@ def restore(state: Training, found: Checkpoint, provenance: dict[str, Any], fold
     state.means.steps = found.meta["mean_steps"]
     state.epoch, state.step, state.seconds = found.meta["epoch"], found.meta["step"], found.meta["seconds"]
     if state.schedule is not None:
-        state.schedule.step_update(state.epoch * state.steps_per_epoch + state.step)
+        state.schedule.step_update(state.epoch * state.batches.steps_per_epoch + state.step)
     torch.set_rng_state(found.tensors["random.cpu"])
     if device.type == "cuda" and "random.cuda" in found.tensors:
         torch.cuda.set_rng_state(found.tensors["random.cuda"], device)

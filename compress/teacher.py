@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from compress import console, files, models
 from compress.augment import Splits
+from compress.batches import Shared, stream
 from compress.data import Dataset
 from compress.errors import InputError
 from compress.evaluate import accuracy, logits_of
@@ -22,26 +24,26 @@ from compress.metrics import METRICS, MetricsLog
 from compress.objective import Objective
 from compress.recipe import Recipe
 from compress.run import RUNS, TEACHERS, Run
-from compress.state import stream
 from compress.terms import tap
-from compress.train import train
+from compress.train import Position, train
 
-_TRAINING_FORMAT = 1  # raise it when the same recipe trains to other weights
-_WITHOUT_INFLUENCE = ("epochs", "checkpoint_minutes", "keep_checkpoints", "tensorboard")
+_TRAINING_FORMAT = 2  # raise it when the same recipe trains to other weights
+_WITHOUT_INFLUENCE = ("epochs", "seed", "checkpoint_minutes", "keep_checkpoints", "tensorboard")
 _FACTS = "facts.json"
 
 
 def obtain_teacher(
-    run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None
-) -> tuple[nn.Module, dict[str, Any]]:
+    run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None, shared: Shared
+) -> Generator[Position, None, tuple[nn.Module, dict[str, Any]]]:
     """The teacher and its facts (source, sha256, top1, balanced_top1). Afterwards it is in run/teacher, too.
 
+    A generator, like the training that it may take. Runs that share a teacher get the same module.
     Raises InputError where its classes are not the data's, and where its weights cannot be read.
     """
     facts_file = run.teacher / _FACTS
     if given is not None or not facts_file.exists():
         if given is None and recipe.teacher.source == "train":
-            kept = _trained_teacher(recipe, dataset, splits)
+            kept = yield from _trained_teacher(recipe, dataset, splits)
             _link_folder(kept / "model", run.teacher)
             MetricsLog(run.path).replace_phase("teacher", kept / METRICS)
         else:
@@ -55,7 +57,10 @@ def obtain_teacher(
     if given is not None:
         teacher = copy.deepcopy(given)
     else:
-        teacher = models.fit_teacher(models.load_model(run.teacher), dataset, str(run.teacher))
+        teacher = shared.once(
+            ("teacher", facts["sha256"]),
+            lambda: models.fit_teacher(models.load_model(run.teacher), dataset, str(run.teacher)),
+        )
     console.say(f"teacher: top1 {facts['top1']:.2%} on {dataset.eval_split} of {dataset.name}")
     return teacher, facts
 
@@ -96,12 +101,13 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
         "architecture": models.architecture(recipe.teacher, dataset.image_size),
         "args": recipe.teacher.args,
         "epochs": recipe.teacher.epochs,
+        "seed": recipe.teacher.seed,
         "train": recipe.train.model_dump(exclude=set(_WITHOUT_INFLUENCE)),
     }
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Path:
+def _trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generator[Position, None, Path]:
     """The folder of the teacher that this recipe asks for, runs/teachers/HASH: kept from before, or trained now."""
     folder = RUNS / TEACHERS / teacher_hash(recipe, dataset)
     model_folder = folder / "model"
@@ -121,17 +127,17 @@ def _trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Path:
             console.say(f"teacher: reused from {folder}")
             return folder
         console.say(f"teacher: {models.architecture(recipe.teacher, dataset.image_size)}, trained in {folder}")
-        torch.manual_seed(stream(recipe.train.seed, "teacher", "weights"))
+        torch.manual_seed(stream(recipe.teacher.seed, "teacher", "weights"))
         model = models.create_model(recipe.teacher, num_classes=dataset.num_classes, image_size=dataset.image_size)
         check_logits(model, dataset, "teacher")
         check_features(model, recipe, dataset, "teacher")
         assert recipe.teacher.epochs is not None
-        trained = train(
+        trained = yield from train(
             model,
             splits=splits,
             teacher=None,
             objective=Objective(recipe.train.label_smoothing),
-            settings=recipe.train,
+            settings=recipe.train.model_copy(update={"seed": recipe.teacher.seed}),
             augment=recipe.data.augment,
             epochs=recipe.teacher.epochs,
             phase="teacher",

@@ -18,20 +18,17 @@ from torch import Tensor
 
 from compress import console, models, recipe
 from compress.augment import Images
+from compress.batches import Batch, Shared, batches_and_teacher
 from compress.interrupts import Flag
 from compress.objective import Means, Objective
-from compress.state import Training, prepare
-from compress.train import run_epoch
+from compress.state import Training, loss_parts, prepare
+from compress.train import finish, run_epoch
 
 
 def roofline_step(state: Training, images: Tensor, labels: Tensor) -> None:
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16"):
-        teacher_logits = None
-        if state.teacher is not None:
-            with torch.no_grad():
-                teacher_logits = state.teacher(images)
-        student_logits = state.forward(images)
-    state.objective(student_logits, teacher_logits, labels)["loss"].backward()
+    teacher = state.batches.teacher
+    batch = Batch(images, labels, None if teacher is None else teacher(images))
+    loss_parts(state, batch)[0]["loss"].backward()
     state.optimizer.found_inf = None  # type: ignore[attr-defined]
     state.optimizer.step()
     state.optimizer.zero_grad()
@@ -87,22 +84,25 @@ def main(
     labels = torch.randint(0, classes, (count,), generator=generator)
     half = torch.full((3,), 0.5, device=place)
     images = Images(pixels.to(place), labels.to(place), half, half / 2)
-    state = prepare(
-        models.create_model(checked.student, num_classes=classes, image_size=size),
-        models.create_model(checked.teacher, num_classes=classes, image_size=size),
-        Objective.of(checked.supervision, label_smoothing=0.0),
+    objective = Objective.of(checked.supervision, label_smoothing=0.0)
+    batches, _ = batches_and_teacher(
         images,
+        models.create_model(checked.teacher, num_classes=classes, image_size=size),
+        objective,
         checked.train,
         recipe.Augment(crop=size // 8, flip=True),
-        epochs=checked.train.epochs,
-        phase="student",
+        "student",
+        views=None,
+        shared=Shared(),
     )
+    model = models.create_model(checked.student, num_classes=classes, image_size=size)
+    state = prepare(model, batches, objective, checked.train, checked.train.epochs, "student")
     constant = images.normalized(slice(0, batch))
     constant_labels = images.labels[:batch]
 
     def loop_round() -> None:
         state.step, state.means = 0, Means()
-        run_epoch(state, Flag(), console.Bar(), lambda: None)
+        finish(run_epoch(state, Flag(), console.Bar(), lambda: None))
         state.epoch += 1
 
     def roofline_round() -> None:

@@ -16,7 +16,7 @@ from compress.metrics import read_metrics
 from compress.models import create_model
 from compress.objective import Objective
 from compress.supervision import distillation_loss
-from compress.train import train
+from compress.train import finish, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,17 +43,19 @@ def network(seed: int) -> nn.Module:
 
 def run(folder: Path, device: torch.device = CUDA, teacher: nn.Module | None = None, **options: Any) -> nn.Module:
     settings = recipe.Train.model_validate({"epochs": 3, "batch_size": 64, "lr": 0.05, **options})
-    return train(
-        network(1),
-        splits=splits(device),
-        teacher=teacher or network(2),
-        objective=Objective.of(recipe.Supervision(method="ka-ps+dtd-flsw"), label_smoothing=0.0),
-        settings=settings,
-        augment=recipe.Augment(crop=2, flip=True, erase=0.2, scale=0.7),
-        epochs=settings.epochs,
-        phase="student",
-        folder=folder,
-        provenance={},
+    return finish(
+        train(
+            network(1),
+            splits=splits(device),
+            teacher=teacher or network(2),
+            objective=Objective.of(recipe.Supervision(method="ka-ps+dtd-flsw"), label_smoothing=0.0),
+            settings=settings,
+            augment=recipe.Augment(crop=2, flip=True, erase=0.2, scale=0.7),
+            epochs=settings.epochs,
+            phase="student",
+            folder=folder,
+            provenance={},
+        )
     )
 
 

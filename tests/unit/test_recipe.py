@@ -37,7 +37,7 @@ def test_a_short_recipe_gets_the_documented_defaults(tmp_path: Path) -> None:
         40.0,
         1.0,
     )
-    assert recipe.train.precision == "bf16"
+    assert recipe.train.precision == "auto"
 
 
 @pytest.mark.parametrize(
