@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command, assert_fails
-from tests.faults.conftest import Start, snapshot, weights
+from tests.faults.conftest import Start, faulty, snapshot, weights
 
 pytestmark = pytest.mark.faults
 LONGER = ("--resume", "--set", "train.epochs=4")
@@ -41,18 +42,6 @@ def home(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture(scope="module")
-def extended(command: Command, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The weights after four epochs; the schedule depends on that number, so the run starts with it."""
-    home = tmp_path_factory.mktemp("extended")
-    result = command("distill", tiny_recipe, "--set", "train.epochs=2", cwd=home)
-    assert result.returncode == 0, result.stderr
-    (run,) = home.glob("runs/tiny-*")
-    result = command("distill", tiny_recipe, "--out", run, *LONGER, cwd=home)
-    assert result.returncode == 0, result.stderr
-    return weights(home)
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
@@ -69,14 +58,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert "going on from epoch 2, step 0" in result.stderr
 
 
-def test_after_falling_back_the_weights_are_those_of_a_whole_history(
-    command: Command, tiny_recipe: Path, home: Path, extended: bytes
+def test_after_falling_back_the_weights_are_those_of_an_undisturbed_run(
+    command: Command, tiny_recipe: Path, finished: Path, tmp_path: Path
 ) -> None:
-    """The first epochs trained with the schedule of two epochs, then that of four: both ways go on from epoch 2."""
-    (run,) = home.glob("runs/tiny-*")
-    result = command("distill", tiny_recipe, "--out", run, *LONGER, cwd=home)
-    assert result.returncode == 0, result.stderr
-    assert weights(home) == extended
+    result = command("distill", tiny_recipe, cwd=tmp_path, **faulty("kill os.rename tiny-.*/student$ 1"))
+    assert result.returncode == -signal.SIGKILL
+    (run,) = tmp_path.glob("runs/tiny-*")
+    truncate(max((run / "checkpoints").glob("epoch-00002*.safetensors")))
+    result = command("distill", tiny_recipe, "--resume", cwd=tmp_path)
+    assert "is damaged" in result.stderr
+    assert weights(tmp_path) == (finished / "student" / "model.safetensors").read_bytes()
 
 
 def test_none_valid_is_an_input_error_and_changes_nothing(command: Command, tiny_recipe: Path, home: Path) -> None:
