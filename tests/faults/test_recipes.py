@@ -1,4 +1,4 @@
-"""Recipes that are damaged, deep, large or hostile: one line and exit 2 within two seconds, and nothing in them runs."""
+"""Recipes that are damaged, deep, large or hostile: one line and exit 2 within 2 s, and nothing in them runs."""
 
 import os
 import threading
