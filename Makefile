@@ -1,11 +1,12 @@
 # make quickstart   set up, distil a student on scikit-learn's digits, print where it is
-# make test         set up, lint, types, every test          make test-fast   the quick part of it
+# make test         set up, lint, types, every quick and slow test    make test-fast   the quick part of it
+# make faults       kills, full disks, hostile files: ten minutes     make audit       known vulnerabilities, by pip-audit
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart check test test-fast clean
+.PHONY: quickstart check test test-fast faults audit clean
 .DELETE_ON_ERROR:
 
 quickstart: $(INSTALLED)
@@ -17,10 +18,17 @@ check: $(INSTALLED)
 	$(BIN)/pyright
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not faults"
 
 test-fast: check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not faults"
+
+faults: $(INSTALLED)
+	$(BIN)/pytest -m faults
+
+audit: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python tools/audit.py
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

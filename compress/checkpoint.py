@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def newest_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> Checkpoin
     for name in reversed(names):
         try:
             return _read(folder / f"{name}.safetensors")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             warn(f"checkpoint {folder / name} is damaged ({error}); trying the one before it")
     if names:
         raise InputError(f"none of the {len(names)} checkpoints in {folder} is valid", "Start anew in another folder.")

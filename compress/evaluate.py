@@ -9,6 +9,7 @@ from compress.augment import Images
 from compress.interrupts import Flag
 
 BATCH = 512
+PIXELS = BATCH * 64 * 64  # larger images come in smaller batches, lest memory that holds training is too small here
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ def logits_of(model: nn.Module, images: Images, *, precision: str = "fp32", inte
     model.eval()
     outputs = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for start in range(0, len(images.labels), BATCH):
+        size = max(1, min(BATCH, PIXELS // (images.images.shape[1] * images.images.shape[2])))
+        for start in range(0, len(images.labels), size):
             if interrupted is not None:
                 interrupted.raise_if_set()
-            outputs.append(model(images.normalized(slice(start, start + BATCH))).float())
+            outputs.append(model(images.normalized(slice(start, start + size))).float())
     model.train(was_training)
     return torch.cat(outputs)
 

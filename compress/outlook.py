@@ -36,7 +36,7 @@ def memory_explained(state: Training) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
         fitting = _batch_size_that_fits(state)
-        hint = f"train.batch_size={fitting} fits" if fitting else "Not even two images fit: choose a smaller model"
+        hint = f"train.batch_size={fitting} fits" if fitting else "No smaller batch fits: choose a smaller model"
         raise MachineError(
             f"{state.phase} training ran out of memory at epoch {state.epoch + 1}, step {state.step + 1}, with batches "
             f"of {state.batches.batch_size} images",

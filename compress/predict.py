@@ -1,5 +1,6 @@
 """Class names and probabilities for image files, by the student of a run or by an exported ONNX file."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from compress import files
 from compress.errors import InputError
 from compress.images import read_image
 
@@ -55,6 +57,7 @@ def _from_onnx(path: Path) -> tuple[list[str], int, Classifier]:
 
     if not path.is_file():
         raise InputError(f"no ONNX file at {path}", "Write one with `compress export`.")
+    _check_recorded(path)
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         meta = session.get_modelmeta().custom_metadata_map
@@ -71,6 +74,17 @@ def _from_onnx(path: Path) -> tuple[list[str], int, Classifier]:
         return softmax(logits, axis=1)
 
     return names, size, classify
+
+
+def _check_recorded(path: Path) -> None:
+    """Raises InputError where the file lies beside an export's record that holds another hash for it."""
+    for record in path.parent.glob("*export.json"):
+        try:
+            recorded = json.loads(record.read_text(encoding="utf-8"))["files"][path.name]["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # another model's, or nothing that can be compared
+        if files.sha256_file(path) != recorded:
+            raise InputError(f"{path} was altered: its hash is not that in {record.name}", "Export it again.")
 
 
 def _normalized(pixels: NDArray[np.uint8], mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:

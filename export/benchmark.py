@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress import files
 from compress import run as run_folder
 from compress.data import Dataset, load_data
 from compress.errors import InputError, UsageError
@@ -30,7 +29,6 @@ from export.candidates import (
 from export.machine import this_machine
 from export.memory import peak_memory
 from export.results import (
-    FILE,
     Accuracy,
     Benchmark,
     Candidate,
@@ -136,11 +134,10 @@ def benchmark_run(
             ],
             aa=aa,
             warnings=_warnings(record, timed, aa, machine.load_average, machine.cores_allowed),
+            sha256="",
         )
         outcome = outcome.model_copy(update={"seconds": round(time.perf_counter() - clock, 1)})
-        content = outcome.model_dump(mode="json")
-        files.write_json(run.path / FILE, content)
-    return content
+        return results.write_benchmark(run.path, outcome)
 
 
 def _check(settings: Settings) -> None:

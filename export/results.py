@@ -4,11 +4,14 @@ Every block of numbers names its source: `measured`, `proxy` (measured on a stan
 Accuracies and drops are fractions, times milliseconds, sizes bytes or megabytes of 10^6.
 """
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from compress import files
 from compress.errors import InputError
 from compress.recipe import Section
 from export import statistics
@@ -235,16 +238,29 @@ class Benchmark(Section):
     thumbnails: list[Thumbnail]
     aa: list[AARun]
     warnings: list[str]
+    sha256: str = Field(description="Of all the rest, as JSON with sorted keys; empty until it is written.")
 
     def candidate(self, name: str) -> Candidate:
         return next(entry for entry in self.candidates if entry.name == name)
 
 
+def write_benchmark(run: Path, benchmark: Benchmark) -> dict[str, Any]:
+    """Writes RUN/benchmark.json and returns its content, with its hash."""
+    content = benchmark.model_dump(mode="json")
+    content["sha256"] = _digest(content)
+    files.write_json(run / FILE, content)
+    return content
+
+
 def read_benchmark(run: Path) -> Benchmark:
-    """Raises InputError where there is no benchmark.json, or it is truncated, damaged or of another version."""
+    """Raises InputError where there is no benchmark.json, or it is truncated, altered or of another version."""
     path = run / FILE
     try:
-        return Benchmark.model_validate_json(path.read_bytes())
+        raw = path.read_bytes()
+        benchmark = Benchmark.model_validate_json(raw)
+        if benchmark.sha256 != _digest(json.loads(raw)):
+            raise InputError(f"{path} was altered: its hash differs", f"Make it again with `compress benchmark {run}`.")
+        return benchmark
     except FileNotFoundError:
         raise InputError(f"{run} has no {FILE}", f"Make it with `compress benchmark {run}`.") from None
     except ValidationError as error:
@@ -256,6 +272,11 @@ def read_benchmark(run: Path) -> Benchmark:
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def benchmark_schema() -> dict[str, Any]:

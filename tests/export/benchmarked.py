@@ -7,7 +7,7 @@ from pathlib import Path
 from compress.run import Run
 from export import benchmark
 from export.from_run import export_run
-from export.results import Benchmark, read_benchmark
+from export.results import Benchmark, read_benchmark, write_benchmark
 
 
 @functools.cache
@@ -22,5 +22,5 @@ def benchmarked(finished: Path, home: Path) -> tuple[Run, Benchmark]:
 
 def write(result: Benchmark, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.json").write_text(result.model_dump_json())
+    write_benchmark(folder, result)
     return folder

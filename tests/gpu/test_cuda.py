@@ -1,5 +1,6 @@
 """The loop on a CUDA device: run with `pytest -m gpu` where there is one."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 from compress import recipe
 from compress.augment import Images, Splits
 from compress.divergence import DivergenceWatch
-from compress.errors import DivergedError
+from compress.errors import DivergedError, MachineError
 from compress.evaluate import accuracy, logits_of
 from compress.metrics import read_metrics
 from compress.models import create_model
@@ -41,12 +42,18 @@ def network(seed: int) -> nn.Module:
     return create_model(settings, num_classes=4, image_size=16)
 
 
-def run(folder: Path, device: torch.device = CUDA, teacher: nn.Module | None = None, **options: Any) -> nn.Module:
+def run(
+    folder: Path,
+    device: torch.device = CUDA,
+    teacher: nn.Module | None = None,
+    data: Splits | None = None,
+    **options: Any,
+) -> nn.Module:
     settings = recipe.Train.model_validate({"epochs": 3, "batch_size": 64, "lr": 0.05, **options})
     return finish(
         train(
             network(1),
-            splits=splits(device),
+            splits=data or splits(device),
             teacher=teacher or network(2),
             objective=Objective.of(recipe.Supervision(method="ka-ps+dtd-flsw"), label_smoothing=0.0),
             settings=settings,
@@ -114,3 +121,26 @@ def test_a_bad_step_leaves_the_weights_alone_without_a_sync(optimizer: str) -> N
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     with pytest.raises(DivergedError):
         watch.raise_if_diverged("student", 0)
+
+
+def test_out_of_memory_names_a_batch_size_that_really_fits(tmp_path: Path) -> None:
+    """The allocator may use what batches of a quarter need, and some more."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    data = splits(CUDA, count=8192)
+    options: dict[str, Any] = {"epochs": 1, "data": data, "precision": "fp32"}
+    run(tmp_path / "quarter", batch_size=2048, **options)
+    limit = 1.3 * torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(CUDA).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(limit)
+    try:
+        with pytest.raises(MachineError, match=r"epoch 1, step 1.*batches of 8192") as caught:
+            run(tmp_path / "whole", batch_size=8192, **options)
+        assert caught.value.code == 4
+        found = re.search(r"train\.batch_size=(\d+) fits", str(caught.value))
+        assert found
+        assert int(found[1]) < 8192
+        run(tmp_path / "fitting", batch_size=int(found[1]), **options)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    run(tmp_path / "whole", batch_size=8192, **options)
