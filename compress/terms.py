@@ -59,7 +59,7 @@ class Terms(nn.Module):
         self._teacher = tap(teacher, terms, images, role="teacher")
         self.projections = nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # manual_seed would seed CUDA's stream, too
             for part, term in self.terms.items():
                 if isinstance(term, FeatureTerm) and term.name in _NEED_EQUAL_CHANNELS:
                     channels_s = self._student.shapes[self._student.paths[term.student]][0]

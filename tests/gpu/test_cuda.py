@@ -1,6 +1,7 @@
 """The loop on a CUDA device: run with `pytest -m gpu` where there is one."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress import recipe
+from compress import features, recipe
 from compress.augment import Images, Splits
 from compress.divergence import DivergenceWatch
 from compress.errors import DivergedError, MachineError
@@ -42,20 +43,33 @@ def network(seed: int) -> nn.Module:
     return create_model(settings, num_classes=4, image_size=16)
 
 
+TERMS = [
+    {"name": "fitnet"},
+    {"name": "attention_transfer", "student": "layer2", "teacher": "layer3"},
+    {"name": "neuron_selectivity"},
+    {"name": "similarity_preserving"},
+    {"name": "relational", "weight": 0.1},
+    {"name": "dkd"},
+    {"name": "dist", "weight": 0.1},
+]
+
+
 def run(
     folder: Path,
     device: torch.device = CUDA,
     teacher: nn.Module | None = None,
     data: Splits | None = None,
+    terms: list[dict[str, Any]] | None = None,
     **options: Any,
 ) -> nn.Module:
+    supervision = recipe.Supervision.model_validate({"method": "ka-ps+dtd-flsw", "terms": terms or []})
     settings = recipe.Train.model_validate({"epochs": 3, "batch_size": 64, "lr": 0.05, **options})
     return finish(
         train(
             network(1),
             splits=data or splits(device),
             teacher=teacher or network(2),
-            objective=Objective.of(recipe.Supervision(method="ka-ps+dtd-flsw"), label_smoothing=0.0),
+            objective=Objective.of(supervision, label_smoothing=0.0),
             settings=settings,
             augment=recipe.Augment(crop=2, flip=True, erase=0.2, scale=0.7),
             epochs=settings.epochs,
@@ -87,10 +101,26 @@ def test_the_loss_is_the_cpus() -> None:
             torch.testing.assert_close(cuda["loss"].cpu(), cpu["loss"])
 
 
+@pytest.mark.parametrize("loss", [features.fitnet, features.relational, features.neuron_selectivity])
+def test_feature_losses_are_the_cpus(loss: Callable[..., torch.Tensor]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in (2, 9):
+        f_s, f_t = (torch.randn(16, 12, size, size, generator=generator) for _ in range(2))
+        values, slopes = [], []
+        for device in (torch.device("cpu"), CUDA):
+            student = f_s.to(device).requires_grad_()
+            value = loss(student, f_t.to(device))
+            values.append(value.cpu())
+            slopes.append(torch.autograd.grad(value, student)[0].cpu())
+        torch.testing.assert_close(values[0], values[1], atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(slopes[0], slopes[1], atol=1e-5, rtol=1e-2)
+
+
+@pytest.mark.parametrize("terms", [[], TERMS], ids=["method", "terms"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_training_learns_and_resumes(tmp_path: Path, compiled: bool) -> None:
-    run(tmp_path, compile=compiled)
-    longer = run(tmp_path, compile=compiled, epochs=12)
+def test_training_learns_and_resumes(tmp_path: Path, compiled: bool, terms: list[dict[str, Any]]) -> None:
+    run(tmp_path, compile=compiled, terms=terms)
+    longer = run(tmp_path, compile=compiled, epochs=12, terms=terms)
     assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl")] == list(range(12))
     part = splits(CUDA).evaluation
     assert accuracy(logits_of(longer, part), part.labels).top1 > 0.9

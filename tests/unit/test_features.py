@@ -120,6 +120,14 @@ def test_known_values():
     assert features.similarity_preserving(orthogonal, equal).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_distances_between_many_near_samples_do_not_cancel():
+    """Points within 1e-3 of one another and 10 from the origin: squares minus products lose every digit."""
+    points = 10 + 1e-3 * torch.randn(2, 40, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    for options in ({"angle_weight": 0.0}, {"distance_weight": 0.0}):
+        expected = features.relational(points[0].double(), points[1].double(), **options)
+        torch.testing.assert_close(features.relational(*points, **options).double(), expected, rtol=1e-3, atol=0)
+
+
 @losses
 def test_gradients_are_those_of_finite_differences(name):
     for shape in [(4, 3, 3, 2, 2), (3, 2, 2, 2, 3)]:
