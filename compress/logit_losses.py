@@ -74,7 +74,7 @@ def dist_loss(
     if labels is None:
         if adjust != "none":
             raise ValueError(f"adjust={adjust!r} needs labels")
-        labels = z_t.argmax(dim=1)
+        labels = torch.zeros(len(z_t), dtype=torch.long, device=z_t.device)  # targets that are not adjusted need none
     log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon)
     p_s, p_t = log_s.exp(), log_t.exp()
     inter = (each**2 * _one_minus_pearson(p_s, p_t)).mean()

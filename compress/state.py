@@ -87,7 +87,7 @@ def prepare(
         terms = Terms(
             objective.terms,
             model,
-            teacher.module,
+            teacher,
             batches.images.normalized(slice(0, 2)),
             seed=stream(settings.seed, phase, "terms"),
             adjust=objective.adjust,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import UsageError
+from compress.frozen import Frozen
 from compress.models import Renormalized
 
 
@@ -32,7 +33,8 @@ class Tap:
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str | None], images: Tensor, *, role: str) -> None:
-        self._model: Any = model.model if isinstance(model, Renormalized) else model
+        self._whole = model
+        self._model: Any = _inner(model)
         self._role = role
         self._outputs: dict[str, Any] = {}
         self.paths = {name: self._path(name) for name in names}
@@ -84,13 +86,13 @@ class Tap:
         def note(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
             versions[path] = getattr(output, "_version", 0)
 
-        was_training = self._model.training
+        was_training = self._whole.training
         with ExitStack() as hooks, torch.no_grad(), self.recording():
             for path in self._hooks:
                 module = self._model.get_submodule(path)
                 hooks.enter_context(module.register_forward_hook(functools.partial(note, path)))
-            self._model.eval()(images)
-        self._model.train(was_training)
+            self._whole.eval()(images)
+        self._whole.train(was_training)
         now = {path: getattr(output, "_version", 0) for path, output in self._outputs.items()}
         features = self.features()
         for path, feature in features.items():
@@ -128,3 +130,10 @@ class Tap:
 
     def _refused(self, path: str, why: str, hint: str = "Name another module.") -> UsageError:
         return UsageError(f"feature {path!r} of the {self._role} {why}", hint)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The model whose modules have the names that users know."""
+    if isinstance(model, Frozen):
+        return _inner(model.module)
+    return model.model if isinstance(model, Renormalized) else model

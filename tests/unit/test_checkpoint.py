@@ -62,10 +62,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
         newest_checkpoint(tmp_path, warn=lambda _: None)
 
 
-def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.weight", "terms.projections.fitnet.weight"])
+def test_weights_that_are_not_finite_are_never_written(tmp_path: Path, name: str) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
     bad = checkpoint(2)
-    bad.tensors["model.weight"][1, 1] = float("inf")
+    bad.tensors[name] = torch.tensor([1.0, float("inf")])
     with pytest.raises(DivergedError):
         save_checkpoint(tmp_path, bad, keep=2)
     found = newest_checkpoint(tmp_path, warn=pytest.fail)

@@ -1,5 +1,6 @@
 """decoupled_kd and dist_loss against slow references, scipy, the papers' identities, and what breaks a logit loss."""
 
+import itertools
 import math
 
 import pytest
@@ -116,8 +117,8 @@ def test_dist_loss_does_not_mind_scale_and_shift_of_probabilities():
 
 
 def test_a_row_that_is_constant_has_no_correlation_unless_both_are():
-    flat, peaked = torch.zeros(1, 4), torch.tensor([[3.0, 0.0, 0.0, 0.0]])
-    for dtype in (torch.float32, torch.float64):
+    for dtype, classes in itertools.product((torch.float32, torch.float64), (4, 6, 11, 100)):
+        flat, peaked = torch.zeros(1, classes), torch.linspace(-2, 2, classes)[None]
         for constant in (0.0, 1.0, -7.3):
             one, other = (flat + constant).to(dtype), peaked.to(dtype)
             assert dist_loss(one, other, gamma=0.0) == 1
@@ -255,5 +256,7 @@ def test_what_would_broadcast_or_is_unknown_is_an_error(loss):
             loss(student, teacher, labels, temperature=temperature)
     with pytest.raises(ValueError, match="typo"):
         loss(student, teacher, labels, adjust="typo")
+    with pytest.raises(ValueError, match="logits"):
+        dist_loss(student, teacher[0])
     with pytest.raises(ValueError, match="needs labels"):
         dist_loss(student, teacher, adjust="probability_shift")

@@ -86,6 +86,11 @@ def test_any_module_can_be_named_and_vectors_become_maps_of_one_place() -> None:
     torch.testing.assert_close(found["global_pool"][:, :, 0, 0], model.forward_features(images()).mean((2, 3)))
 
 
+def test_channels_that_come_last_come_first_inside_of_stages_too() -> None:
+    tap = Tap(family("swin"), ["layers.0.blocks.0", "patch_embed"], images(), role="student")
+    assert set(tap.shapes.values()) == {(16, 8, 8)}
+
+
 def test_a_pass_is_recorded_with_its_gradient_and_handed_over_once() -> None:
     model = network()
     tap = Tap(model, ["1"], images(), role="student")
