@@ -73,6 +73,48 @@ def distill(
 
 
 @cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--method", "methods", metavar="M", multiple=True, help="May be given several times, as --seed.")
+@click.option("--seed", "seeds", type=int, multiple=True, help="train.seed: of the student; the teacher has its own.")
+@click.option("--set", "varied", metavar="KEY=A,B", multiple=True, help="Values of a key, as in train.lr=0.1,0.05.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder of the runs. Default: runs/.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@as_json
+def sweep(
+    recipe: Path,
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    varied: tuple[str, ...],
+    out: Path | None,
+    device: str,
+    json_: bool,
+) -> None:
+    """Every combination of methods, seeds and values as a run of its own; runs that share a teacher go in lockstep.
+
+    \b
+    compress sweep recipes/cifar100_cpu.yaml --method kd --method ka+dtd --seed 0 --seed 1 --seed 2
+
+    Runs have stable names: the same command again skips what is finished and goes on with what is not.
+    """
+    from compress.sweep import grid
+
+    cells = grid(recipe, methods, seeds, varied, out)
+
+    from compress import console
+    from compress.sweep import raise_if_failed, results
+    from compress.sweep import sweep as run_sweep
+
+    outcomes = run_sweep(cells, recipe_name=recipe.stem, device=device)
+    rows = results(cells, outcomes)
+    if json_:
+        _print_json(rows)
+    for row in rows:
+        found = f"{row['student_top1']:.2%}" if row["status"] == "finished" else row["error"]
+        console.say(f"{row['run']:<60} {row['status']:<9} {found}")
+    raise_if_failed(outcomes)
+
+
+@cli.command()
 @click.argument("model", type=click.Path(path_type=Path), metavar="RUN|ONNX")
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many classes to show.")

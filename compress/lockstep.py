@@ -1,0 +1,97 @@
+"""Trainings in turns: each makes one step, the one that is furthest behind first, so that they share each batch.
+
+In: generators of distill_in_steps by name. Out: what each came to, a Run or the error that ended it.
+"""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from compress.errors import CompressError, Interrupted
+from compress.run import Run
+from compress.train import Position
+
+Steps = Generator[Position, None, Run]
+Outcome = Run | CompressError
+
+
+def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
+    """Each run ends at the same bits as alone: it has a random stream of its own.
+
+    The first run makes a teacher that they share before the next begins. Where a run fails, the others go on. Raises
+    Interrupted after a signal, once every run that had begun is saved.
+    """
+    trainees = [_Trainee(name, steps) for name, steps in runs.items()]
+    begun: list[_Trainee] = []
+    try:
+        for trainee in trainees:
+            begun.append(trainee)
+            trainee.advance()
+            while trainee.position is not None and trainee.position.phase == "teacher":
+                trainee.advance()
+        while active := [trainee for trainee in trainees if trainee.position is not None]:
+            min(active, key=lambda trainee: (trainee.epoch, trainee.step)).advance()
+    except Interrupted:
+        for trainee in begun:
+            trainee.stop()
+        raise
+    finally:
+        for trainee in begun:
+            trainee.steps.close()
+    return {trainee.name: trainee.outcome for trainee in trainees if trainee.outcome is not None}
+
+
+@dataclass
+class _Trainee:
+    """One run. position is None before it begins and after it ended."""
+
+    name: str
+    steps: Steps
+    position: Position | None = None
+    outcome: Outcome | None = None
+    random: list[Tensor] = field(default_factory=lambda: _random_state())
+
+    @property
+    def epoch(self) -> int:
+        return self.position.epoch if self.position else 0
+
+    @property
+    def step(self) -> int:
+        return self.position.step if self.position else 0
+
+    def advance(self) -> None:
+        """To before its next step, or to its end."""
+        others = _random_state()
+        _set_random_state(self.random)
+        try:
+            self.position = next(self.steps)
+        except StopIteration as end:
+            self.position, self.outcome = None, end.value
+        except CompressError as error:
+            self.position, self.outcome = None, error
+        finally:
+            self.random = _random_state()
+            _set_random_state(others)
+
+    def stop(self) -> None:
+        """The signal was seen: on its next turn a training saves itself and says Interrupted."""
+        while self.position is not None:
+            try:
+                self.advance()
+            except Interrupted:
+                self.position = None
+
+
+def _random_state() -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states.append(torch.cuda.get_rng_state())
+    return states
+
+
+def _set_random_state(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1])

@@ -1,0 +1,132 @@
+"""A grid of recipes as runs with stable names: in lockstep where they differ in supervision or student alone.
+
+In: a recipe file and what varies. Out: the runs, and what became of each.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress import console
+from compress.batches import Shared
+from compress.distillation import distill_in_steps
+from compress.errors import CompressError, UsageError
+from compress.lockstep import Outcome, run_in_lockstep
+from compress.recipe import Recipe, load_recipe
+from compress.run import RUNS, Run
+from compress.strict_yaml import parse_yaml
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid. arm: what it has besides its seed, by which the table compares."""
+
+    name: str
+    arm: str
+    seed: int
+    recipe: Recipe
+    folder: Path
+
+
+def grid(
+    path: Path, methods: Sequence[str], seeds: Sequence[int], varied: Iterable[str], out: Path | None = None
+) -> list[Cell]:
+    """Every combination of methods, seeds and of the values in `varied` ("section.key=A,B"), in that order.
+
+    out: the folder of the runs, runs/ where it is not given. A run is named after the recipe and what it has in
+    particular, so that the same sweep finds its runs again. Raises UsageError for anything wrong with one of them.
+    """
+    keys, choices = [], []
+    for override in varied:
+        key, separator, text = override.partition("=")
+        values = parse_yaml(f"[{text}]", f"--set {key}") if separator and text.strip() else None
+        if not values:
+            raise UsageError(f"--set {override!r} is not KEY=VALUE,VALUE", "For example: --set train.lr=0.1,0.05.")
+        keys.append(key.strip())
+        choices.append([json.dumps(value) for value in values])
+    cells = []
+    for method, *values in itertools.product(methods or [None], *choices):
+        fixed = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
+        several = [text for text, all_values in zip(fixed, choices, strict=True) if len(all_values) > 1]
+        for seed in seeds or [None]:
+            settings = fixed if seed is None else [*fixed, f"train.seed={seed}"]
+            recipe = load_recipe(path, method=method, overrides=settings)
+            arm = "-".join([recipe.supervision.method, *map(_plain, several)])
+            name = f"{path.stem}-{arm}-s{recipe.train.seed}"
+            cells.append(Cell(name, arm, recipe.train.seed, recipe, (out or RUNS) / name))
+    if doubled := [cell.name for cell in cells if [other.name for other in cells].count(cell.name) > 1]:
+        raise UsageError(f"{doubled[0]} is in the sweep twice", "Give every method, seed and value once.")
+    return cells
+
+
+def sweep(cells: Sequence[Cell], *, recipe_name: str, device: str = "auto") -> dict[str, Outcome]:
+    """Runs what is not finished yet, from where it stands, and returns what became of each, by name.
+
+    Raises Interrupted after a signal, once all that runs is saved.
+    """
+    outcomes: dict[str, Outcome] = {}
+    for group in lockstep_groups(cells):
+        names = ", ".join(cell.name for cell in group)
+        console.say(f"in lockstep: {names}" if len(group) > 1 else f"alone: {names}")
+        shared = Shared()
+        runs = {
+            cell.name: distill_in_steps(
+                cell.recipe,
+                name=recipe_name,
+                out=cell.folder,
+                resume=True,
+                device=device,
+                shared=shared,
+                label=f"{cell.arm}-s{cell.seed}: " if len(group) > 1 else "",
+            )
+            for cell in group
+        }
+        found = run_in_lockstep(runs)
+        for name, outcome in found.items():
+            if isinstance(outcome, CompressError):
+                console.warn(f"{name} failed: {outcome}")
+        outcomes |= found
+    return outcomes
+
+
+def lockstep_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells with the same batches and the same teacher: all but supervision and student is equal, the seed too."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        content = cell.recipe.dump()
+        same = {key: value for key, value in content.items() if key not in ("supervision", "student")}
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(cell)
+    return list(groups.values())
+
+
+def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
+    """A row for each cell: its name, arm, seed, run, status, and the accuracies where it is finished."""
+    rows = []
+    for cell in cells:
+        outcome = outcomes.get(cell.name)
+        row: dict[str, Any] = {"name": cell.name, "arm": cell.arm, "seed": cell.seed, "run": str(cell.folder)}
+        if isinstance(outcome, Run):
+            manifest = outcome.manifest
+            measured = {key: manifest[key] for key in ("student_top1", "teacher_top1", "student_sha256")}
+            row |= {"status": "finished", **measured}
+        else:
+            row |= {"status": "failed", "error": str(outcome)}
+        rows.append(row)
+    return rows
+
+
+def raise_if_failed(outcomes: dict[str, Outcome]) -> None:
+    """Raises the error of the first run that failed, saying how many did."""
+    failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, CompressError)}
+    for name, error in failed.items():
+        message = f"{len(failed)} of {len(outcomes)} runs failed; {name}: {error.message}"
+        raise type(error)(message, f"{error.hint} The same command tries them again.") from error
+
+
+def _plain(text: str) -> str:
+    """KEY=VALUE as a part of a folder's name."""
+    kept = "".join(character if character.isalnum() or character in "=._" else "_" for character in text)
+    return kept.strip("_")
