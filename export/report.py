@@ -24,6 +24,7 @@ _OUTCOMES = {
     "FAIL": "no, it misses a limit",
     "UNDECIDED": "not decided yet: an interval straddles its limit, or something was not run",
 }
+_ADVICE = {"PASS": "Deploy", "FAIL": "The best of what misses is", "UNDECIDED": "The best so far is"}
 
 
 def report(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
@@ -47,7 +48,7 @@ def report(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(_FILTERS)
-    content = {"views": views, "outcomes": _OUTCOMES}
+    content = {"views": views, "outcomes": _OUTCOMES, "advice": _ADVICE}
     written = {
         page: environment.get_template("report.html.j2").render(content),
         page.with_suffix(".md"): environment.get_template("report.md.j2").render(content),
