@@ -98,8 +98,13 @@ def a_link_to_nowhere(path: Path) -> None:
     path.symlink_to("nowhere.png")
 
 
-@pytest.mark.parametrize("damage", [truncated, corrupt, not_an_image, huge, a_link_to_nowhere])
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("damage", "split"),
+    [
+        *((damage, "train") for damage in (truncated, corrupt, not_an_image, huge, a_link_to_nowhere)),
+        (truncated, "val"),
+    ],
+)
 def test_an_image_that_is_not_whole_is_named_and_never_skipped(
     command: Command, tiny_recipe: Path, tmp_path: Path, damage: Callable[[Path], None], split: str
 ) -> None:
@@ -107,8 +112,6 @@ def test_an_image_that_is_not_whole_is_named_and_never_skipped(
     damage(data / split / "grey" / "002.png")
     result = command("distill", tiny_recipe, "--set", f"data.root={data}", cwd=tmp_path)
     assert_fails(result, 3, f"{split}/grey/002.png")
-    result = command("predict", tmp_path, data / split / "grey" / "002.png", cwd=tmp_path)
-    assert result.returncode == 3
 
 
 def empty_class(data: Path) -> str:
