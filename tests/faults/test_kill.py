@@ -161,6 +161,22 @@ def test_more_signals_during_the_save_corrupt_nothing(
     finish(command, long_recipe, tmp_path, undisturbed)
 
 
+def test_a_storm_of_signals_until_the_end_is_still_one_line(
+    command: Command, start: Start, long_recipe: Path, tmp_path: Path, undisturbed: bytes
+) -> None:
+    process = start("distill", long_recipe, cwd=tmp_path)
+    until(process, "teacher 2/6")
+    process.terminate()
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.001)
+    errors = process.communicate()[1]
+    assert process.returncode in (143, 130), errors
+    assert errors.strip().splitlines()[-1].startswith("error: interrupted")
+    assert "Traceback" not in errors
+    finish(command, long_recipe, tmp_path, undisturbed)
+
+
 def test_a_signal_while_images_are_decoded_is_one_line(start: Start, tiny_recipe: Path, tmp_path: Path) -> None:
     """Sent to the whole group of processes, as a terminal's Ctrl-C is, so that the decoders get it, too."""
     pixels = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
