@@ -151,7 +151,7 @@ def _open_run(
     finished = old.manifest["status"] == "finished"
     more_epochs = resolved.train.epochs > before.train.epochs
     if changed and not (changed == ["train.epochs"] and more_epochs):
-        if not finished and not has_checkpoints(old.checkpoints):  # nothing to go on with: it starts afresh
+        if "student_sha256" not in old.manifest and not has_checkpoints(old.checkpoints):  # it starts afresh
             return old if out is not None else run_folder.new_run(resolved, name, out), resolved, True
         raise UsageError(
             f"the recipe differs from that of {old.path} in {', '.join(changed)}",

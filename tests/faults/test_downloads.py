@@ -41,14 +41,17 @@ class Handler(BaseHTTPRequestHandler):
         served: Server = self.server  # type: ignore[assignment]
         requested = self.headers.get("Range")
         served.ranges.append(requested)
-        if served.behaviour == "http" and self.path != "/plain":
+        if served.behaviour.startswith("http:"):
             self.send_response(302)
-            self.send_header("Location", f"http://127.0.0.1:{served.server_port}/plain")
+            self.send_header("Location", served.behaviour)
             self.end_headers()
             return
         start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
         if served.behaviour == "no ranges":
             start = 0
+        if start and start >= len(served.content):
+            self.send_error(416)
+            return
         body = served.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -211,9 +214,10 @@ def test_a_redirect_from_https_to_plain_http_is_refused(server: Server, tmp_path
     secure.socket = context.wrap_socket(secure.socket, server_side=True)
     url, trusted = f"https://127.0.0.1:{secure.server_port}/", {"SSL_CERT_FILE": str(certificate)}
     root = tmp_path / "root"
-    secure.behaviour = "http"
+    secure.behaviour = f"http://127.0.0.1:{server.server_port}/"
     assert_fails(prepare(url, server.content, root, **trusted), 3, "not https")
     assert not (root / "cifar-100-python").exists()
+    assert not server.ranges, "it asked there"
     assert_fails(prepare(url, server.content, root), 3, "certificate")
     secure.behaviour = ""
     result = prepare(url, server.content, root, **trusted)

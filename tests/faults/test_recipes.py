@@ -154,7 +154,7 @@ HOSTILE = {
     "deep but not too deep for a parser": SEED.encode().split(b"student:")[0]
     + b"student: {model: resnet10t, args: " + b"{a: " * 60 + b"1" + b"}" * 61,
     "invalid UTF-8": b"data: {name: \xff}",
-    "a control character": b'data: {name: "\\e[31mred\\n"}',
+    "a control character": SEED.encode() + b'\n"\\e[31mred": 1',
     "NaN": b"train: {lr: .nan}",
     "duplicate": b"data: {name: digits}\ndata: {name: digits}",
     "tab": b"data:\n\tname: digits",
