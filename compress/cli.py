@@ -78,6 +78,13 @@ def distill(
 @click.option("--seed", "seeds", type=int, multiple=True, help="train.seed: of the student; the teacher has its own.")
 @click.option("--set", "varied", metavar="KEY=A,B", multiple=True, help="Values of a key, as in train.lr=0.1,0.05.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the runs. Default: runs/.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: on the cluster of RAY_ADDRESS, or on one that it starts here.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @as_json
 def sweep(
@@ -86,6 +93,7 @@ def sweep(
     seeds: tuple[int, ...],
     varied: tuple[str, ...],
     out: Path | None,
+    engine: Any,
     device: str,
     json_: bool,
 ) -> None:
@@ -104,7 +112,7 @@ def sweep(
     from compress.sweep import raise_if_failed, results
     from compress.sweep import sweep as run_sweep
 
-    outcomes = run_sweep(cells, recipe_name=recipe.stem, device=device)
+    outcomes = run_sweep(cells, recipe_name=recipe.stem, device=device, engine=engine)
     rows = results(cells, outcomes)
     if json_:
         _print_json(rows)

@@ -5,10 +5,10 @@ In: a recipe file and what varies. Out: the runs, and what became of each.
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compress import console
 from compress.batches import Shared
@@ -62,34 +62,50 @@ def grid(
     return cells
 
 
-def sweep(cells: Sequence[Cell], *, recipe_name: str, device: str = "auto") -> dict[str, Outcome]:
+def sweep(
+    cells: Sequence[Cell], *, recipe_name: str, device: str = "auto", engine: Literal["local", "ray"] = "local"
+) -> dict[str, Outcome]:
     """Runs what is not finished yet, from where it stands, and returns what became of each, by name.
 
+    engine: one group after another in this process, or as tasks of a Ray cluster.
     Raises Interrupted after a signal, once all that runs is saved.
     """
+    if engine == "ray":
+        from compress.ray_engine import run_on_ray as run_groups
+    else:
+        run_groups = _run_here
     outcomes: dict[str, Outcome] = {}
-    for group in lockstep_groups(cells):
-        names = ", ".join(cell.name for cell in group)
-        console.say(f"in lockstep: {names}" if len(group) > 1 else f"alone: {names}")
-        shared = Shared()
-        runs = {
-            cell.name: distill_in_steps(
-                cell.recipe,
-                name=recipe_name,
-                out=cell.folder,
-                resume=True,
-                device=device,
-                shared=shared,
-                label=f"{cell.arm}-s{cell.seed}: " if len(group) > 1 else "",
-            )
-            for cell in group
-        }
-        found = run_in_lockstep(runs)
+    for found in run_groups(lockstep_groups(cells), recipe_name=recipe_name, device=device):
         for name, outcome in found.items():
             if isinstance(outcome, CompressError):
                 console.warn(f"{name} failed: {outcome}")
         outcomes |= found
     return outcomes
+
+
+def _run_here(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: str) -> Iterator[dict[str, Outcome]]:
+    for group in groups:
+        yield run_group(group, recipe_name=recipe_name, device=device)
+
+
+def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[str, Outcome]:
+    """Runs the cells of a group in lockstep, in this process."""
+    names = ", ".join(cell.name for cell in group)
+    console.say(f"in lockstep: {names}" if len(group) > 1 else f"alone: {names}")
+    shared = Shared()
+    runs = {
+        cell.name: distill_in_steps(
+            cell.recipe,
+            name=recipe_name,
+            out=cell.folder,
+            resume=True,
+            device=device,
+            shared=shared,
+            label=f"{cell.arm}-s{cell.seed}: " if len(group) > 1 else "",
+        )
+        for cell in group
+    }
+    return run_in_lockstep(runs)
 
 
 def lockstep_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
