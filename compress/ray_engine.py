@@ -5,6 +5,7 @@ In: groups of cells. Out: what became of each run. Workers find the runs under t
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -21,10 +22,11 @@ from compress.sweep import Cell, run_group
 _RETRIES = 3
 _LOOK_SECONDS = 0.5
 _SAVING_SECONDS = 60
+_ANSWER_SECONDS = 10
 
 
 def run_on_ray(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: str) -> Iterator[dict[str, Outcome]]:
-    """Yields what became of the runs of each group, as the groups end. A group takes one CPU, and a GPU if there is one.
+    """Yields what became of the runs of each group, as the groups end. Each takes one CPU, and a GPU where one is.
 
     Connects to RAY_ADDRESS, or starts a cluster on this machine. A group whose worker dies is tried three times more,
     from its checkpoints. Raises MachineError where Ray is not installed or the cluster does not answer, and Interrupted
@@ -37,10 +39,12 @@ def run_on_ray(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: st
     # What workers print belongs to stderr, as everything does that is no result.
     with contextlib.redirect_stdout(sys.stderr), _cluster(ray), deferred() as interrupted:
         gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
-        work = ray.remote(max_retries=_RETRIES, retry_exceptions=[WorkerStopped], num_gpus=gpus)(_work)
+        work = ray.remote(_work)
         environment = {name: value for name, value in os.environ.items() if name.startswith("COMPRESS_")}
         running = {
-            work.options(name=group[0].name).remote(Path.cwd(), environment, group, recipe_name, device): group
+            work.options(
+                name=group[0].name, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=[WorkerStopped]
+            ).remote(Path.cwd(), environment, group, recipe_name, device): group
             for group in groups
         }
         while running and not interrupted:
@@ -104,9 +108,14 @@ def _cluster(ray: Any) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        if place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
+            # Ray itself tries for minutes.
+            socket.create_connection((place[1], int(place[2])), timeout=_ANSWER_SECONDS).close()
         ray.init(address=address, logging_level="warning")
-    except ConnectionError as error:
-        raise MachineError(f"no Ray cluster answers at {address}: {error}", "Check RAY_ADDRESS.") from None
+    except OSError as error:  # ConnectionError is one
+        raise MachineError(
+            f"no Ray cluster answers at RAY_ADDRESS={address}: {error}", "Start it, or unset that."
+        ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)
     try:

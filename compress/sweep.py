@@ -50,7 +50,12 @@ def grid(
     cells = []
     for method, *values in itertools.product(methods or [None], *choices):
         fixed = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
-        several = [text for text, all_values in zip(fixed, choices, strict=True) if len(all_values) > 1]
+        # The seed is no part of an arm, also where it is given as a key.
+        several = [
+            text
+            for key, text, its_values in zip(keys, fixed, choices, strict=True)
+            if len(its_values) > 1 and key != "train.seed"
+        ]
         for seed in seeds or [None]:
             settings = fixed if seed is None else [*fixed, f"train.seed={seed}"]
             recipe = load_recipe(path, method=method, overrides=settings)
@@ -108,6 +113,14 @@ def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[s
     return run_in_lockstep(runs)
 
 
+def baseline_arm(cells: Sequence[Cell], name: str | None) -> str:
+    """The arm that the others are compared with, the first by default. Raises UsageError where there is none such."""
+    arms = list(dict.fromkeys(cell.arm for cell in cells))
+    if name is not None and name not in arms:
+        raise UsageError(f"--baseline {name!r} is no arm of this sweep", f"Its arms are {', '.join(arms)}.")
+    return name or arms[0]
+
+
 def lockstep_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Cells with the same batches and the same teacher: all but supervision and student is equal, the seed too."""
     groups: dict[str, list[Cell]] = {}
@@ -119,7 +132,7 @@ def lockstep_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
-    """A row for each cell: its name, arm, seed, run, status, and the accuracies where it is finished."""
+    """A row for each cell: its name, arm, seed, run and status, what it measured, or the error that ended it."""
     rows = []
     for cell in cells:
         outcome = outcomes.get(cell.name)
@@ -127,7 +140,8 @@ def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[st
         if isinstance(outcome, Run):
             manifest = outcome.manifest
             measured = {key: manifest[key] for key in ("student_top1", "teacher_top1", "student_sha256")}
-            row |= {"status": "finished", **measured}
+            data = {key: manifest["data"][key] for key in ("name", "eval_split", "eval_images")}
+            row |= {"status": "finished", **measured, "data": data}
         else:
             row |= {"status": "failed", "error": str(outcome)}
         rows.append(row)
