@@ -212,17 +212,24 @@ def dots(sweep: Sweep) -> str:
                 axes.plot([100 * arm.mean] * 2, [place - 0.3, place + 0.3], color=_INK, linewidth=2)
         teachers = {run.teacher_top1 for run in sweep.runs if run.teacher_top1 is not None}
         if len(teachers) == 1:
-            axes.axvline(100 * teachers.pop(), color=_TEACHER, linestyle="--", linewidth=1, label="teacher")
-            axes.legend(loc="upper left", bbox_to_anchor=(0, 1.02), fontsize=8)
-        axes.set_yticks(range(len(sweep.arms)), [_short(arm.name, 32) for arm in sweep.arms], fontsize=8)
+            top1 = 100 * teachers.pop()
+            axes.axvline(top1, color=_TEACHER, linestyle="--", linewidth=1)
+            above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
+            axes.annotate("teacher", (top1, 1), (0, 3), **above, fontsize=8, color=_TEACHER)
+        axes.set_yticks(range(len(sweep.arms)), [_middle_cut(arm.name) for arm in sweep.arms], fontsize=8)
         axes.set_ylim(len(sweep.arms) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("top-1, %")
         return _svg(figure, f"dots {sweep.recipe}", "Top-1 accuracy of every run, by arm")
 
 
-def _short(name: str, length: int = 16) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
+def _short(name: str) -> str:
+    return name if len(name) <= 16 else name[:15] + "…"
+
+
+def _middle_cut(name: str) -> str:
+    """Arms begin alike: what tells them apart is at the end."""
+    return name if len(name) <= 32 else f"{name[:12]}…{name[-19:]}"
 
 
 def _signed(points: float) -> str:
