@@ -77,7 +77,15 @@ def distill(
 @click.option("--method", "methods", metavar="M", multiple=True, help="May be given several times, as --seed.")
 @click.option("--seed", "seeds", type=int, multiple=True, help="train.seed: of the student; the teacher has its own.")
 @click.option("--set", "varied", metavar="KEY=A,B", multiple=True, help="Values of a key, as in train.lr=0.1,0.05.")
-@click.option("--out", type=click.Path(path_type=Path), help="The folder of the runs. Default: runs/.")
+@click.option("--baseline", metavar="ARM", help="What the table compares with. Default: the first arm.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder of runs and table. Default: runs/.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: on the cluster of RAY_ADDRESS, or on one that it starts here.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @as_json
 def sweep(
@@ -85,7 +93,9 @@ def sweep(
     methods: tuple[str, ...],
     seeds: tuple[int, ...],
     varied: tuple[str, ...],
+    baseline: str | None,
     out: Path | None,
+    engine: Any,
     device: str,
     json_: bool,
 ) -> None:
@@ -94,23 +104,32 @@ def sweep(
     \b
     compress sweep recipes/cifar100_cpu.yaml --method kd --method ka+dtd --seed 0 --seed 1 --seed 2
 
-    Runs have stable names: the same command again skips what is finished and goes on with what is not.
+    Runs have stable names: the same command again skips what is finished and goes on with what is not. The table of
+    means and of paired differences over seeds is written beside them, as HTML, Markdown and JSON.
     """
-    from compress.sweep import grid
+    from compress.sweep import baseline_arm, grid
 
     cells = grid(recipe, methods, seeds, varied, out)
+    reference = baseline_arm(cells, baseline)
 
     from compress import console
+    from compress.run import RUNS
     from compress.sweep import raise_if_failed, results
     from compress.sweep import sweep as run_sweep
 
-    outcomes = run_sweep(cells, recipe_name=recipe.stem, device=device)
-    rows = results(cells, outcomes)
+    outcomes = run_sweep(cells, recipe_name=recipe.stem, device=device, engine=engine)
+
+    from export.sweep_report import write_sweep
+    from export.sweep_results import compare
+
+    found = compare(recipe.stem, results(cells, outcomes), reference)
+    page, text, _ = write_sweep(found, out or RUNS)
     if json_:
-        _print_json(rows)
-    for row in rows:
-        found = f"{row['student_top1']:.2%}" if row["status"] == "finished" else row["error"]
-        console.say(f"{row['run']:<60} {row['status']:<9} {found}")
+        _print_json(found.model_dump(mode="json"))
+    for run in found.runs:
+        result = f"{run.student_top1:.2%}" if run.student_top1 is not None else run.error
+        console.say(f"{run.run:<60} {run.status:<9} {result}")
+    console.say(f"the table: {page}, {text}")
     raise_if_failed(outcomes)
 
 

@@ -5,10 +5,10 @@ In: a recipe file and what varies. Out: the runs, and what became of each.
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compress import console
 from compress.batches import Shared
@@ -50,7 +50,12 @@ def grid(
     cells = []
     for method, *values in itertools.product(methods or [None], *choices):
         fixed = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
-        several = [text for text, all_values in zip(fixed, choices, strict=True) if len(all_values) > 1]
+        # The seed is no part of an arm, also where it is given as a key.
+        several = [
+            text
+            for key, text, its_values in zip(keys, fixed, choices, strict=True)
+            if len(its_values) > 1 and key != "train.seed"
+        ]
         for seed in seeds or [None]:
             settings = fixed if seed is None else [*fixed, f"train.seed={seed}"]
             recipe = load_recipe(path, method=method, overrides=settings)
@@ -62,34 +67,58 @@ def grid(
     return cells
 
 
-def sweep(cells: Sequence[Cell], *, recipe_name: str, device: str = "auto") -> dict[str, Outcome]:
+def sweep(
+    cells: Sequence[Cell], *, recipe_name: str, device: str = "auto", engine: Literal["local", "ray"] = "local"
+) -> dict[str, Outcome]:
     """Runs what is not finished yet, from where it stands, and returns what became of each, by name.
 
+    engine: one group after another in this process, or as tasks of a Ray cluster.
     Raises Interrupted after a signal, once all that runs is saved.
     """
+    if engine == "ray":
+        from compress.ray_engine import run_on_ray as run_groups
+    else:
+        run_groups = _run_here
     outcomes: dict[str, Outcome] = {}
-    for group in lockstep_groups(cells):
-        names = ", ".join(cell.name for cell in group)
-        console.say(f"in lockstep: {names}" if len(group) > 1 else f"alone: {names}")
-        shared = Shared()
-        runs = {
-            cell.name: distill_in_steps(
-                cell.recipe,
-                name=recipe_name,
-                out=cell.folder,
-                resume=True,
-                device=device,
-                shared=shared,
-                label=f"{cell.arm}-s{cell.seed}: " if len(group) > 1 else "",
-            )
-            for cell in group
-        }
-        found = run_in_lockstep(runs)
+    for found in run_groups(lockstep_groups(cells), recipe_name=recipe_name, device=device):
         for name, outcome in found.items():
             if isinstance(outcome, CompressError):
                 console.warn(f"{name} failed: {outcome}")
         outcomes |= found
     return outcomes
+
+
+def _run_here(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: str) -> Iterator[dict[str, Outcome]]:
+    for group in groups:
+        yield run_group(group, recipe_name=recipe_name, device=device)
+
+
+def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[str, Outcome]:
+    """Runs the cells of a group in lockstep, in this process."""
+    names = ", ".join(cell.name for cell in group)
+    console.say(f"in lockstep: {names}" if len(group) > 1 else f"alone: {names}")
+    shared = Shared()
+    runs = {
+        cell.name: distill_in_steps(
+            cell.recipe,
+            name=recipe_name,
+            out=cell.folder,
+            resume=True,
+            device=device,
+            shared=shared,
+            label=f"{cell.arm}-s{cell.seed}: " if len(group) > 1 else "",
+        )
+        for cell in group
+    }
+    return run_in_lockstep(runs)
+
+
+def baseline_arm(cells: Sequence[Cell], name: str | None) -> str:
+    """The arm that the others are compared with, the first by default. Raises UsageError where there is none such."""
+    arms = list(dict.fromkeys(cell.arm for cell in cells))
+    if name is not None and name not in arms:
+        raise UsageError(f"--baseline {name!r} is no arm of this sweep", f"Its arms are {', '.join(arms)}.")
+    return name or arms[0]
 
 
 def lockstep_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -103,7 +132,7 @@ def lockstep_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
-    """A row for each cell: its name, arm, seed, run, status, and the accuracies where it is finished."""
+    """A row for each cell: its name, arm, seed, run and status, what it measured, or the error that ended it."""
     rows = []
     for cell in cells:
         outcome = outcomes.get(cell.name)
@@ -111,7 +140,8 @@ def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[st
         if isinstance(outcome, Run):
             manifest = outcome.manifest
             measured = {key: manifest[key] for key in ("student_top1", "teacher_top1", "student_sha256")}
-            row |= {"status": "finished", **measured}
+            data = {key: manifest["data"][key] for key in ("name", "eval_split", "eval_images")}
+            row |= {"status": "finished", **measured, "data": data}
         else:
             row |= {"status": "failed", "error": str(outcome)}
         rows.append(row)

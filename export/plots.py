@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from export.results import Accuracy, Benchmark, ClassChange, Latency, NotRun
+from export.sweep_results import Sweep
 
 # Stand-ins; matplotlib knows no CSS variables.
 _INK, _LINE, _TEACHER, _STUDENT, _GOOD, _BAD = (f"#0{n}0{n}0{n}" for n in range(1, 7))
@@ -198,8 +199,37 @@ def classes(benchmark: Benchmark) -> str:
         return _svg(figure, f"classes {benchmark.run}", "Change of accuracy of each class, the worst first")
 
 
+def dots(sweep: Sweep) -> str:
+    """Each run's top-1 as a dot in the row of its arm, the arm's mean as a stroke, the teacher as a line."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(1.0 + 0.32 * len(sweep.arms))
+        for place, arm in enumerate(sweep.arms):
+            top1 = [
+                100 * run.student_top1 for run in sweep.runs if run.arm == arm.name and run.student_top1 is not None
+            ]
+            axes.plot(top1, [place] * len(top1), "o", color=_STUDENT, alpha=0.6, markersize=6, markeredgewidth=0)
+            if arm.mean is not None:
+                axes.plot([100 * arm.mean] * 2, [place - 0.3, place + 0.3], color=_INK, linewidth=2)
+        teachers = {run.teacher_top1 for run in sweep.runs if run.teacher_top1 is not None}
+        if len(teachers) == 1:
+            top1 = 100 * teachers.pop()
+            axes.axvline(top1, color=_TEACHER, linestyle="--", linewidth=1)
+            above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
+            axes.annotate("teacher", (top1, 1), (0, 3), **above, fontsize=8, color=_TEACHER)
+        axes.set_yticks(range(len(sweep.arms)), [_middle_cut(arm.name) for arm in sweep.arms], fontsize=8)
+        axes.set_ylim(len(sweep.arms) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("top-1, %")
+        return _svg(figure, f"dots {sweep.recipe}", "Top-1 accuracy of every run, by arm")
+
+
 def _short(name: str) -> str:
     return name if len(name) <= 16 else name[:15] + "…"
+
+
+def _middle_cut(name: str) -> str:
+    """Arms begin alike: what tells them apart is at the end."""
+    return name if len(name) <= 32 else f"{name[:12]}…{name[-19:]}"
 
 
 def _signed(points: float) -> str:

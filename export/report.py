@@ -40,22 +40,28 @@ def report(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
     views = [View.read(path) for path in runs]
     _check_same_data(views)
     page = out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
-    environment = jinja2.Environment(
+    templates = environment()
+    content = {"views": views, "outcomes": _OUTCOMES, "advice": _ADVICE}
+    written = {
+        page: templates.get_template("report.html.j2").render(content),
+        page.with_suffix(".md"): templates.get_template("report.md.j2").render(content),
+    }
+    for path, text in written.items():
+        files.write_bytes(path, text.encode())
+    return list(written)
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this package, with the filters below; HTML is escaped, and a name that is missing an error."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("export", "."),
         autoescape=jinja2.select_autoescape(["html.j2"]),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(_FILTERS)
-    content = {"views": views, "outcomes": _OUTCOMES, "advice": _ADVICE}
-    written = {
-        page: environment.get_template("report.html.j2").render(content),
-        page.with_suffix(".md"): environment.get_template("report.md.j2").render(content),
-    }
-    for path, text in written.items():
-        files.write_bytes(path, text.encode())
-    return list(written)
+    made.filters.update(_FILTERS)
+    return made
 
 
 @dataclass(frozen=True)

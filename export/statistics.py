@@ -3,14 +3,14 @@
 In: logits [N, C] and labels [N], or counts. Out: plain numbers and Interval. Accuracies and drops are fractions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, ttest_rel
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -96,6 +96,36 @@ def images_to_decide(pairs: Pairs, limit: float, confidence: float = CONFIDENCE)
         return high <= limit or low > limit
 
     return _first(decided, pairs.n)
+
+
+@dataclass(frozen=True)
+class PairedT:
+    """The mean difference over pairs with its interval, and the two-sided p-value of "there is none"."""
+
+    difference: Range
+    p: float
+
+
+def paired_t(reference: Sequence[float], candidate: Sequence[float], confidence: float = CONFIDENCE) -> PairedT | None:
+    """Student's paired t-test of candidate - reference. None where it says nothing: fewer than two pairs, or all alike.
+
+    "Alike" is meant up to rounding: accuracies that differ by one image in a billion.
+    """
+    differences = np.subtract(candidate, reference)
+    if len(differences) < 2 or np.ptp(differences) < 1 / MOST_IMAGES:
+        return None
+    found = ttest_rel(candidate, reference)
+    ends = found.confidence_interval(confidence)
+    return PairedT(Range(float(differences.mean()), float(ends.low), float(ends.high)), float(found.pvalue))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected so that all of them together are wrong as rarely as one alone (Holm 1979), in their order."""
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(np.argsort(p_values).tolist()):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
 
 
 def _first(decided: Callable[[int], bool], start: int) -> int | None:

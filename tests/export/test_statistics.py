@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, t, ttest_rel
 
 from export import parity, scoring, statistics
 from export.statistics import Pairs
@@ -139,3 +139,65 @@ def test_classes_are_listed_by_what_they_lose_with_intervals_for_all_together() 
     single = statistics.paired_interval(5, 0, 20)
     assert rows[0].low < single[0] < single[1] < rows[0].high
     assert statistics.joint_confidence(3) == pytest.approx(1 - 0.05 / 3)
+
+
+def test_the_paired_t_test_is_students_by_hand() -> None:
+    # Differences 1, 2, 3, 4: mean 2.5, s = sqrt(5/3), t = 2.5 / (s / 2) = sqrt(15); t(0.975, 3) = 3.182446 (tables).
+    found = statistics.paired_t([0.0, 10.0, 20.0, 30.0], [1.0, 12.0, 23.0, 34.0])
+    assert found
+    reach = 3.182446 * math.sqrt(5 / 3) / 2
+    assert found.difference == pytest.approx((2.5, 2.5 - reach, 2.5 + reach), rel=1e-6)
+    assert found.p == pytest.approx(2 * t.sf(math.sqrt(15), 3))
+
+
+def test_the_paired_t_test_is_that_of_scipy_and_its_sign_is_the_candidates() -> None:
+    generator = np.random.default_rng(1)
+    reference = generator.normal(0.7, 0.01, 5)
+    candidate = reference + generator.normal(0.004, 0.003, 5)
+    found = statistics.paired_t(reference.tolist(), candidate.tolist())
+    expected = ttest_rel(candidate, reference)
+    ends = expected.confidence_interval(0.95)
+    assert found
+    assert found.difference == pytest.approx((np.mean(candidate - reference), ends.low, ends.high))
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.difference.value > 0
+
+
+def test_the_paired_t_interval_covers_the_truth() -> None:
+    generator = np.random.default_rng(0)
+    drawn = generator.normal(0.01, 0.005, (2000, 3))
+    found = [statistics.paired_t([0.0] * 3, row.tolist()) for row in drawn]
+    assert 0.935 <= np.mean([one.difference.low <= 0.01 <= one.difference.high for one in found if one]) <= 0.965
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate"),
+    [
+        ([], []),
+        ([0.5], [0.6]),
+        ([0.5, 0.6], [0.5, 0.6]),
+        ([0.1, 0.2, 0.7], [0.2, 0.3, 0.8]),  # 0.1 each, but for rounding
+    ],
+)
+def test_one_pair_or_equal_differences_test_nothing(reference: list[float], candidate: list[float]) -> None:
+    assert statistics.paired_t(reference, candidate) is None
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        ([], []),
+        ([0.03], [0.03]),
+        # Holm by hand: 4 × 0.005, 3 × 0.01, then 2 × 0.03 and 1 × 0.04, which may not be below the one before it.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.9, 0.4], [1.0, 1.0, 1.0]),
+        ([0.02, 0.02], [0.04, 0.04]),
+    ],
+)
+def test_holm_by_hand(p_values: list[float], expected: list[float]) -> None:
+    assert statistics.holm(p_values) == pytest.approx(expected)
+
+
+def test_holm_holds_the_rate_of_any_false_alarm() -> None:
+    drawn = np.random.default_rng(0).uniform(size=(4000, 5))
+    assert 0.04 <= np.mean([min(statistics.holm(row.tolist())) < 0.05 for row in drawn]) <= 0.06
