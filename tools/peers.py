@@ -4,7 +4,7 @@ In: where a peer lies, and the work. Out: a function that trains one epoch with 
 the same timm modules and its own way to images: torchvision's CIFAR-100 through data loaders with its own number of
 workers, capped to the cores. What it took to run them with today's torch and torchvision, all of it from outside:
 
-- torchvision compares CIFAR-100's files with published MD5 sums; a part of them has others, which are put in their place.
+- torchvision compares CIFAR-100's files with published MD5 sums; part of the data has others, which replace them.
 - RepDistiller asks a model for its features (`is_feat`); the timm module is wrapped, and answers with its logits alone,
   which is all that `--distill kd` uses.
 - KD_Lib.KD imports text models, whose dependencies are years old; an empty module stands in for them.
