@@ -2,7 +2,8 @@
 
     PYTHONPATH=FOLDER python tools/quantize_optimum.py student.onnx calibration.npy vnni OUT
 
-Out: OUT/student_quantized.onnx. calibration.npy: float32 [N, C, H, W] for input "input". vnni or avx2: which of Optimum's x86 settings to take.
+calibration.npy: float32 [N, C, H, W] for input "input". vnni or avx2: which of Optimum's x86 settings to take. Makes
+OUT/student_quantized.onnx.
 """
 
 import sys
