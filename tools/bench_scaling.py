@@ -25,6 +25,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from scaling_points import Point, Setting, measure, open_images, write_images
 
 from compress import recipe
@@ -163,8 +164,10 @@ def plot(axes: list[dict[str, Any]], pieces: list[dict[str, Any]], path: Path, c
                 label = f"{piece['piece']} ({piece['expected']} at most; found {piece['exponent']:.2f})"
                 below.loglog(piece["values"], [1e3 * s for s in piece["seconds"]], "o-", markersize=3, label=label)
             below.set(xlabel="images, batch or classes", ylabel="ms")
-            below.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+            below.legend(loc="upper left", frameon=False, fontsize=8)
             below.grid(alpha=0.3)
+        for ax, place in ((grid[0, 0], "lower left"), (grid[1, 0], "upper left")):
+            ax.legend(frameon=False, fontsize=8, loc=place)
         grid[0, 0].set_ylabel("images a second")
         grid[1, 0].set_ylabel("memory, MB")
         figure.suptitle(caption, fontsize=9)
@@ -180,18 +183,23 @@ def _plot_axis(speed: Any, memory: Any, entry: dict[str, Any]) -> None:
     speed.loglog(values, [row["images_per_s"] for row in rows], "o-", color="tab:blue", label="measured")
     memory.plot(values, [row["own_mb"] for row in rows], "o-", color="tab:blue", label="its own, peak")
     memory.plot(values, [row["mapped_mb"] for row in rows], "s--", color="tab:orange", label="mapped files")
-    memory.set(xscale="log", xlabel=LABELS[axis], ylim=(0, None))
+    memory.set(xscale="log", ylim=(0, None))
     exponents = entry["exponents"]
     speed.set_title(
         f"cost of an image ~ {axis}^{exponents['seconds']:.2f}\n"
         f"(FLOPs {exponents['flops']:.2f}, bytes {exponents['bytes_moved']:.2f})",
         fontsize=9,
     )
+    low, high = speed.get_ylim()
+    middle, half = (low * high) ** 0.5, max((high / low) ** 0.5, 2.0)  # small differences look small
+    speed.set_ylim(middle / half, middle * half)
+    speed.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    speed.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     for ax in (speed, memory):
         ax.grid(alpha=0.3)
         ax.set_xticks(values, [_short(value) for value in values])
         ax.minorticks_off()
-        ax.legend(frameon=False, fontsize=8)
+        ax.set_xlabel(LABELS[axis])
 
 
 def _short(value: int) -> str:
@@ -226,7 +234,7 @@ def main(
     machine = this_machine()
     about = f"{machine.cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     if plot_ is not None:
-        plot(axes, parts, plot_, f"compress' loop, narrow ResNet-10-T pair, ka+dtd, fp32; {about}")
+        plot(axes, parts, plot_, f"compress' loop, two narrow ResNet-10-T, ka+dtd, fp32; {about}")
     if json_:
         print(json.dumps({"about": about, "axes": axes, "pieces": parts}, indent=2))
         return

@@ -26,8 +26,9 @@ from compress.objective import Means, Objective
 from compress.state import Training, loss_parts, prepare
 from compress.train import run_epoch
 
-TEACHER = {"model": "resnet10t", "stem": "stock", "args": {"channels": [32, 64, 128, 256]}}
-STUDENT = {"model": "resnet10t", "stem": "stock", "args": {"channels": [16, 32, 64, 128]}}
+TEACHER = {"model": "resnet10t", "stem": "stock", "args": {"channels": [16, 32, 64, 128]}}
+STUDENT = {"model": "resnet10t", "stem": "stock", "args": {"channels": [8, 16, 32, 64]}}
+SLICES = 5
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Setting:
 
     size: int = 32
     classes: int = 100
-    batch: int = 128
+    batch: int = 64
     samples: int = 10_000
 
 
@@ -99,9 +100,9 @@ def measure(setting: Setting, path: Path, seconds: float) -> Point:
     run_steps(state, 2)
     began = time.perf_counter()
     run_steps(state, 1)
-    slice_steps = max(1, round(seconds / 7 / (time.perf_counter() - began)))
+    slice_steps = max(1, round(seconds / SLICES / (time.perf_counter() - began)))
     spent = []
-    for _ in range(7):
+    for _ in range(SLICES):
         began = time.perf_counter()
         run_steps(state, slice_steps)
         spent.append((time.perf_counter() - began) / (slice_steps * setting.batch))
