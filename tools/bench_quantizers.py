@@ -2,7 +2,7 @@
 
 In: finished runs with an export. Out: for each file how many convolutions ONNX Runtime really runs in INT8 (counted in
 its optimised graph), FP32's time over the file's at batch 1 (median over rounds in which all take turns, and the 95 %
-interval of the sign test), and, where the run's data is here, top-1 on the whole evaluation split with the paired
+interval of the sign test), and, where the run's data is here, top-1 on the evaluation split with the paired
 drop against FP32 and its 95 % interval. All are calibrated on the same images, those that the export recorded; without
 the data, theirs are calibrated on noise, which leaves time and counts as they are.
 
@@ -78,7 +78,7 @@ def data_of(run: Run) -> Dataset | None:
     return dataset if dataset.sha256 == run.manifest["data"]["sha256"] else None
 
 
-def compare(run: Run, optimum: Path | None, seconds: float, folder: Path) -> list[dict[str, Any]]:
+def compare(run: Run, optimum: Path | None, seconds: float, images: int | None, folder: Path) -> list[dict[str, Any]]:
     export = run.path / "export"
     record = json.loads((export / "export.json").read_text(encoding="utf-8"))
     dataset, source = data_of(run), export / "student.onnx"
@@ -98,7 +98,8 @@ def compare(run: Run, optimum: Path | None, seconds: float, folder: Path) -> lis
         [Timed(name, lambda number, r=r: r.run(inputs[number % 8][None])) for name, r in runtimes.items()],
         min_seconds=seconds,
     )
-    logits = {} if dataset is None else {name: runtime(dataset.eval_images) for name, runtime in runtimes.items()}
+    part = slice(0, images)
+    logits = {} if dataset is None else {name: runtime(dataset.eval_images[part]) for name, runtime in runtimes.items()}
     rows = []
     for name, path in paths.items():
         int8, floats = fusion_coverage(path)
@@ -114,8 +115,8 @@ def compare(run: Run, optimum: Path | None, seconds: float, folder: Path) -> lis
             "time_over_ours": round(ratio(series[name], series[OURS]).value, 3),
         }
         if dataset is not None:
-            drop = parity.paired_drop(logits[FP32], logits[name], dataset.eval_labels)
-            row["top1"] = float((logits[name].argmax(1) == dataset.eval_labels).mean())
+            drop = parity.paired_drop(logits[FP32], logits[name], dataset.eval_labels[part])
+            row["images"], row["top1"] = drop.n, drop.candidate_top1
             row["drop"] = [round(value, 5) for value in (drop.drop, drop.low, drop.high)]
             row["agreement"] = float((logits[name].argmax(1) == logits[FP32].argmax(1)).mean())
         rows.append(row)
@@ -126,12 +127,13 @@ def compare(run: Run, optimum: Path | None, seconds: float, folder: Path) -> lis
 @click.argument("runs", type=click.Path(path_type=Path, exists=True, file_okay=False), nargs=-1, required=True)
 @click.option("--optimum", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Where it is installed.")
 @click.option("--seconds", default=2.0, show_default=True, help="For each file.")
+@click.option("--images", type=int, help="Of the evaluation split, the first; default: all.")
 @click.option("--json", "json_", is_flag=True)
-def main(runs: tuple[Path, ...], optimum: Path | None, seconds: float, json_: bool) -> None:
+def main(runs: tuple[Path, ...], optimum: Path | None, seconds: float, images: int | None, json_: bool) -> None:
     rows: list[dict[str, Any]] = []
     for path in runs:
         with tempfile.TemporaryDirectory() as scratch:
-            rows += compare(Run(path), optimum, seconds, Path(scratch))
+            rows += compare(Run(path), optimum, seconds, images, Path(scratch))
     machine = this_machine()
     if json_:
         print(

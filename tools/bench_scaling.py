@@ -3,7 +3,7 @@
 Each point is the real loop (compress.train.run_epoch, ka+dtd, fp32, CPU) in a process of its own: images a second, the
 most memory of its own, and the mapped files it had. Beside it stands its work: FLOPs, and bytes that the operators read
 and write. For each axis the exponents of the cost of a sample and of its work are fitted (log-log, least squares), and
-every step of an axis is flagged where the cost grows by more than the larger of both, and 25 % for noise. Pieces that
+every point is flagged whose cost grew by 25 % more than the larger of both since an earlier point. Pieces that
 should not depend on something are timed alone. The images lie in files that are memory-mapped, as in training on a CPU.
 
     python tools/bench_scaling.py --plot scaling.svg               all axes; one million images of 32 px take 3 GB
@@ -73,12 +73,10 @@ def measure_axis(axis: str, folder: Path, seconds: float, rounds: int) -> dict[s
         for value in values
     ]
     flags = []
-    for (low, a), (high, b) in zip(
-        zip(values, points, strict=True), list(zip(values, points, strict=True))[1:], strict=False
-    ):
-        grown, work = b.seconds / a.seconds, max(b.flops / a.flops, b.bytes_moved / a.bytes_moved)
-        if grown > NOISE * work:
-            flags.append(f"{axis} {low:,} to {high:,}: cost x {grown:.2f}, work x {work:.2f}")
+    for place in range(1, len(values)):
+        excess, first = max((_excess(points[k], points[place]), k) for k in range(place))
+        if excess > NOISE:
+            flags.append(f"{axis} {values[first]:,} to {values[place]:,}: cost grows {excess:.2f} x as much as work")
     return {
         "axis": axis,
         "rows": [
@@ -89,6 +87,12 @@ def measure_axis(axis: str, folder: Path, seconds: float, rounds: int) -> dict[s
         },
         "flags": flags,
     }
+
+
+def _excess(low: Point, high: Point) -> float:
+    """How many times more the cost grows than the work, whichever of FLOPs and bytes grows more."""
+    work = max(high.flops / low.flops, high.bytes_moved / low.bytes_moved)
+    return high.seconds / low.seconds / work
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 9) -> float:
