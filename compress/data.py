@@ -193,9 +193,9 @@ def _content(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _open_arrays(folder: Path, *, mmap: bool) -> dict[str, NDArray[Any]]:
-    # Copy-on-write: torch warns of read-only arrays, and nothing may write into the cache.
-    mode = "c" if mmap else None
-    return {name: np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False) for name in _ARRAYS}
+    # Copy-on-write where mapped: torch warns of read-only arrays, and nothing may write into the cache.
+    paths = {name: folder / f"{name}.npy" for name in _ARRAYS}
+    return {name: files.map_array(path) if mmap else np.load(path, allow_pickle=False) for name, path in paths.items()}
 
 
 def _resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -199,7 +199,7 @@ def _resolve(given: Recipe, device: torch.device, like: Recipe | None = None) ->
         alpha = default_alpha(method)
     precision = given.train.precision
     if precision == "auto":
-        precision = like.train.precision if like is not None else _fast_precision(device)
+        precision = like.train.precision if like is not None else fast_precision(device)
     return given.model_copy(
         update={
             "train": given.train.model_copy(update={"precision": precision}),
@@ -210,7 +210,7 @@ def _resolve(given: Recipe, device: torch.device, like: Recipe | None = None) ->
     )
 
 
-def _fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
+def fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
     """On CPUs without AMX bf16 was slower than fp32 with every model tried, up to 2.1 times (recipes/README.md)."""
     return "bf16" if device.type == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"
 

@@ -3,14 +3,21 @@
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compress.errors import MachineError
+
+# Python 3.11 has no name for it; macOS reserves nothing for a private mapping anyway.
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 @contextlib.contextmanager
@@ -77,6 +84,26 @@ def cannot_write(path: Path, error: OSError) -> MachineError:
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array of a .npy file, memory-mapped: it may be written to, and the file stays as it is.
+
+    np.load's own copy-on-write mode asks Linux for room to write all of it, which is refused for a file larger than
+    the memory. Raises OSError and ValueError.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"{path} is a .npy file of version {version}")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        mapped = mmap.mmap(
+            file.fileno(), 0, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
+        try:
+            return np.ndarray(shape, dtype, buffer=mapped, offset=file.tell(), order="F" if fortran_order else "C")
+        except TypeError as error:
+            raise ValueError(f"{path} is cut short") from error
 
 
 def cache_folder() -> Path:

@@ -52,21 +52,24 @@ class TeacherViews:
             recorded = path.with_suffix(".sha256").read_text(encoding="ascii")
             if files.sha256_file(path) != recorded:
                 return None
-            # Copy-on-write: torch wants an array that may be written to, and the file must stay as it is.
-            return np.load(path, mmap_mode="c", allow_pickle=False)
+            return files.map_array(path)
         except (OSError, ValueError):
             return None
 
     def _write(self, path: Path, compute: Callable[[Tensor], Tensor], interrupted: Flag) -> None:
-        parts = []
-        for start in range(0, self._samples, _BATCH):
-            interrupted.raise_if_set()
-            rows = torch.arange(start, min(start + _BATCH, self._samples))
-            parts.append(compute(rows).to(torch.float16).cpu())
+        """Batch by batch, so that the logits of many images and classes are never in memory together."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise files.cannot_write(self.folder, error) from error
         with files.replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, torch.cat(parts).numpy())
+            for start in range(0, self._samples, _BATCH):
+                interrupted.raise_if_set()
+                rows = torch.arange(start, min(start + _BATCH, self._samples))
+                part = compute(rows).to(torch.float16).cpu().numpy()
+                if start == 0:
+                    header = np.lib.format.header_data_from_array_1_0(part)
+                    header["shape"] = (self._samples, *part.shape[1:])
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(part.tobytes())
         files.write_bytes(path.with_suffix(".sha256"), files.sha256_file(path).encode("ascii"))

@@ -1,3 +1,4 @@
+import mmap
 import os
 import pickle
 import shutil
@@ -213,7 +214,7 @@ def test_the_cache_is_used_and_renewed_when_its_source_or_itself_changes(tmp_pat
     first = load_data(settings, say=said.append)
     again = load_data(settings, say=said.append)
     assert len(said) == 1
-    assert isinstance(again.train_images, np.memmap)
+    assert isinstance(again.train_images.base, mmap.mmap)
     np.testing.assert_array_equal(first.train_images, again.train_images)
 
     write_images(tmp_path / "train" / "dark", 1, seed=77)
