@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from export.results import read_benchmark, write_benchmark
 from tests.conftest import Command, assert_fails
 
 pytestmark = pytest.mark.slow
@@ -100,14 +101,14 @@ def test_reports_over_unlike_data_or_damaged_files_are_refused_and_overwrite_not
     other = tmp_path / "other"
     shutil.copytree(measured, other)
     (tmp_path / "report.html").write_text("of before")
-    content = json.loads((measured / "benchmark.json").read_text())
+    true = read_benchmark(measured)
 
-    content["data"]["sha256"] = "0" * 64
-    (other / "benchmark.json").write_text(json.dumps(content))
+    data = true.data.model_copy(update={"sha256": "0" * 64})
+    write_benchmark(other, true.model_copy(update={"data": data}))
     assert_fails(command("report", measured, other, cwd=tmp_path), 3, "images or labels differ")
 
-    content["data"]["class_names"] = ["dark", "grey", "white"]
-    (other / "benchmark.json").write_text(json.dumps(content))
+    data = true.data.model_copy(update={"class_names": ["dark", "grey", "white"]})
+    write_benchmark(other, true.model_copy(update={"data": data}))
     assert_fails(command("report", measured, other, cwd=tmp_path), 3, "classes differ")
 
     (other / "benchmark.json").write_bytes((measured / "benchmark.json").read_bytes()[:-50])
