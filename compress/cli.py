@@ -435,6 +435,8 @@ def _run(debug: bool) -> int:
     except OSError as error:
         streams.silence(1)  # it may be stdout that cannot be written
         return _fail(MachineError(f"{error.filename or 'stdout'}: {error.strerror or error}"), debug)
+    except MemoryError as error:
+        return _fail(MachineError(f"not enough memory: {error}", "Use smaller batches, or a larger machine."), debug)
     except Exception as error:  # noqa: BLE001 - the last resort: a fault of ours, said as one
         if debug:
             traceback.print_exc()

@@ -91,7 +91,7 @@ class Tap:
             for path in self._hooks:
                 module = self._model.get_submodule(path)
                 hooks.enter_context(module.register_forward_hook(functools.partial(note, path)))
-            self._whole.eval()(images)
+            self._whole.eval().forward(images)  # past torch.compile, whose first call is to see the hooks
         self._whole.train(was_training)
         now = {path: getattr(output, "_version", 0) for path, output in self._outputs.items()}
         features = self.features()

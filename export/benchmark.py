@@ -3,6 +3,7 @@
 It reads top to bottom: find the models, score each once, time them in turns, weigh them, decide.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -62,6 +63,8 @@ def benchmark_run(
     threads: default what the process may use; the first count and the smallest batch are those of the verdict's plots.
     Raises InputError for a run without an export, for altered files and for data that is not that of the run.
     """
+    if not math.isfinite(min_seconds):
+        raise UsageError(f"{min_seconds} seconds cannot be measured", "Give a number, such as 3.")
     started, clock = run_folder.now(), time.perf_counter()
     machine = this_machine()
     settings = Settings(

@@ -10,9 +10,10 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from compress.errors import GateError, InputError
 from compress.files import replacing, sha256_file
@@ -83,7 +84,11 @@ def verify_bundle(path: Path, *, threads: int | None = None) -> dict[str, float]
     """
     with _opened(path) as folder:
         manifest = _checked_manifest(folder, path)
-        golden = np.load(folder / "golden.npz", allow_pickle=False)
+        try:
+            with np.load(folder / "golden.npz", allow_pickle=False) as archive:
+                golden = {name: archive[name] for name in ("images", *manifest["models"])}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"golden.npz of {path} is not whole: {error}", "Get the bundle anew") from error
         measured: dict[str, float] = {}
         for name, about in manifest["models"].items():
             runtime = OrtRuntime(folder / "1" / name, manifest["mean"], manifest["std"], threads=threads)
@@ -139,15 +144,28 @@ def _opened(path: Path) -> Iterator[Path]:
         yield Path(temporary)
 
 
+class _Model(BaseModel):
+    precision: Literal["fp32", "fp16", "int8"]
+
+
+class _Manifest(BaseModel):
+    """What verify takes from a bundle's manifest."""
+
+    files: dict[str, str]
+    models: dict[str, _Model]
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+
 def _checked_manifest(folder: Path, path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        listed: dict[str, str] = manifest["files"]
-        known = {f"1/{name}": about["precision"] in TOLERANCES for name, about in manifest["models"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        content = _Manifest.model_validate(manifest)
+        listed, known = content.files, {f"1/{name}" for name in content.models}
+    except (OSError, ValueError) as error:  # pydantic's are ValueErrors
         raise InputError(f"the manifest of {path} is missing or damaged", "Get the bundle anew") from error
     present = set(_files(folder))
-    if missing := sorted((set(listed) | set(known)) - present):
+    if missing := sorted((set(listed) | known) - present):
         raise InputError(f"{path} lacks {missing[0]}", "Get the bundle anew")
     if added := sorted(present - set(listed)):
         raise InputError(f"{path} holds {added[0]}, which its manifest does not list", "Get the bundle anew")

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import onnxruntime as ort
 import torch
+from pydantic import BaseModel
 from torch import nn
 
 from compress import models
@@ -100,17 +101,38 @@ def find_models(run: Run) -> list[Model]:
     return found
 
 
+class _File(BaseModel):
+    sha256: str
+    bytes: int
+
+
+class _Calibration(BaseModel):
+    method: str
+    images: int
+    split: str
+    indices_sha256: str
+
+
+class _Exported(BaseModel):
+    """What a benchmark takes from export.json."""
+
+    files: dict[str, _File]
+    calibration: _Calibration | None = None
+    failed: str | None = None
+
+
 def read_export(run: Run) -> dict[str, Any]:
     """export.json. Raises InputError where there is none, or no ONNX file passed its gates."""
     path, hint = run.path / "export" / "export.json", f"Make it with `compress export {run.path}`."
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        _Exported.model_validate(record)
         if STUDENT_FILE not in record["files"]:
             raise InputError(f"the export of {run.path} holds no {STUDENT_FILE}", hint)
     except FileNotFoundError:
         raise InputError(f"{run.path} has no export", hint) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error})", hint) from None
+    except (OSError, ValueError) as error:  # pydantic's are ValueErrors
+        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]})", hint) from None
     return record
 
 

@@ -143,6 +143,10 @@ def test_altered_files_are_refused(copy: Run) -> None:
     (copy.path / "export" / "export.json").write_text('{"files": ')
     with pytest.raises(InputError, match=r"export\.json is damaged"):
         benchmark_run(copy)
+    for files in ({"student.onnx": 1}, {"student.onnx": {}}, 5):
+        (copy.path / "export" / "export.json").write_text(json.dumps({"files": files}))
+        with pytest.raises(InputError, match=r"export\.json is damaged"):
+            benchmark_run(copy)
     assert not (copy.path / "benchmark.json").exists()
 
 
@@ -160,6 +164,8 @@ def test_bad_arguments_and_a_folder_in_use_are_refused(copy: Run) -> None:
         benchmark_run(copy, runtimes=["rtr"])
     with pytest.raises(UsageError, match="at least 1"):
         benchmark_run(copy, batches=[0])
+    with pytest.raises(UsageError, match="nan seconds"):
+        benchmark_run(copy, min_seconds=float("nan"))
     with held(copy.path), pytest.raises(MachineError, match="in use"):
         benchmark_run(copy)
 

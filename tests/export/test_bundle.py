@@ -1,5 +1,6 @@
 """A bundle works without this package, and says so when it was changed or computes something else."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -113,6 +114,33 @@ def test_an_added_file_and_a_damaged_manifest_are_input_errors(copy: Path) -> No
         verify_bundle(copy)
     with pytest.raises(InputError, match="no bundle"):
         verify_bundle(copy / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mean", ["a"]),
+        ("mean", None),
+        ("std", [0, 0, 0]),
+        ("models", {"student.onnx": {"precision": "bf8"}}),
+        ("files", 1),
+    ],
+)
+def test_a_manifest_of_other_types_is_an_input_error(copy: Path, key: str, value: object) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {key: value}))
+    with pytest.raises(InputError, match="manifest"):
+        verify_bundle(copy)
+
+
+def test_golden_images_without_a_model_are_an_input_error(copy: Path) -> None:
+    np.savez(copy / "golden.npz", images=np.zeros((1, 16, 16, 3), np.uint8))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    digest = hashlib.sha256((copy / "golden.npz").read_bytes()).hexdigest()
+    manifest["files"]["golden.npz"] = digest
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"golden\.npz"):
+        verify_bundle(copy)
 
 
 def test_other_outputs_fail_the_gate(copy: Path) -> None:
