@@ -120,6 +120,16 @@ def test_sigterm_saves_the_runs_of_all_workers_and_the_same_command_goes_on(
     assert hashes(result.stdout) == expected
 
 
+def test_afterwards_signals_do_what_they_did_before(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would leave a handler behind that ends the command with a code of its own."""
+    from compress.ray_engine import run_on_ray
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    before = signal.getsignal(signal.SIGTERM)
+    assert list(run_on_ray([], recipe_name="none", device="cpu")) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_without_an_address_it_starts_a_cluster_here_and_failed_runs_are_exit_codes(
     command: Command, recipe: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
