@@ -427,7 +427,7 @@ def _run(debug: bool) -> int:
         return _fail(error, debug)
     except (Interrupted, KeyboardInterrupt, click.Abort) as stop:
         code = stop.code if isinstance(stop, Interrupted) else 130
-        _print_error("interrupted. Go on with --resume.")
+        _print_error("interrupted. Give the same command again; distill goes on with --resume.")
         return code
     except BrokenPipeError:
         streams.silence(1)  # the reader went away (`| head`): not an error of ours

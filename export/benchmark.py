@@ -107,7 +107,7 @@ def benchmark_run(
             method=manifest["method"],
             date=started,
             seconds=0.0,
-            recipe_sha256=manifest["recipe_sha256"],
+            recipe_sha256=run.recipe.sha256,
             calibration_sha256=calibration["indices_sha256"] if calibration else None,
             calibration=f"{calibration['method']}, {calibration['images']} images of {calibration['split']}"
             if calibration

@@ -12,6 +12,7 @@ from compress import console, models
 from compress.data import Dataset, load_data
 from compress.distillation import load_student
 from compress.errors import InputError
+from compress.files import sha256_file
 from compress.run import Run, held
 from export.bundle import make_bundle
 from export.pipeline import Format, export_student
@@ -56,7 +57,7 @@ def export_run(
             "log": console.say,
             "progress": progress,
         }
-        source = {"run": run.path.name, "recipe_sha256": manifest["recipe_sha256"], "data_sha256": dataset.sha256}
+        source = {"run": run.path.name, "recipe_sha256": recipe.sha256, "data_sha256": dataset.sha256}
         record = export_student(
             student,
             out_dir=folder,
@@ -66,6 +67,9 @@ def export_run(
             **shared,
         )
         if teacher:
+            weights = run.teacher / models.WEIGHTS
+            if not weights.is_file() or sha256_file(weights) != manifest["teacher"]["sha256"]:
+                raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")
             model = models.load_model(run.teacher)
             export_student(
                 model,

@@ -81,6 +81,7 @@ def export_student(
         left = {name: entry for name, entry in stage.earlier.items() if (out_dir / name).exists()}
         stage.record["files"] = {**left, **stage.record["files"]}
         write_json(stage.record_path, stage.record)
+        _warn_of_others(stage)
     return stage.record
 
 
@@ -108,7 +109,8 @@ def _continue_earlier(stage: Stage) -> None:
     def determined_by(record: dict[str, Any]) -> tuple[Any, ...]:
         settings = {key: value for key, value in record["settings"].items() if key not in _ENGINE_SETTINGS}
         versions = {key: value for key, value in record["versions"].items() if key != "tensorrt"}
-        return settings, versions, record["provenance"], record["data_sha256"], record["eval_images"]
+        source = {key: value for key, value in record["provenance"].items() if key != "run"}  # it may be renamed
+        return settings, versions, source, record["data_sha256"], record["eval_images"]
 
     try:
         earlier = json.loads(stage.record_path.read_text(encoding="utf-8"))
@@ -123,6 +125,13 @@ def _continue_earlier(stage: Stage) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
     stage.record |= {key: earlier[key] for key in ("calibration", "layer_sensitivity") if key in earlier}
+
+
+def _warn_of_others(stage: Stage) -> None:
+    """What lies beside this export and is none of it: of other weights, data or settings."""
+    found = [path for suffix in ("onnx", "engine") for path in stage.out_dir.glob(f"{stage.name}.*{suffix}")]
+    if others := sorted(path.name for path in found if path.name not in stage.record["files"]):
+        stage.log(f"warning: of an earlier export, and no part of this one: {', '.join(others)}")
 
 
 def _metadata(stage: Stage, provenance: Mapping[str, str]) -> dict[str, str]:

@@ -35,8 +35,8 @@ def report(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
     """
     if not runs:
         raise UsageError("no run to report on", "Name one or several run folders.")
-    if out is not None and out.suffix.lower() in (".md", ".markdown"):
-        raise UsageError(f"{out} is the name of the page", "Choose one that ends in .html; .md is written beside it.")
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{out} is no name for the page", "Choose one that ends in .html; .md is written beside it.")
     views = [View.read(path) for path in runs]
     _check_same_data(views)
     page = out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
@@ -111,12 +111,12 @@ class View:
         if timed and timed.speedup and (before := self.primary(teacher)):
             speedup = timed.speedup
             times = f"median {ms(before.p50_ms.value)} → {ms(timed.p50_ms.value)} ms at batch {timed.batch}"
-            found.append((f"{factor(speedup.value)} faster", f"{times}; 95 % interval {factors(speedup)}"))
+            found.append((than(speedup.value, "faster", "slower"), f"{times}; 95 % interval {factors(speedup)}"))
         sizes = f"{megabytes(teacher.size_bytes)} → {megabytes(chosen.size_bytes)} MB on disk"
-        found.append((f"{factor(teacher.size_bytes / chosen.size_bytes)} smaller", sizes))
+        found.append((than(teacher.size_bytes / chosen.size_bytes, "smaller", "larger"), sizes))
         if not isinstance(chosen.memory, NotRun) and not isinstance(teacher.memory, NotRun):
             peaks = f"{teacher.memory.peak_mb:.0f} → {chosen.memory.peak_mb:.0f} MB with libraries"
-            found.append((f"{factor(teacher.memory.peak_mb / chosen.memory.peak_mb)} less memory", peaks))
+            found.append((than(teacher.memory.peak_mb / chosen.memory.peak_mb, "less memory", "more memory"), peaks))
         costs = self.cost(teacher), self.cost(chosen)
         if costs[0] is not None and costs[1] is not None:
             found.append(
@@ -199,6 +199,10 @@ def megabytes(size_bytes: int) -> str:
 
 def factor(value: float) -> str:
     return f"{value:.1f}×" if value < 100 else f"{value:.0f}×"
+
+
+def than(value: float, better: str, worse: str) -> str:
+    return f"{factor(value)} {better}" if value >= 1 else f"{factor(1 / value)} {worse}"
 
 
 def factors(entry: Interval) -> str:

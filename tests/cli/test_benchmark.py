@@ -88,6 +88,10 @@ def test_reports_of_one_run_and_of_two_are_written_where_they_say(
     shutil.copytree(measured, second)
     alone = command("report", second, "--json", cwd=tmp_path)
     assert json.loads(alone.stdout) == [str(second / "report.html"), str(second / "report.md")]
+    for name in ("manifest.json", "benchmark.json", "page"):
+        before = (second / "benchmark.json").read_bytes()
+        assert_fails(command("report", second, "--out", second / name, cwd=tmp_path), 2, ".html")
+        assert (second / "benchmark.json").read_bytes() == before
     both = command("report", measured, second, "--out", "both.html", cwd=tmp_path)
     assert both.stdout.splitlines() == ["both.html", "both.md"]
     page = (tmp_path / "both.html").read_text()

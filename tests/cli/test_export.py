@@ -98,6 +98,18 @@ def test_a_second_export_replaces_the_first_and_gives_the_same_bytes(command: Co
 
 
 @pytest.mark.slow
+def test_a_teacher_whose_weights_were_altered_is_not_exported(command: Command, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    weights = run / "teacher" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()  # a hard link may share it with another run
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert_fails(command("export", run, "--teacher", cwd=tmp_path), 3, "teacher")
+    assert not (run / "export" / "teacher.onnx").exists()
+
+
+@pytest.mark.slow
 def test_a_gate_that_fails_is_exit_6_and_leaves_nothing_at_the_final_name(
     command: Command, finished: Path, tmp_path: Path
 ) -> None:
