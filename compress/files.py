@@ -97,6 +97,8 @@ def map_array(path: Path) -> np.ndarray:
         if version != (1, 0):
             raise ValueError(f"{path} is a .npy file of version {version}")
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject or not shape:
+            raise ValueError(f"{path} holds objects, or no array")
         mapped = mmap.mmap(
             file.fileno(), 0, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
         )
