@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -139,7 +139,9 @@ class Export(Section):
         return value
 
     workspace_mb: int = Field(default=1024, ge=1, description="Memory that TensorRT may use while it builds.")
-    compute_capabilities: list[str] = Field(default=[], description='GPUs to build for, such as "86", "89".')
+    compute_capabilities: list[Annotated[str, Field(pattern=r"^(?i:sm)?[1-9]\d?\.?\d[af]?$")]] = Field(
+        default=[], description='GPUs to build for, such as "86", "89".'
+    )
     version_compatible: bool = False
     hardware_compatible: bool = False
 

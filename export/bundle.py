@@ -152,7 +152,7 @@ class _Manifest(BaseModel):
     """What verify takes from a bundle's manifest."""
 
     files: dict[str, str]
-    models: dict[str, _Model]
+    models: Annotated[dict[str, _Model], Field(min_length=1)]
     mean: list[float]
     std: list[Annotated[float, Field(gt=0)]]
 

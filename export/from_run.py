@@ -6,13 +6,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from compress import console, models
 from compress.data import Dataset, load_data
 from compress.distillation import load_student
-from compress.errors import InputError
+from compress.errors import InputError, UsageError
 from compress.files import sha256_file
+from compress.recipe import Export
 from compress.run import Run, held
 from export.bundle import make_bundle
 from export.pipeline import Format, export_student
@@ -37,6 +39,8 @@ def export_run(
     bundle: "folder" or "zip" also makes RUN/export/bundle[.zip]. compute_capabilities replace the recipe's.
     Raises InputError where the run's weights or data are not those of its manifest, and what export_student raises.
     """
+    if compute_capabilities and "trt" not in formats:
+        raise UsageError("--capability is of engines, and none are built", "Add --format trt.")
     folder = run.path / EXPORT
     with held(run.path), console.phases() as progress:
         student = load_student(run)
@@ -48,7 +52,7 @@ def export_run(
             )
         settings = recipe.export
         if compute_capabilities:
-            settings = settings.model_copy(update={"compute_capabilities": list(compute_capabilities)})
+            settings = _with_capabilities(settings, compute_capabilities)
         shared: dict[str, Any] = {
             "settings": settings,
             "formats": formats,
@@ -82,6 +86,14 @@ def export_run(
         if bundle:
             record["bundle"] = str(_bundle(folder, record, dataset, manifest, bundle, threads))
     return record
+
+
+def _with_capabilities(settings: Export, capabilities: Collection[str]) -> Export:
+    try:
+        return Export.model_validate({**settings.model_dump(), "compute_capabilities": list(capabilities)})
+    except ValidationError as error:
+        strange = error.errors()[0]["input"]
+        raise UsageError(f"--capability {strange!r} names no GPU", "For example: --capability 89.") from None
 
 
 def _as_the_model_sees(dataset: Dataset, model: nn.Module) -> Dataset:

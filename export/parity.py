@@ -11,12 +11,11 @@ from typing import Protocol
 
 import numpy as np
 import onnx
-from scipy.special import betaincinv, ndtri  # scipy.stats takes 0.7 s to import
+from scipy.special import betaincinv  # scipy.stats takes 0.7 s to import
 
 from compress.errors import GateError, InputError
+from export.intervals import CONFIDENCE, paired_interval
 from export.onnx_file import load
-
-CONFIDENCE = 0.95
 
 
 class BatchRunner(Protocol):
@@ -118,24 +117,19 @@ def check_finite(logits: np.ndarray, what: str) -> None:
 def paired_drop(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray) -> PairedDrop:
     """The drop of top-1 accuracy from `reference` to `candidate`, logits [N, C] of the same images, and its interval.
 
-    The interval is that of Agresti and Min (2005, "Simple improved confidence intervals for comparing matched
-    proportions"): Wald's, after half an image is added to each of the four cells. Pairing removes the variance of the
-    images themselves, which is what makes a drop of half a point visible at all.
+    Pairing removes the variance of the images themselves, which is what makes a drop of half a point visible at all.
     """
     right = reference.argmax(1) == labels
     still = candidate.argmax(1) == labels
     n = len(labels)
     lost, won = int((right & ~still).sum()), int((~right & still).sum())
-    padded, plus, minus = n + 2, lost + 0.5, won + 0.5
-    centre = (plus - minus) / padded
-    spread = float(np.sqrt(max(0.0, plus + minus - (plus - minus) ** 2 / padded))) / padded
-    reach = float(ndtri(0.5 + CONFIDENCE / 2)) * spread
+    low, high = paired_interval(lost, won, n)
     return PairedDrop(
         reference_top1=float(right.mean()),
         candidate_top1=float(still.mean()),
         drop=(lost - won) / n,
-        low=centre - reach,
-        high=centre + reach,
+        low=low,
+        high=high,
         n=n,
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from export import results, statistics
+from export.intervals import paired_interval
 from export.results import Accuracy, ClassChange, Comparison, Flip, Interval, Latency, NotRun, Source, Step, Thumbnail
 from export.statistics import ClassDrop, Pairs, Range
 
@@ -45,7 +46,7 @@ def compare(
     was_right, is_right = statistics.right(before, labels), statistics.right(after, labels)
     pairs = Pairs.of(was_right, is_right)
     answers = after.argmax(1)
-    low, high = statistics.paired_interval(pairs.lost, pairs.won, pairs.n)
+    low, high = paired_interval(pairs.lost, pairs.won, pairs.n)
     same = int((before.argmax(1) == answers).sum())
     return Comparison(
         source=source,

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest, norm, ttest_rel
+from scipy.stats import binomtest, ttest_rel
 
-CONFIDENCE = 0.95
+from export.intervals import CONFIDENCE, paired_interval
+
 RESAMPLES = 10_000
 ECE_BINS = 15
 MOST_IMAGES = 10**9
@@ -57,19 +58,6 @@ def mcnemar(lost: int, won: int) -> float:
     1.0 where no image is discordant.
     """
     return float(binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0
-
-
-def paired_interval(lost: float, won: float, n: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The interval of the drop (lost - won) / n by Agresti and Min (2005), Wald's after half an image in each cell.
-
-    Unlike the bootstrap it does not shrink to a point where no image is discordant, so verdicts rest on it.
-    """
-    padded, plus, minus = n + 2, lost + 0.5, won + 0.5
-    centre = (plus - minus) / padded
-    reach = (
-        float(norm.ppf(0.5 + confidence / 2)) * max(0.0, plus + minus - (plus - minus) ** 2 / padded) ** 0.5 / padded
-    )
-    return centre - reach, centre + reach
 
 
 def paired_bootstrap(pairs: Pairs, confidence: float = CONFIDENCE, *, seed: int = 0) -> Range:

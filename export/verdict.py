@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from compress.errors import GateError
 from compress.recipe import Benchmark as Limits
 from export import statistics
+from export.intervals import paired_interval
 from export.results import Interval, Judgement, LimitName, Outcome, Verdict
 from export.statistics import ClassDrop, Pairs
 
@@ -100,7 +101,7 @@ def gate(verdict: Verdict) -> None:
 
 def _top1(evidence: Evidence, allowed: float) -> Judgement:
     pairs = evidence.pairs
-    low, high = statistics.paired_interval(pairs.lost, pairs.won, pairs.n)
+    low, high = paired_interval(pairs.lost, pairs.won, pairs.n)
     measured = Interval(value=pairs.drop, low=low, high=high)
     needed = statistics.images_to_decide(pairs, allowed)
     return _judgement("max_top1_drop", allowed, measured, pairs.n, needed)

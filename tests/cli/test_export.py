@@ -191,3 +191,18 @@ def test_other_data_than_the_runs_is_refused(command: Command, finished: Path, t
     lines = [f"  root: {data}" if line.startswith("  root:") else line for line in recipe.read_text().splitlines()]
     recipe.write_text("\n".join(lines) + "\n")
     assert_fails(command("export", run, cwd=tmp_path), 3, "trained on")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--capability", "89"], "Add --format trt."),
+        (["--format", "trt", "--capability", "foo"], "'foo' names no GPU"),
+    ],
+)
+def test_a_capability_that_means_nothing_is_refused_before_any_work(
+    command: Command, finished: Path, arguments: list[str], said: str
+) -> None:
+    refused = command("export", finished, *arguments, cwd=finished.parent)
+    assert_fails(refused, 2, said)
+    assert not (finished / "export").exists()

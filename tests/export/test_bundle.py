@@ -123,6 +123,7 @@ def test_an_added_file_and_a_damaged_manifest_are_input_errors(copy: Path) -> No
         ("mean", None),
         ("std", [0, 0, 0]),
         ("models", {"student.onnx": {"precision": "bf8"}}),
+        ("models", {}),
         ("files", 1),
     ],
 )

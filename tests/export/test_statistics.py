@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm, t, ttest_rel
 
 from export import parity, scoring, statistics
+from export.intervals import paired_interval
 from export.statistics import Pairs
 
 
@@ -41,18 +42,28 @@ def test_mcnemar_of_a_known_flip_table() -> None:
 
 
 @pytest.mark.parametrize(("lost", "won"), [(0, 0), (3, 1), (30, 42), (0, 5)])
-def test_the_paired_interval_is_that_of_the_export_gates(lost: int, won: int) -> None:
+def test_the_paired_interval_is_walds_of_images_with_half_a_one_more_in_each_cell(lost: int, won: int) -> None:
+    changes, weights = np.array([1.0, -1.0, 0.0]), np.array([lost + 0.5, won + 0.5, 400 - lost - won + 1])
+    mean = np.average(changes, weights=weights)
+    reach = norm.ppf(0.975) * np.sqrt(np.average((changes - mean) ** 2, weights=weights) / 402)
+    assert paired_interval(lost, won, 400) == pytest.approx((mean - reach, mean + reach))
+
     reference, candidate = answers(400, lost, won, 300)
     labels = np.zeros(400, np.int64)
     gate = parity.paired_drop(logits_for(~reference * 1, 2), logits_for(~candidate * 1, 2), labels)
-    assert statistics.paired_interval(lost, won, 400) == pytest.approx((gate.low, gate.high))
+    assert (gate.low, gate.high) == pytest.approx((mean - reach, mean + reach))
     assert Pairs.of(reference, candidate) == Pairs(400, lost, won)
+
+
+def test_the_paired_interval_stays_within_what_a_drop_can_be() -> None:
+    assert paired_interval(3, 0, 3)[1] == 1.0
+    assert paired_interval(0, 3, 3)[0] == -1.0
 
 
 def test_the_paired_interval_covers_the_truth() -> None:
     generator = np.random.default_rng(0)
     drawn = generator.multinomial(500, [0.05, 0.03, 0.92], size=2000)
-    ends = [statistics.paired_interval(lost, won, 500) for lost, won, _ in drawn.tolist()]
+    ends = [paired_interval(lost, won, 500) for lost, won, _ in drawn.tolist()]
     covered = np.mean([low <= 0.02 <= high for low, high in ends])
     assert 0.935 <= covered <= 0.97
 
@@ -91,7 +102,7 @@ def test_the_number_of_images_that_decide_is_the_smallest_that_does(lost: int, w
     pairs = Pairs(400, lost, won)
 
     def decided(n: int) -> bool:
-        low, high = statistics.paired_interval(lost * n / 400, won * n / 400, n)
+        low, high = paired_interval(lost * n / 400, won * n / 400, n)
         return high <= limit or low > limit
 
     needed = statistics.images_to_decide(pairs, limit)
@@ -136,7 +147,7 @@ def test_classes_are_listed_by_what_they_lose_with_intervals_for_all_together() 
     rows = statistics.class_drops(reference, candidate, labels)
     assert [row.label for row in rows] == [1, 0, 3]
     assert rows[0].pairs.drop == pytest.approx(0.25)
-    single = statistics.paired_interval(5, 0, 20)
+    single = paired_interval(5, 0, 20)
     assert rows[0].low < single[0] < single[1] < rows[0].high
     assert statistics.joint_confidence(3) == pytest.approx(1 - 0.05 / 3)
 

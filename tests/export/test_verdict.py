@@ -4,8 +4,9 @@ import pytest
 
 from compress.errors import GateError
 from compress.recipe import Benchmark as Limits
+from export.intervals import paired_interval
 from export.results import Interval, Judgement
-from export.statistics import ClassDrop, Pairs, paired_interval
+from export.statistics import ClassDrop, Pairs
 from export.verdict import Evidence, decide, gate, judge, overall, pareto
 
 
