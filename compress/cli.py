@@ -295,6 +295,34 @@ def verify(bundle: Path, threads: int | None) -> None:
         click.echo(f"pass  {name}  differs by {difference:.2g} of its largest logit")
 
 
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("repo")
+@click.option("--private", is_flag=True, help="Where the repository does not exist yet.")
+@click.option("--dry-run", is_flag=True, help="Only write RUN/hub. So it is without a token, too.")
+@as_json
+def push(run: Path, repo: str, private: bool, dry_run: bool, json_: bool) -> None:
+    """Put the student of RUN on the Hugging Face Hub as REPO, in timm's format, with a card of what was measured.
+
+    \b
+    compress push runs/NAME you/cifar100-resnet18 --dry-run
+    """
+    from compress import console
+    from compress.run import finished_run
+    from export.hub import push_run
+
+    outcome = push_run(finished_run(run), repo, private=private, dry_run=dry_run)
+    if json_:
+        _print_json(outcome)
+        return
+    for name in outcome["files"]:
+        click.echo(f"{outcome['folder']}/{name}")
+    if outcome["url"]:
+        click.echo(outcome["url"])
+    else:
+        console.say("nothing was pushed. Log in with `hf auth login` or set HF_TOKEN, and leave --dry-run out")
+
+
 @cli.group()
 def data() -> None:
     """The data sets: what is known, what is here, and fetching one."""

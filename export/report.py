@@ -37,18 +37,26 @@ def report(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
         raise UsageError("no run to report on", "Name one or several run folders.")
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{out} is no name for the page", "Choose one that ends in .html; .md is written beside it.")
-    views = [View.read(path) for path in runs]
-    _check_same_data(views)
     page = out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
-    templates = environment()
-    content = {"views": views, "outcomes": _OUTCOMES, "advice": _ADVICE}
+    content = _content(runs)
     written = {
-        page: templates.get_template("report.html.j2").render(content),
-        page.with_suffix(".md"): templates.get_template("report.md.j2").render(content),
+        page: environment().get_template("report.html.j2").render(content),
+        page.with_suffix(".md"): environment().get_template("report.md.j2").render(content),
     }
     for path, text in written.items():
         files.write_bytes(path, text.encode())
     return list(written)
+
+
+def markdown(runs: Sequence[Path]) -> str:
+    """The Markdown of `report` alone. Raises InputError as it does."""
+    return environment().get_template("report.md.j2").render(_content(runs))
+
+
+def _content(runs: Sequence[Path]) -> dict[str, Any]:
+    views = [View.read(path) for path in runs]
+    _check_same_data(views)
+    return {"views": views, "outcomes": _OUTCOMES, "advice": _ADVICE}
 
 
 def environment() -> jinja2.Environment:

@@ -314,6 +314,23 @@ def test_help_and_version_and_schema_and_doctor_answer(command: Command, tmp_pat
     assert json.loads(command("data", "list", "--json", cwd=tmp_path).stdout)
 
 
+def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
+    """As documented, in a real bash; the function that it defines is then called as a press of the tab key would."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "compress").write_text(f'#!/bin/sh\nexec {sys.executable} -m compress "$@"\n')
+    (folder / "compress").chmod(0o755)
+    script = (
+        'eval "$(_COMPRESS_COMPLETE=bash_source compress)"\n'
+        'COMP_WORDS=(compress dis); COMP_CWORD=1; _compress_completion compress; echo "${COMPREPLY[@]}"\n'
+        "COMPREPLY=(); COMP_WORDS=(compress export --prec); COMP_CWORD=2; _compress_completion compress\n"
+        'echo "${COMPREPLY[@]}"\n'
+    )
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    result = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert result.stdout.split() == ["distill", "--precision"], result.stderr
+
+
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     program = (
         "import sys; sys.argv = ['compress', '--help']\nfrom compress.cli import main\n"

@@ -1,0 +1,132 @@
+"""`compress push`: a finished run as a model repository of the Hugging Face Hub, in timm's format.
+
+In: a run. Out: RUN/hub, the repository's folder as it will be, and with a token the repository itself.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, HfApi, ModelCardData, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from compress import models, small_stem
+from compress.distillation import load_student
+from compress.errors import InputError, MachineError, UsageError
+from compress.files import cannot_write
+from compress.recipe import recipe_yaml
+from compress.run import RECIPE, Run, held
+from export.candidates import find_models
+from export.report import markdown
+from export.results import FILE as BENCHMARK
+
+HUB = "hub"
+
+
+def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Writes RUN/hub and, unless it is a dry run or there is no token, uploads it to `repo`, "name" or "user/name".
+
+    The folder holds the student as timm reads it, the recipe, the ONNX files of the run's export and a model card with
+    what `compress benchmark` measured; where either was not run, it is left out. Returns repo, folder, files, and url,
+    which is None after a dry run.
+    Raises UsageError for a name that the Hub does not take, InputError where weights or files are not those of the
+    run's manifest or the student is no model of timm's, MachineError where the Hub refuses or cannot be reached.
+    """
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{repo!r} is no name for a repository: {reason}", "For example: you/cifar100.") from None
+    with held(run.path):
+        load_student(run)
+        folder = _write_folder(run, repo)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    outcome: dict[str, Any] = {"repo": repo, "folder": str(folder), "files": names, "url": None}
+    if dry_run or get_token() is None:
+        return outcome
+    api = HfApi(library_name="compress")
+    try:
+        outcome["url"] = str(api.create_repo(repo, private=private, exist_ok=True))
+        api.upload_folder(folder_path=folder, repo_id=repo, commit_message=f"compress push {run.path.resolve().name}")
+    except Exception as error:  # which HTTP library huggingface_hub fails with depends on its version
+        raise MachineError(
+            f"the Hub did not take {repo}: {' '.join(str(error).split())}",
+            f"What was to be pushed is in {folder}. Check the token with `hf auth whoami`.",
+        ) from error
+    return outcome
+
+
+def _write_folder(run: Run, repo: str) -> Path:
+    folder = run.path / HUB
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{HUB}.", suffix=".tmp", dir=run.path) as scratch:
+            made = Path(scratch) / HUB
+            made.mkdir()
+            for name in (models.CONFIG, models.WEIGHTS):
+                shutil.copyfile(run.student / name, made / name)
+            recipe = run.recipe
+            public = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": None})})
+            (made / RECIPE).write_text(recipe_yaml(public), encoding="utf-8")
+            for path in _onnx_files(run):
+                (made / "onnx").mkdir(exist_ok=True)
+                shutil.copyfile(path, made / "onnx" / path.name)
+            (made / "README.md").write_text(_card(run, repo), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            made.rename(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder
+
+
+def _onnx_files(run: Run) -> Iterator[Path]:
+    """The student's files for ONNX Runtime, each the one that its export recorded."""
+    if (run.path / "export" / "export.json").exists():
+        yield from (m.path for m in find_models(run) if m.role == "student" and m.runtime == "ort")
+
+
+def _card(run: Run, repo: str) -> str:
+    manifest, config = run.manifest, models.read_config(run.student)
+    architecture = config.get("architecture")
+    if not architecture:
+        raise InputError(f"the student of {run.path} was not made by timm, whose format the Hub is to have")
+    data, top1 = manifest["data"], manifest["student_top1"]
+    result = EvalResult(
+        task_type="image-classification",
+        dataset_type=data["name"],
+        dataset_name=data["name"],
+        dataset_split=data["eval_split"],
+        metric_type="accuracy",
+        metric_name="top-1",
+        metric_value=round(top1, 6),
+    )
+    head = ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["timm", "image-classification", "knowledge-distillation"],
+        metrics=["accuracy"],
+        model_name=repo.rsplit("/")[-1],
+        eval_results=[result],
+    )
+    first = "import compress  # registers the architecture\n" if architecture.endswith(small_stem.SUFFIX) else ""
+    measured = markdown([run.path]) if (run.path / BENCHMARK).exists() else ""
+    return f"""---
+{head.to_yaml()}
+---
+# {architecture}, {data["num_classes"]} classes of {data["name"]}
+
+Distilled with `{manifest["method"]}` from {models.read_config(run.teacher).get("architecture") or "a module"}: top-1
+{top1:.2%} on {data["eval_split"]} ({data["eval_images"]:,} images), its teacher {manifest["teacher_top1"]:.2%}. How it
+was trained stands in `recipe.yaml`, whose hash is `{manifest["recipe_sha256"]}`.
+
+```python
+{first}import timm
+
+model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()
+```
+
+Images come as RGB in 0..1, normalised with `mean` and `std` of `config.json`.
+
+{measured}"""
