@@ -43,6 +43,13 @@ class Data(Section):
     holdout: float = Field(
         default=0.0, ge=0, lt=1, description="Evaluate on this part of train instead of the official split."
     )
+    label_noise: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Part of the training labels replaced by another class, uniformly (symmetric noise): always the "
+        "same ones for a data set and a part. What is evaluated on keeps its labels, with data.holdout too.",
+    )
 
     @model_validator(mode="after")
     def _folder_needs_a_place_and_a_size(self) -> Self:
