@@ -225,7 +225,7 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
     for override in overrides:
         _apply_override(raw, override)
     if method is not None:
-        _assign(raw, ["supervision", "method"], method, "--method")
+        assign(raw, ["supervision", "method"], method, "--method")
     return validate_recipe(raw, source=str(path))
 
 
@@ -262,10 +262,11 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if not separator or not key.strip():
         raise UsageError(f"--set {override!r} is not KEY=VALUE", "For example: --set train.epochs=10.")
     value = parse_yaml(text, f"--set {key}")
-    _assign(raw, key.strip().split("."), value, f"--set {key}")
+    assign(raw, key.strip().split("."), value, f"--set {key}")
 
 
-def _assign(raw: dict[str, Any], path: list[str], value: Any, source: str) -> None:
+def assign(raw: dict[str, Any], path: list[str], value: Any, source: str) -> None:
+    """Sets raw[a][b] = value for path [a, b], in place. Raises UsageError naming the source where a is no section."""
     for part in path[:-1]:
         inner = raw.setdefault(part, {})
         if not isinstance(inner, dict):
