@@ -92,9 +92,9 @@ def main(
         except Interrupted:
             with deferred():
                 progress.save()
-                console.say(outlook(progress))
             if budget.over:
                 console.say(f"the budget is spent and everything saved in {folder}: go on with --resume")
+                console.say(outlook(progress) or "left: what is looked at in finished students, and the results")
                 return
             raise
     if still := outlook(progress):

@@ -50,7 +50,6 @@ class Study(Section):
     arms: list[Arm] = Field(min_length=2)
     baseline: str = Field(description="The arm that the others are compared with.")
     seeds: list[int] = Field(min_length=1)
-    epochs: int = Field(ge=1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -125,7 +124,7 @@ def final_cells(study: Study, setting: str, teacher: Path, chosen: Mapping[str, 
     for arm in study.arms:
         for seed in study.seeds:
             name = final_name(setting, arm.name, seed)
-            own = _of_run(arm, seed, teacher, chosen[arm.name]) | {"data.holdout": 0.0, "train.epochs": study.epochs}
+            own = _of_run(arm, seed, teacher, chosen[arm.name]) | {"data.holdout": 0.0}
             recipe = _recipe(study, name, study.settings[setting], own)
             cells.append(Cell(name, arm.name, seed, recipe, study.folder / name))
     return cells

@@ -4,7 +4,7 @@ In: what study_results.collect returned. Out: PNG bytes by title; a plot for whi
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -37,9 +37,11 @@ _STYLE: dict[Any, Any] = {
 _SCATTERED = 1000  # points of an arm
 
 CAPTIONS = {
-    "differences": "Student top-1 less that of the baseline with the same seed: mean, 95 % interval, and every seed.",
+    "differences": "Student top-1 less that of the baseline with the same seed: mean, 95 % interval, and every "
+    "seed; green and red where Holm's p is below 0.05.",
     "measures": "Agreement with the teacher and calibration on the evaluation split: mean, and every seed.",
-    "temperature": "DTD's temperature over the epochs: mean over samples and seeds; the band from smallest to largest.",
+    "temperature": "DTD's temperature over the epochs: mean over samples and seeds; the band from the smallest to the "
+    "largest of a batch.",
     "adjusted": "The part of the training rows that KA changes, which is the teacher's error on augmented train.",
     "confusion": "Each sample's temperature against what it follows from, of finished students on training batches.",
 }
@@ -87,7 +89,7 @@ def _differences(content: Mapping[str, Any]) -> Figure | None:
                 continue
             each = [100 * (top1[arm["name"], seed] - top1[content["baseline"], seed]) for seed in found["seeds"]]
             axes.plot(each, [place] * len(each), "o", color=_INK, alpha=0.35, markersize=4, markeredgewidth=0)
-            sure = found["interval"] is not None and found["interval"]["low"] * found["interval"]["high"] > 0
+            sure = found["holm_p"] is not None and found["holm_p"] < 0.05
             color = (_GOOD if found["mean"] > 0 else _BAD) if sure else _STUDENT
             if found["interval"] is not None:
                 axes.plot(
@@ -123,41 +125,60 @@ def _measures(content: Mapping[str, Any]) -> Figure | None:
 
 
 def _temperature(content: Mapping[str, Any]) -> Figure | None:
-    return _over_epochs(content, "temperature", "temperature", lambda run: "dtd-" in run["method"])
+    settings = content["settings"]
+    arms = {name: _by_arm(setting["runs"], lambda run: "dtd-" in run["method"]) for name, setting in settings.items()}
+    if not any(arms.values()):
+        return None
+    figure, panels = _panels(1, len(settings), height=3.0)
+    for axes, (name, by_arm) in zip(panels[0], arms.items(), strict=True):
+        for color, (arm, runs) in zip(_SERIES, by_arm.items(), strict=False):
+            epochs = [line["epoch"] + 1 for line in runs[0]]
+            low, middle, high = (_mean(runs, f"temperature_{which}") for which in ("min", "mean", "max"))
+            axes.plot(epochs, middle, color=color, label=arm, marker=".")
+            axes.plot(epochs, np.stack([low, high], axis=1), color=color, linewidth=0.8, alpha=0.6)
+            axes.fill_between(epochs, low, high, color=color, alpha=0.08, linewidth=0)
+        _epochs(axes, name, "temperature")
+        axes.legend(fontsize=8)
+    return figure
 
 
 def _adjusted(content: Mapping[str, Any]) -> Figure | None:
-    return _over_epochs(content, "adjusted", "rows that KA changes, %", lambda run: run["method"].startswith("ka-"))
-
-
-def _over_epochs(
-    content: Mapping[str, Any], kind: str, label: str, wanted: Callable[[Mapping[str, Any]], bool]
-) -> Figure | None:
-    settings = content["settings"]
-    if not any(wanted(run) for setting in settings.values() for run in setting["runs"]):
-        return None
-    figure, panels = _panels(1, len(settings), height=2.8)
-    for axes, (name, setting) in zip(panels[0], settings.items(), strict=True):
-        arms = dict.fromkeys(run["arm"] for run in setting["runs"] if wanted(run))
-        for color, arm in zip(_SERIES, arms, strict=False):
-            runs = [run["epochs"] for run in setting["runs"] if run["arm"] == arm]
+    """One line a setting: runs of one seed meet the same rows, whatever their arm."""
+    figure, panels = _panels(1, 1, height=2.8)
+    axes = panels[0][0]
+    for color, (name, setting) in zip(_SERIES, content["settings"].items(), strict=False):
+        by_arm = _by_arm(setting["runs"], lambda run: run["method"].startswith("ka-"))
+        if runs := [run for runs in by_arm.values() for run in runs]:
             epochs = [line["epoch"] + 1 for line in runs[0]]
-            if kind == "temperature":
-                low, middle, high = (
-                    np.mean([[line[f"temperature_{which}"] for line in run] for run in runs], axis=0)
-                    for which in ("min", "mean", "max")
-                )
-                axes.plot(epochs, middle, color=color, label=arm, marker=".")
-                axes.fill_between(epochs, low, high, color=color, alpha=0.12, linewidth=0)
-            else:
-                middle = 100 * np.mean([[line["adjusted"] for line in run] for run in runs], axis=0)
-                axes.plot(epochs, middle, color=color, label=arm, marker=".")
-        axes.set_title(name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
-        axes.legend(fontsize=8)
+            axes.plot(epochs, 100 * _mean(runs, "adjusted"), color=color, label=name, marker=".")
+    if not axes.lines:
+        return None
+    _epochs(axes, "", "rows that KA changes, %")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
     return figure
+
+
+def _by_arm(
+    runs: Sequence[Mapping[str, Any]], wanted: Callable[[Mapping[str, Any]], bool]
+) -> dict[str, list[list[dict[str, Any]]]]:
+    """The epochs of the runs that are wanted, by arm."""
+    found: dict[str, list[list[dict[str, Any]]]] = {}
+    for run in filter(wanted, runs):
+        found.setdefault(run["arm"], []).append(run["epochs"])
+    return found
+
+
+def _mean(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> np.ndarray:
+    """Of each epoch, over runs."""
+    return np.mean([[line[key] for line in run] for run in runs], axis=0)
+
+
+def _epochs(axes: Axes, title: str, label: str) -> None:
+    axes.set_title(title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
 
 
 def _confusion(content: Mapping[str, Any]) -> Figure | None:

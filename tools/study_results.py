@@ -124,13 +124,13 @@ def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: d
     lines = [
         f"# Study {study.name}",
         "",
-        f"Made by `python tools/reproduce.py {study_file}`, in any number of calls (`--budget-minutes M --resume`). "
-        f"Every arm was tuned with {len(next(iter(study.tune.grid.values())))} configurations on "
-        f"{100 * study.tune.holdout:g} % of the training images of {study.tune.setting}, which neither students nor "
-        "teacher were trained on; what won there is used in every setting. Each setting has one teacher, trained on the "
-        "rest of train, in tuning and afterwards. The final students are trained on all of train for "
-        f"{study.epochs} epochs and evaluated on the official split after the last one; runs of one seed share initial "
-        "weights, batches and augmentation. Differences are paired by seed.",
+        f"Made by `python tools/reproduce.py {_shown(study_file)}`, in any number of calls "
+        f"(`--budget-minutes M --resume`). Every arm was tuned with {len(next(iter(study.tune.grid.values())))} "
+        f"configurations on {100 * study.tune.holdout:g} % of the training images of {study.tune.setting}, which "
+        "neither students nor teacher were trained on; what won there is used in every setting. Each setting has one "
+        "teacher, trained on the rest of train, in tuning and afterwards. The final students are trained on all of train and "
+        "evaluated on the official split after the last epoch; runs of one seed share initial weights, batches and "
+        "augmentation. Differences are paired by seed.",
     ]
     for name, setting in content["settings"].items():
         lines += ["", *_setting_lines(name, setting, Sweep.model_validate(setting["comparison"]))]
@@ -138,7 +138,7 @@ def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: d
         "",
         "## Tuning",
         "",
-        f"{study.tune.epochs} epochs, seeds {_list(study.tune.seeds)}; top-1 on what was held "
+        f"Epochs: {study.tune.epochs}; seeds: {_list(study.tune.seeds)}. Top-1 on what was held "
         "out, after the last epoch. The best mean wins, of equal ones the first.",
         "",
         "| arm | configuration, beside what the arm sets | held-out top-1 | |",
@@ -200,3 +200,9 @@ def _values(values: Values) -> str:
 
 def _list(seeds: list[int]) -> str:
     return ", ".join(map(str, seeds))
+
+
+def _shown(study_file: Path) -> Path:
+    """As it is named from the project's folder, where it lies there."""
+    project, path = Path(__file__).parents[1], study_file.resolve()
+    return path.relative_to(project) if path.is_relative_to(project) else study_file

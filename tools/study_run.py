@@ -129,8 +129,9 @@ def planned(progress: Progress) -> list[tuple[str, str, int]]:
         for number in range(len(grid))
         for seed in tune.seeds
     ]
+    epochs = {setting: teacher_recipe(study, setting).train.epochs for setting in progress.settings}
     return rows + [
-        (final_name(setting, arm.name, seed), setting, study.epochs)
+        (final_name(setting, arm.name, seed), setting, epochs[setting])
         for setting in progress.settings
         for arm in study.arms
         for seed in study.seeds
