@@ -128,9 +128,9 @@ def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: d
         f"(`--budget-minutes M --resume`). Every arm was tuned with {len(next(iter(study.tune.grid.values())))} "
         f"configurations on {100 * study.tune.holdout:g} % of the training images of {study.tune.setting}, which "
         "neither students nor teacher were trained on; what won there is used in every setting. Each setting has one "
-        "teacher, trained on the rest of train, in tuning and afterwards. The final students are trained on all of train and "
-        "evaluated on the official split after the last epoch; runs of one seed share initial weights, batches and "
-        "augmentation. Differences are paired by seed.",
+        "teacher, trained on the rest of train, in tuning and afterwards. The final students are trained on all of "
+        "train and evaluated on the official split after the last epoch; runs of one seed share initial weights, "
+        "batches and augmentation. Differences are paired by seed.",
     ]
     for name, setting in content["settings"].items():
         lines += ["", *_setting_lines(name, setting, Sweep.model_validate(setting["comparison"]))]
