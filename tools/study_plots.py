@@ -43,7 +43,8 @@ CAPTIONS = {
     "temperature": "DTD's temperature over the epochs: mean over samples and seeds; the band from the smallest to the "
     "largest of a batch.",
     "adjusted": "The part of the training rows that KA changes, which is the teacher's error on augmented train.",
-    "confusion": "Each sample's temperature against what it follows from, of finished students on training batches.",
+    "confusion": "Each sample's temperature against what it follows from, of finished students on training batches; "
+    "right is what agrees with the label as it was trained on.",
 }
 MEASURES_SHOWN = {"agreement": "agreement with the teacher, %", "ece": "ECE, %", "nll": "NLL, nats"}
 

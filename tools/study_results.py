@@ -15,7 +15,7 @@ from study_run import Progress, Tried, is_finished, tuning_results, winners
 from study_state import MEASURES
 
 from compress import files
-from compress.errors import MachineError
+from compress.errors import DivergedError
 from compress.files import write_bytes, write_json
 from compress.lockstep import Outcome
 from compress.metrics import METRICS, read_metrics
@@ -57,8 +57,7 @@ def collect(progress: Progress) -> dict[str, Any]:
     for setting in progress.settings:
         cells = final_cells(study, setting, progress.teachers[setting], chosen)
         outcomes: dict[str, Outcome] = {
-            cell.name: Run(cell.folder) if is_finished(cell.folder) else MachineError("it did not finish")
-            for cell in cells
+            cell.name: Run(cell.folder) if is_finished(cell.folder) else DivergedError("it diverged") for cell in cells
         }
         sweep = compare(f"{study.name}, {setting}", results(cells, outcomes), study.baseline)
         runs = [_run(cell) for cell in cells if is_finished(cell.folder)]

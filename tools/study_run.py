@@ -18,10 +18,11 @@ from compress import console, files
 from compress.augment import on_device
 from compress.data import load_data
 from compress.distillation import resolve
+from compress.errors import DivergedError
 from compress.metrics import METRICS, read_metrics
 from compress.recipe import Recipe
 from compress.run import MANIFEST, RUNS, TEACHERS, Run, read_manifest
-from compress.sweep import Cell, lockstep_groups, run_group
+from compress.sweep import Cell, lockstep_groups, raise_if_failed, run_group
 from compress.teacher import teacher_hash, trained_teacher
 from compress.train import finish
 
@@ -54,7 +55,7 @@ class Tried:
 
 
 def run_study(progress: Progress) -> None:
-    """Raises Interrupted once all that runs is saved in its folder, and what the teachers' training raises."""
+    """Raises Interrupted once all that runs is saved in its folder, and a CompressError where anything fails."""
     study = progress.study
     in_tuning = study.tune.setting
     resolved = {
@@ -86,11 +87,14 @@ def _train_teacher(progress: Progress, setting: str, recipe: Recipe) -> None:
 
 
 def _run_groups(progress: Progress, cells: Sequence[Cell]) -> None:
+    """A run that diverges is a result. Any other failure is raised: it says nothing about the arm."""
     for group in lockstep_groups(cells):
-        for name, outcome in run_group(group, recipe_name=progress.study.name, device=progress.device.type).items():
-            if not isinstance(outcome, Run):
-                console.warn(f"{name} failed: {outcome}")
+        outcomes = run_group(group, recipe_name=progress.study.name, device=progress.device.type)
         progress.save()
+        raise_if_failed({name: each for name, each in outcomes.items() if not isinstance(each, DivergedError)})
+        for name, outcome in outcomes.items():
+            if isinstance(outcome, DivergedError):
+                console.warn(f"{name} failed: {outcome}")
 
 
 def tuning_results(study: Study) -> dict[str, list[Tried]]:

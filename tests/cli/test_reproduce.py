@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_study_that_its_budget_stops_goes_on_from_the_state_alone_to_the_same_bits(
     whole: Path, tmp_path: Path
 ) -> None:
-    minutes, calls, unfinished = 0.1, 0, 0
+    minutes, calls, unfinished, epochs = 0.1, 0, 0, 0
     while True:
         home = tmp_path / str(calls)
         home.mkdir()
@@ -70,6 +71,7 @@ def test_a_study_that_its_budget_stops_goes_on_from_the_state_alone_to_the_same_
         result = reproduce("--resume", "--budget-minutes", minutes, cwd=home)
         assert result.returncode == 0, result.stderr
         calls += 1
+        epochs += len(re.findall(r"(?:student|teacher) \d+/\d+  loss", result.stderr))
         if "the budget is spent" not in result.stderr:
             break
         assert "left: " in result.stderr
@@ -77,6 +79,7 @@ def test_a_study_that_its_budget_stops_goes_on_from_the_state_alone_to_the_same_
         minutes *= 1.5
     assert calls > 1
     assert unfinished > 0
+    assert epochs == 2 * 3 + 6 * 1 + 12 * 3  # of teachers, tuning and final runs: none was done twice
     expected, found = runs(whole), runs(home)
     assert len(expected) == 12
     for name, run in expected.items():
