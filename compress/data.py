@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from compress.images import read_images, square
 from compress.recipe import Augment, Data
 
 _CACHE_FORMAT = 1
+_NOISE_SEED = 0
 _ARRAYS = ("train_images", "train_labels", "eval_images", "eval_labels")
 
 
@@ -41,7 +42,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sha256: str
-    """Of all pixels, labels and class names, and of which images are held out."""
+    """Of all pixels, labels and class names, of which images are held out and which part of the labels is noise."""
 
     @property
     def num_classes(self) -> int:
@@ -83,7 +84,7 @@ def load_data(settings: Data, *, say: Callable[[str], None] = lambda _: None) ->
             f"{folder} holds one class, {dataset.class_names[0]!r}, and there is nothing to tell apart",
             "Add a folder for another class.",
         )
-    return _hold_out(dataset, settings.holdout) if settings.holdout else dataset
+    return _train_as_asked(dataset, settings.holdout, settings.label_noise)
 
 
 def resolve_augment(settings: Data) -> Augment:
@@ -222,21 +223,38 @@ def _channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[fl
     return mean, std
 
 
-def _hold_out(dataset: Dataset, part: float) -> Dataset:
-    held = every_nth(dataset.train_labels, 1 / part)
-    if held.all():
-        raise InputError(f"data.holdout {part} leaves nothing to train on", "Lower it, or add images.")
-    return Dataset(
-        **{
-            **vars(dataset),
-            "train_images": dataset.train_images[~held],
-            "train_labels": dataset.train_labels[~held],
-            "eval_images": dataset.train_images[held],
-            "eval_labels": dataset.train_labels[held],
-            "eval_split": f"{part:g} of train, held out",
-            "sha256": _hash_json([dataset.sha256, part]),
-        }
+def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dataset:
+    """With a part held out, by the true labels and with them, and noise in the labels of what is trained on."""
+    clean = dataset.train_labels
+    held = every_nth(clean, 1 / holdout) if holdout else None
+    if held is not None and held.all():
+        raise InputError(f"data.holdout {holdout} leaves nothing to train on", "Lower it, or add images.")
+    if label_noise:
+        noisy = noisy_labels(clean, label_noise, dataset.num_classes)
+        sha256 = _hash_json([dataset.sha256, "label_noise", label_noise])
+        dataset = replace(dataset, train_labels=noisy, sha256=sha256)
+    if held is None:
+        return dataset
+    return replace(
+        dataset,
+        train_images=dataset.train_images[~held],
+        train_labels=dataset.train_labels[~held],
+        eval_images=dataset.train_images[held],
+        eval_labels=clean[held],
+        eval_split=f"{holdout:g} of train, held out",
+        sha256=_hash_json([dataset.sha256, holdout]),
     )
+
+
+def noisy_labels(labels: NDArray[np.int64], part: float, num_classes: int) -> NDArray[np.int64]:
+    """Labels [N] of which each is, with probability `part`, another class, all others being as likely.
+
+    What becomes of a label depends on its index alone, and what is replaced at a part stays so at a larger one.
+    """
+    # PCG64's raw numbers are the same in every version of numpy, which a Generator does not promise.
+    draws = np.random.PCG64(_NOISE_SEED).random_raw(2 * len(labels)).reshape(-1, 2)
+    other = (labels + 1 + (draws[:, 1] % (num_classes - 1)).astype(np.int64)) % num_classes
+    return np.where(draws[:, 0] / 2.0**64 < part, other, labels)
 
 
 def _hash_json(content: object) -> str:

@@ -143,10 +143,10 @@ def _open_run(
     """The run, the recipe with nothing left open, and whether there is work to do."""
     old = _run_to_resume(given, name, out, device) if resume else None
     if old is None:
-        resolved = _resolve(given, device)
+        resolved = resolve(given, device)
         return run_folder.new_run(resolved, name, out), resolved, True
     before = old.recipe
-    resolved = _resolve(given, device, like=before)
+    resolved = resolve(given, device, like=before)
     changed = [key for key in changed_keys(before, resolved) if key not in _FREE_TO_CHANGE]
     finished = old.manifest["status"] == "finished"
     more_epochs = resolved.train.epochs > before.train.epochs
@@ -176,7 +176,7 @@ def _run_to_resume(given: Recipe, name: str, out: Path | None, device: torch.dev
     if out is not None:
         return Run(out) if (out / run_folder.MANIFEST).exists() else None
     unfinished = [run for run in run_folder.all_runs() if _is_unfinished(run, name)]
-    same = [run for run in unfinished if not changed_keys(run.recipe, _resolve(given, device, like=run.recipe))]
+    same = [run for run in unfinished if not changed_keys(run.recipe, resolve(given, device, like=run.recipe))]
     return (same or unfinished or [None])[-1]
 
 
@@ -187,7 +187,7 @@ def _is_unfinished(run: Run, name: str) -> bool:
     )
 
 
-def _resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> Recipe:
+def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> Recipe:
     """Fills in what the recipe leaves open, so that recipe.yaml says all; what it leaves open stays that of `like`."""
     size = given.data.image_size or LAYOUTS[given.data.name].image_size
     epochs = given.teacher.epochs

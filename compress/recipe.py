@@ -43,6 +43,13 @@ class Data(Section):
     holdout: float = Field(
         default=0.0, ge=0, lt=1, description="Evaluate on this part of train instead of the official split."
     )
+    label_noise: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Part of the training labels replaced by another class, uniformly (symmetric noise): always the "
+        "same ones for a data set and a part. What is evaluated on keeps its labels, with data.holdout too.",
+    )
 
     @model_validator(mode="after")
     def _folder_needs_a_place_and_a_size(self) -> Self:
@@ -220,7 +227,7 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
     for override in overrides:
         _apply_override(raw, override)
     if method is not None:
-        _assign(raw, ["supervision", "method"], method, "--method")
+        assign(raw, ["supervision", "method"], method, "--method")
     return validate_recipe(raw, source=str(path))
 
 
@@ -257,10 +264,11 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if not separator or not key.strip():
         raise UsageError(f"--set {override!r} is not KEY=VALUE", "For example: --set train.epochs=10.")
     value = parse_yaml(text, f"--set {key}")
-    _assign(raw, key.strip().split("."), value, f"--set {key}")
+    assign(raw, key.strip().split("."), value, f"--set {key}")
 
 
-def _assign(raw: dict[str, Any], path: list[str], value: Any, source: str) -> None:
+def assign(raw: dict[str, Any], path: list[str], value: Any, source: str) -> None:
+    """Sets raw[a][b] = value for path [a, b], in place. Raises UsageError naming the source where a is no section."""
     for part in path[:-1]:
         inner = raw.setdefault(part, {})
         if not isinstance(inner, dict):

@@ -43,11 +43,18 @@ def obtain_teacher(
     facts_file = run.teacher / _FACTS
     if given is not None or not facts_file.exists():
         if given is None and recipe.teacher.source == "train":
-            kept = yield from _trained_teacher(recipe, dataset, splits)
+            kept = yield from trained_teacher(recipe, dataset, splits)
             _link_folder(kept / "model", run.teacher)
             MetricsLog(run.path).replace_phase("teacher", kept / METRICS)
-        else:
+        elif given is not None:
             _save_foreign_teacher(run, recipe, dataset, splits, given)
+        else:
+            measured = shared.once(
+                ("foreign teacher", recipe.teacher.model_dump_json(), dataset.sha256),
+                lambda: _save_foreign_teacher(run, recipe, dataset, splits, given),
+            )
+            if measured != run.teacher:
+                _link_folder(measured, run.teacher)
     facts = json.loads(facts_file.read_text(encoding="utf-8"))
     if facts["data"] != dataset.sha256:
         raise InputError(
@@ -107,8 +114,11 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generator[Position, None, Path]:
-    """The folder of the teacher that this recipe asks for, runs/teachers/HASH: kept from before, or trained now."""
+def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generator[Position, None, Path]:
+    """The folder of the teacher that this recipe asks for, runs/teachers/HASH: kept from before, or trained now.
+
+    recipe: with nothing left open (compress.distillation.resolve). The model is in model/ below that folder.
+    """
     folder = RUNS / TEACHERS / teacher_hash(recipe, dataset)
     model_folder = folder / "model"
     try:
@@ -151,7 +161,7 @@ def _trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Genera
     return folder
 
 
-def _save_foreign_teacher(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None) -> None:
+def _save_foreign_teacher(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None) -> Path:
     if given is not None:
         model, source = copy.deepcopy(given), "module"
         check_logits(model, dataset, "teacher")
@@ -160,6 +170,7 @@ def _save_foreign_teacher(run: Run, recipe: Recipe, dataset: Dataset, splits: Sp
         make = models.checkpoint_teacher if source == "checkpoint" else models.pretrained_teacher
         model = make(recipe.teacher, dataset)
     _save_with_facts(model.to(splits.evaluation.images.device), run.teacher, dataset, splits, source=source)
+    return run.teacher
 
 
 def _save_with_facts(model: nn.Module, folder: Path, dataset: Dataset, splits: Splits, *, source: str) -> None:

@@ -16,21 +16,9 @@ from export.sweep_results import Sweep
 
 def write_sweep(sweep: Sweep, folder: Path) -> list[Path]:
     """Writes FOLDER/RECIPE-sweep.html, .md and .json, and returns their paths."""
-    templates = environment()
-    templates.filters["p_value"] = p_value
-    content = {
-        "sweep": sweep,
-        "failed": [run for run in sweep.runs if run.status == "failed"],
-        "single": any(arm.finished == 1 for arm in sweep.arms),
-        "alike": any(
-            arm.difference is not None and arm.difference.p is None and len(arm.difference.seeds) > 1
-            for arm in sweep.arms
-        ),
-        "plot": Markup(plots.dots(sweep)),
-    }
     written = {
-        ".html": templates.get_template("sweep.html.j2").render(content),
-        ".md": templates.get_template("sweep.md.j2").render(content),
+        ".html": _rendered("sweep.html.j2", sweep, plot=Markup(plots.dots(sweep))),
+        ".md": sweep_markdown(sweep),
         ".json": json.dumps(sweep.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
     try:
@@ -41,6 +29,25 @@ def write_sweep(sweep: Sweep, folder: Path) -> list[Path]:
     for path, text in zip(paths, written.values(), strict=True):
         files.write_bytes(path, text.encode())
     return paths
+
+
+def sweep_markdown(sweep: Sweep) -> str:
+    return _rendered("sweep.md.j2", sweep)
+
+
+def _rendered(template: str, sweep: Sweep, **more: Markup) -> str:
+    templates = environment()
+    templates.filters["p_value"] = p_value
+    return templates.get_template(template).render(
+        sweep=sweep,
+        failed=[run for run in sweep.runs if run.status == "failed"],
+        single=any(arm.finished == 1 for arm in sweep.arms),
+        alike=any(
+            arm.difference is not None and arm.difference.p is None and len(arm.difference.seeds) > 1
+            for arm in sweep.arms
+        ),
+        **more,
+    )
 
 
 def p_value(p: float) -> str:

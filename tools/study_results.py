@@ -1,0 +1,207 @@
+"""What a study came to, as JSON, Markdown and plots. The statistics are those of `compress sweep`.
+
+In: finished runs below runs/. Out: NAME.json, NAME.md and NAME-*.png. Accuracies are fractions in JSON, and percent in
+Markdown.
+"""
+
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from study_plan import Study, Values, final_cells
+from study_plots import CAPTIONS, MEASURES_SHOWN, plots, shown
+from study_run import Progress, Tried, is_finished, tuning_results, winners
+from study_state import MEASURES
+
+from compress import files
+from compress.errors import DivergedError
+from compress.files import write_bytes, write_json
+from compress.lockstep import Outcome
+from compress.metrics import METRICS, read_metrics
+from compress.run import Run, now
+from compress.sweep import Cell, results
+from export.report import percent
+from export.sweep_report import sweep_markdown
+from export.sweep_results import Sweep, compare
+
+SCHEMA_VERSION = 1
+
+
+def write_results(progress: Progress, study_file: Path, out: Path) -> list[Path]:
+    """Writes the files into `out` and returns their paths."""
+    study = progress.study
+    content = collect(progress)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.cannot_write(out, error) from error
+    figures = plots(content)
+    names = {title: f"{study.name}-{title}.png" for title in figures}
+    for title, png in figures.items():
+        write_bytes(out / names[title], png)
+    write_bytes(out / f"{study.name}.md", markdown(study, content, study_file, names).encode())
+    for setting in content["settings"].values():
+        for run in setting["runs"]:
+            run["measures"] = {**run["measures"], "temperatures": None} if run["measures"] else None
+    write_json(out / f"{study.name}.json", content)
+    return [out / f"{study.name}{ending}" for ending in (".json", ".md")] + [out / name for name in names.values()]
+
+
+def collect(progress: Progress) -> dict[str, Any]:
+    """All that is known: the tuning, and for each setting its teacher, its comparison and its runs."""
+    study = progress.study
+    tuning = tuning_results(study)
+    chosen = winners(tuning)
+    settings = {}
+    for setting in progress.settings:
+        cells = final_cells(study, setting, progress.teachers[setting], chosen)
+        outcomes: dict[str, Outcome] = {
+            cell.name: Run(cell.folder) if is_finished(cell.folder) else DivergedError("it diverged") for cell in cells
+        }
+        sweep = compare(f"{study.name}, {setting}", results(cells, outcomes), study.baseline)
+        runs = [_run(cell) for cell in cells if is_finished(cell.folder)]
+        adjusted = [line["adjusted"] for run in runs if run["method"].startswith("ka-") for line in run["epochs"]]
+        settings[setting] = {
+            "values": study.settings[setting],
+            "teacher": {
+                "folder": str(progress.teachers[setting]),
+                "sha256": runs[0]["teacher_sha256"] if runs else None,
+                "top1": runs[0]["teacher_top1"] if runs else None,
+                "augmented_train_top1": 1 - mean(adjusted) if adjusted else None,
+                "measures": runs[0]["measures"]["teacher"] if runs else None,
+            },
+            "comparison": sweep.model_dump(mode="json"),
+            "runs": runs,
+        }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "study": study.name,
+        "study_sha256": study.sha256,
+        "date": now(),
+        "baseline": study.baseline,
+        "tuning": {
+            **study.tune.model_dump(mode="json", exclude={"grid"}),
+            "arms": {arm: [_tried(one, chosen[arm]) for one in tried] for arm, tried in tuning.items()},
+        },
+        "settings": settings,
+    }
+
+
+def _tried(one: Tried, chosen: Values) -> dict[str, Any]:
+    return {**vars(one), "mean": one.mean, "chosen": one.values == chosen}
+
+
+def _run(cell: Cell) -> dict[str, Any]:
+    """A finished run. epochs: the student's lines of metrics.jsonl."""
+    manifest = Run(cell.folder).manifest
+    measures = cell.folder / MEASURES
+    kept = (
+        "method",
+        "student_top1",
+        "teacher_top1",
+        "student_sha256",
+        "recipe_sha256",
+        "seconds",
+        "device",
+        "versions",
+    )
+    return {
+        "name": cell.name,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        **{key: manifest[key] for key in kept},
+        "teacher_sha256": manifest["teacher"]["sha256"],
+        "data_sha256": manifest["data"]["sha256"],
+        "measures": json.loads(measures.read_text(encoding="utf-8")) if measures.exists() else None,
+        "epochs": [line for line in read_metrics(cell.folder / METRICS) if line["phase"] == "student"],
+    }
+
+
+def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: dict[str, str]) -> str:
+    tuning = content["tuning"]
+    lines = [
+        f"# Study {study.name}",
+        "",
+        f"Made by `python tools/reproduce.py {_shown(study_file)}`, in any number of calls "
+        f"(`--budget-minutes M --resume`). Every arm was tuned with {len(next(iter(study.tune.grid.values())))} "
+        f"configurations on {100 * study.tune.holdout:g} % of the training images of {study.tune.setting}, which "
+        "neither students nor teacher were trained on; what won there is used in every setting. Each setting has one "
+        "teacher, trained on the rest of train, in tuning and afterwards. The final students are trained on all of "
+        "train and evaluated on the official split after the last epoch; runs of one seed share initial weights, "
+        "batches and augmentation. Differences are paired by seed.",
+    ]
+    for name, setting in content["settings"].items():
+        lines += ["", *_setting_lines(name, setting, Sweep.model_validate(setting["comparison"]))]
+    lines += [
+        "",
+        "## Tuning",
+        "",
+        f"Epochs: {study.tune.epochs}; seeds: {_list(study.tune.seeds)}. Top-1 on what was held "
+        "out, after the last epoch. The best mean wins, of equal ones the first.",
+        "",
+        "| arm | configuration, beside what the arm sets | held-out top-1 | |",
+        "|---|---|---:|---|",
+    ]
+    for arm, tried in tuning["arms"].items():
+        for one in tried:
+            score = "failed" if one["mean"] is None else percent(one["mean"])
+            lines.append(f"| {arm} | {_values(one['values'])} | {score} | {'chosen' if one['chosen'] else ''} |")
+    lines += ["", "## Arms", "", "| arm | method | sets |", "|---|---|---|"]
+    lines += [f"| {arm.name} | `{arm.method}` | {_values(arm.set)} |" for arm in study.arms]
+    lines += ["", "## Plots", ""]
+    lines += [f"![{CAPTIONS[title]}]({file})\n\n{CAPTIONS[title]}\n" for title, file in figures.items()]
+    seen = {
+        json.dumps([run["versions"], run["device"]]) for each in content["settings"].values() for run in each["runs"]
+    }
+    lines += [
+        "## Versions",
+        "",
+        f"Final seeds {_list(study.seeds)}; study {study.sha256[:16]}; {content['date'][:10]}.",
+        "",
+    ]
+    for versions, device in sorted(map(json.loads, seen)):
+        lines.append(f"- {device}: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    return "\n".join(lines) + "\n"
+
+
+def _setting_lines(name: str, setting: dict[str, Any], sweep: Sweep) -> list[str]:
+    teacher = setting["teacher"]
+    lines = [sweep_markdown(sweep).strip(), ""]
+    if teacher["top1"] is not None:
+        changed = teacher["augmented_train_top1"]
+        lines.append(
+            f"The teacher ({Path(teacher['folder']).name}) has {percent(teacher['top1'])} on the evaluation split"
+            + (f", and {percent(changed)} on augmented train: KA changes the rest." if changed is not None else ".")
+        )
+    measured = [run for run in setting["runs"] if run["measures"]]
+    if not measured:
+        return lines
+    lines += ["", f"| {name}: arm | {' | '.join(MEASURES_SHOWN.values())} |", "|---|---:|---:|---:|"]
+    for arm in sweep.arms:
+        runs = [run for run in measured if run["arm"] == arm.name]
+        cells = [_mean_sd([shown(run["measures"], key) for run in runs]) for key in MEASURES_SHOWN]
+        lines.append(f"| {arm.name} | {' | '.join(cells)} |")
+    own = measured[0]["measures"]["teacher"]
+    lines.append(f"| teacher | – | {100 * own['ece']:.2f} | {own['nll']['value']:.2f} |")
+    return lines
+
+
+def _mean_sd(values: list[float]) -> str:
+    if not values:
+        return "–"
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def _values(values: Values) -> str:
+    return ", ".join(f"`{key}: {value}`" for key, value in values.items()) or "–"
+
+
+def _list(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _shown(study_file: Path) -> Path:
+    """As it is named from the project's folder, where it lies there."""
+    project, path = Path(__file__).parents[1], study_file.resolve()
+    return path.relative_to(project) if path.is_relative_to(project) else study_file
