@@ -20,7 +20,7 @@ def outlook(state: Training, epochs: int) -> str:
     copies = 2 + (state.ema is not None) + (state.settings.optimizer == "adamw")
     steps = (epochs - state.epoch) * state.batches.steps_per_epoch - state.step
     done = f", going on from epoch {state.epoch + 1}, step {state.step}" if state.epoch or state.step else ""
-    seconds = steps * _seconds_per_step(state, state.batches.batch_size) if steps > 0 else 0.0
+    seconds = steps * _seconds_per_step(state, state.batches.images_each) if steps > 0 else 0.0
     time_left = f"about {console.duration(seconds)} and " if steps > 0 else ""
     return (
         f"{state.phase}: {sum(p.numel() for p in state.model.parameters()) / 1e6:.1f} M parameters, {epochs} epochs of "
@@ -45,17 +45,20 @@ def memory_explained(state: Training) -> Iterator[None]:
 
 
 def _batch_size_that_fits(state: Training) -> int:
-    """A half, a quarter and so on of the batch size: the first with which a pass succeeds; 0 where none does."""
-    size = state.batches.batch_size
+    """A half, a quarter and so on of the batch size: the first with which a pass succeeds; 0 where none does.
+
+    Tried by this process alone: the others had room.
+    """
+    size = state.batches.images_each
     while (size := size // 2) > 1:
         state.optimizer.zero_grad()
         if state.batches.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            _seconds_per_step(state, size)
+            _seconds_per_step(state.alone(), size)
         except torch.OutOfMemoryError:
             continue
-        return size
+        return size * state.world.size
     return 0
 
 
