@@ -142,7 +142,7 @@ class World:
         return torch.cat(every)
 
     def own_random_state(self, states: Tensor) -> Tensor:
-        return states.view(self.size, -1)[self.rank]
+        return states.view(self.size, -1)[self.rank].clone()  # torch reads it in words, which must be aligned
 
 
 ALONE = World()
