@@ -35,8 +35,12 @@ def memory_explained(state: Training) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
-        fitting = _batch_size_that_fits(state)
-        hint = f"train.batch_size={fitting} fits" if fitting else "No smaller batch fits: choose a smaller model"
+        if state.world.size > 1:  # a pass takes all processes, and the others may have room
+            hint = "Lower train.batch_size, or start more processes"
+        elif fitting := _batch_size_that_fits(state):
+            hint = f"train.batch_size={fitting} fits"
+        else:
+            hint = "No smaller batch fits: choose a smaller model"
         raise MachineError(
             f"{state.phase} training ran out of memory at epoch {state.epoch + 1}, step {state.step + 1}, with batches "
             f"of {state.batches.batch_size} images",
@@ -45,20 +49,17 @@ def memory_explained(state: Training) -> Iterator[None]:
 
 
 def _batch_size_that_fits(state: Training) -> int:
-    """A half, a quarter and so on of the batch size: the first with which a pass succeeds; 0 where none does.
-
-    Tried by this process alone: the others had room.
-    """
-    size = state.batches.images_each
+    """A half, a quarter and so on of the batch size: the first with which a pass succeeds; 0 where none does."""
+    size = state.batches.batch_size
     while (size := size // 2) > 1:
         state.optimizer.zero_grad()
         if state.batches.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            _seconds_per_step(state.alone(), size)
+            _seconds_per_step(state, size)
         except torch.OutOfMemoryError:
             continue
-        return size * state.world.size
+        return size
     return 0
 
 

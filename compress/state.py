@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from compress.divergence import DivergenceWatch
 from compress.errors import InputError, UsageError
 from compress.frozen import Frozen
 from compress.objective import Means, Objective
-from compress.parallel import ALONE, World, processes
+from compress.parallel import World, processes
 from compress.terms import Terms
 
 
@@ -70,10 +70,6 @@ class Training:
             return self.kept.eval()
         self.plain.load_state_dict(self.kept.state_dict())
         return self.plain.eval()
-
-    def alone(self) -> "Training":
-        """The same for a pass of which the other processes know nothing."""
-        return self if self.world.size == 1 else replace(self, forward=self.model, world=ALONE)
 
 
 def prepare(
