@@ -15,6 +15,7 @@ from compress.augment import Images
 from compress.frozen import Frozen, frozen
 from compress.interrupts import Flag
 from compress.objective import Objective
+from compress.parallel import current
 from compress.recipe import Augment, Train
 from compress.views import TeacherViews
 
@@ -24,7 +25,10 @@ Phase = Literal["teacher", "student"]
 
 @dataclass(frozen=True)
 class Batch:
-    """images float32 [B, 3, H, W] in channels_last memory, labels int64 [B], teacher_logits [B, C] where there are."""
+    """images float32 [B, 3, H, W] in channels_last memory, labels int64 [B], teacher_logits [B, C] where there are.
+
+    With several processes it is this one's part of a global batch.
+    """
 
     images: Tensor
     labels: Tensor
@@ -36,6 +40,7 @@ class Batches:
 
     seed: of this training's order and augmentation. teacher: float32 images to logits, without gradients.
     views: where given, the augmentations repeat after so many epochs, and the teacher's logits for them are kept.
+    Raises UsageError where the processes cannot have equal parts.
     """
 
     def __init__(
@@ -49,7 +54,10 @@ class Batches:
         views: TeacherViews | None = None,
     ) -> None:
         self.images, self.augment, self.seed, self.teacher = images, augment, seed, teacher
+        self.world = current()
         self.batch_size = min(batch_size, len(images.labels))
+        """Of all processes together."""
+        self.images_each = self.world.images_each(self.batch_size)
         self._views = views
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         self._newest: tuple[tuple[int, int], Batch] | None = None
@@ -74,7 +82,7 @@ class Batches:
     def _make(self, epoch: int, step: int, interrupted: Flag) -> Batch:
         if self._order[0] != epoch:
             self._order = (epoch, epoch_order(len(self.images.labels), seed=self.seed, epoch=epoch).to(self.device))
-        rows = self._order[1][step * self.batch_size : (step + 1) * self.batch_size]
+        rows = self.world.part(self._order[1][step * self.batch_size : (step + 1) * self.batch_size])
         labels = self.images.labels[rows]
         if self._views is None:
             images = self.augmented(rows, epoch)

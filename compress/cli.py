@@ -4,6 +4,7 @@ Heavy imports happen inside the commands, so that --help answers at once.
 """
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from compress import streams
+from compress import launch, streams
 from compress.errors import CompressError, Interrupted, MachineError, UsageError
 from compress.methods import METHOD_HELP
 
@@ -22,8 +23,14 @@ as_json = click.option("--json", "json_", is_flag=True, help="Print the result o
 @click.group(context_settings=CONTEXT)
 @click.version_option(package_name="compress")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
     """Distil timm image classifiers into compact students, and take them to deployment."""
+    if launch.size() > 1 and context.invoked_subcommand != "distill":
+        raise UsageError(
+            f"compress {context.invoked_subcommand} runs in one process, and torchrun started {launch.size()}",
+            "Give the command without torchrun, which is for distill.",
+        )
 
 
 @cli.command()
@@ -59,6 +66,8 @@ def distill(
     from compress.distillation import distill as distill_recipe
 
     run = distill_recipe(loaded, name=recipe.stem, out=out, resume=resume, device=device)
+    if not launch.leads():
+        return
     manifest = run.manifest
     if json_:
         _print_json({**manifest, "run": str(run.path)})
@@ -430,7 +439,11 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    sys.exit(_run(debug))
+    code = _run(debug)
+    if code and launch.size() > 1:
+        sys.stdout.flush()
+        os._exit(code)  # collectives that others have left must not hold up the end
+    sys.exit(code)
 
 
 def _run(debug: bool) -> int:
@@ -455,8 +468,7 @@ def _run(debug: bool) -> int:
         return _fail(error, debug)
     except (Interrupted, KeyboardInterrupt, click.Abort) as stop:
         code = stop.code if isinstance(stop, Interrupted) else 130
-        _print_error("interrupted. Give the same command again; distill goes on with --resume.")
-        return code
+        return _end(code, "interrupted. Give the same command again; distill goes on with --resume.")
     except BrokenPipeError:
         streams.silence(1)  # the reader went away (`| head`): not an error of ours
         return 0
@@ -469,15 +481,21 @@ def _run(debug: bool) -> int:
         if debug:
             traceback.print_exc()
         first = (str(error).strip().splitlines() or [""])[0]
-        _print_error(f"{type(error).__name__}: {first} This is a fault in compress: please report it, with --debug.")
-        return 1
+        return _end(1, f"{type(error).__name__}: {first} This is a fault in compress: please report it, with --debug.")
 
 
 def _fail(error: CompressError, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    _print_error(str(error))
-    return error.code
+    return _end(error.code, str(error))
+
+
+def _end(code: int, text: str) -> int:
+    """The exit code. Of several processes that end together one says why."""
+    code, speaks = launch.last_words(code)
+    if speaks:
+        _print_error(text)
+    return code
 
 
 def _print_error(text: str) -> None:

@@ -42,7 +42,7 @@ _showing: list[Progress] = []
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
-    if not console.is_terminal or _showing:
+    if not console.is_terminal or console.quiet or _showing:
         yield Bar()
         return
     columns = (

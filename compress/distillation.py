@@ -26,6 +26,7 @@ from compress.interrupts import deferred
 from compress.methods import default_alpha
 from compress.metrics import METRICS
 from compress.objective import Objective
+from compress.parallel import current, explained, joined, processes
 from compress.recipe import Recipe, changed_keys
 from compress.run import Run
 from compress.teacher import check_features, check_logits, obtain_teacher
@@ -49,12 +50,14 @@ def distill(
 
     teacher and student may be handed over as modules that map [N, 3, H, W] to logits [N, C]; the recipe's own are then
     not made. They are copied, not changed. name is the first part of the run folder's name.
+    In processes that torchrun started it trains one run together, and all return it.
     Raises a CompressError whose `code` is the documented exit code.
     """
     steps = distill_in_steps(
         recipe, name=name, out=out, resume=resume, device=device, teacher=teacher, student=student, shared=Shared()
     )
-    return finish(steps)
+    with joined(torch_device(device)):
+        return finish(steps)
 
 
 def distill_in_steps(
@@ -73,35 +76,43 @@ def distill_in_steps(
 
     shared: what those runs have in common. label: before each line of progress.
     """
-    place = torch_device(device)
-    run, recipe, goes_on = _open_run(recipe, name, None if out is None else Path(out), resume, place)
+    place, world = torch_device(device), current()
+    where = None if out is None else Path(out)
+    run, resolved, goes_on = world.from_leader(lambda: _open_run(recipe, name, where, resume, place))
     if not goes_on:
         return run
+    work = _distill_into(run, resolved, place, teacher, student, shared, label)
+    if not world.leads:
+        with explained():
+            yield from work
+            return world.from_leader(lambda: run)
     with run_folder.held(run.path):
         finished_before = run.finished_files()
         before = run.manifest if (run.path / run_folder.MANIFEST).exists() else {}
         began = time.perf_counter() - before.get("seconds", 0.0)
-        if before and before["recipe_sha256"] != recipe.sha256 and not has_checkpoints(run.checkpoints):
+        if before and before["recipe_sha256"] != resolved.sha256 and not has_checkpoints(run.checkpoints):
             shutil.rmtree(run.teacher, ignore_errors=True)  # it starts afresh, and that may be another teacher
             (run.path / METRICS).unlink(missing_ok=True)
-        run_folder.write_recipe(run, recipe)
+        run_folder.write_recipe(run, resolved)
         run.write_manifest(
             {
                 **before,
                 "schema_version": run_folder.SCHEMA_VERSION,
                 "status": "running",
                 "recipe": name,
-                "method": recipe.supervision.method,
-                "seed": recipe.train.seed,
-                "recipe_sha256": recipe.sha256,
+                "method": resolved.supervision.method,
+                "seed": resolved.train.seed,
+                "recipe_sha256": resolved.sha256,
                 "versions": versions(),
                 "device": _device_name(place),
+                "processes": world.size,
                 "started": before.get("started", run_folder.now()),
                 "error": None,
             }
         )
         try:
-            results = yield from _distill_into(run, recipe, place, teacher, student, shared, label)
+            with explained():
+                results = yield from work
         except BaseException as stop:
             # Where the disk is full or the folder gone, the first error counts; and no second signal breaks in.
             with contextlib.suppress(CompressError), deferred():
@@ -111,7 +122,7 @@ def distill_in_steps(
                     files.write_bytes(path, content)
             raise
         run.update(**results, status="finished", seconds=round(time.perf_counter() - began, 3))
-    return run
+    return world.from_leader(lambda: run)
 
 
 def load_student(run: Run | str | Path, *, model: nn.Module | None = None) -> nn.Module:
@@ -141,6 +152,9 @@ def _open_run(
     given: Recipe, name: str, out: Path | None, resume: bool, device: torch.device
 ) -> tuple[Run, Recipe, bool]:
     """The run, the recipe with nothing left open, and whether there is work to do."""
+    size = current().size
+    if given.teacher.cache is not None and size > 1:
+        raise UsageError(f"teacher.cache is for one process, and here are {size}", "Leave it out, or start one.")
     old = _run_to_resume(given, name, out, device) if resume else None
     if old is None:
         resolved = resolve(given, device)
@@ -156,6 +170,12 @@ def _open_run(
         raise UsageError(
             f"the recipe differs from that of {old.path} in {', '.join(changed)}",
             "Undo that, or start a new run without --resume (train.epochs may be raised).",
+        )
+    begun_by = old.manifest.get("processes", 1)
+    if (more_epochs or not finished) and begun_by != size and has_checkpoints(old.checkpoints):
+        raise UsageError(
+            f"{old.path} was begun by {processes(begun_by)}, and here are {size}",
+            f"Go on with {processes(begun_by)}, or start a new run without --resume.",
         )
     if finished and resolved.data.root != before.data.root:
         _check_data_of_finished(old, load_data(resolved.data, say=console.say))
@@ -224,9 +244,13 @@ def _distill_into(
     shared: Shared,
     label: str,
 ) -> Generator[Position, None, dict[str, Any]]:
-    """The work itself. Returns the manifest's results."""
+    """The work itself, by all processes. Returns the manifest's results."""
+    world = current()
+    world.from_leader(lambda: None)  # it has the folder
     newest_checkpoint(run.checkpoints, warn=lambda _: None)  # none valid: say so before hours of teacher training
-    dataset, splits = shared.once(("data", recipe.data.model_dump_json(), device), lambda: _data(recipe, device))
+    dataset, splits = shared.once(
+        ("data", recipe.data.model_dump_json(), device), lambda: world.leader_first(lambda: _data(recipe, device))
+    )
     if unseen := set(range(dataset.num_classes)) - set(dataset.eval_labels.tolist()):
         console.warn(
             f"class {dataset.class_names[min(unseen)]!r} has no image to evaluate on ({len(unseen)} such classes)"
@@ -258,7 +282,7 @@ def _distill_into(
         shared=shared,
         label=label,
     )
-    sha256 = models.save_model(trained, run.student, dataset)
+    sha256 = world.from_leader(lambda: models.save_model(trained, run.student, dataset))
     result = accuracy(logits_of(trained, splits.evaluation), splits.evaluation.labels)
     return {
         "data": {

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compress import recipe
 from compress.methods import default_alpha, method_parts
+from compress.parallel import ALONE, World
 from compress.supervision import Adjust, Dynamic, Normalize, Scale, distillation_loss
 from compress.terms import Terms
 
@@ -65,22 +66,25 @@ class Objective:
         *,
         terms: Terms | None = None,
         epoch: float = 0.0,
+        world: World = ALONE,
     ) -> dict[str, Tensor]:
         """Scalars by name; "loss" is the one to minimise, the others are detached and, the terms too, not weighted.
 
         terms: those of this objective, after both models ran within their `recording`. epoch: done so far, a fraction.
+        world: whose parts these are. What looks across the batch sees the global one, and the means of the losses and
+        of their gradients over the processes are those of one process.
         """
-        parts, temperature = self._method_parts(student_logits, teacher_logits, labels)
+        parts, temperature = self._method_parts(student_logits, teacher_logits, labels, world)
         if terms is not None:
             assert teacher_logits is not None
-            found = terms(student_logits, teacher_logits, labels, epoch=epoch, temperature=temperature)
+            found = terms(student_logits, teacher_logits, labels, epoch=epoch, temperature=temperature, world=world)
             for name, (weight, value) in found.items():
                 parts["loss"] = parts["loss"] + weight * value
                 parts[name] = value.detach()
         return parts
 
     def _method_parts(
-        self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+        self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, world: World
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The method's own parts, and each sample's temperature with DTD."""
         if not self.distils or teacher_logits is None:
@@ -101,6 +105,7 @@ class Objective:
             scale=self.scale,
             alpha=self.alpha,
             label_smoothing=self.label_smoothing,
+            group=world.group,
         )
         parts = {"loss": result["loss"], "kd": result["kd"].detach(), "ce": result["ce"].detach()}
         if self.adjust != "none":

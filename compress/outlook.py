@@ -20,7 +20,7 @@ def outlook(state: Training, epochs: int) -> str:
     copies = 2 + (state.ema is not None) + (state.settings.optimizer == "adamw")
     steps = (epochs - state.epoch) * state.batches.steps_per_epoch - state.step
     done = f", going on from epoch {state.epoch + 1}, step {state.step}" if state.epoch or state.step else ""
-    seconds = steps * _seconds_per_step(state, state.batches.batch_size) if steps > 0 else 0.0
+    seconds = steps * _seconds_per_step(state, state.batches.images_each) if steps > 0 else 0.0
     time_left = f"about {console.duration(seconds)} and " if steps > 0 else ""
     return (
         f"{state.phase}: {sum(p.numel() for p in state.model.parameters()) / 1e6:.1f} M parameters, {epochs} epochs of "
@@ -35,8 +35,12 @@ def memory_explained(state: Training) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
-        fitting = _batch_size_that_fits(state)
-        hint = f"train.batch_size={fitting} fits" if fitting else "No smaller batch fits: choose a smaller model"
+        if state.world.size > 1:  # a pass takes all processes, and the others may have room
+            hint = "Lower train.batch_size, or start more processes"
+        elif fitting := _batch_size_that_fits(state):
+            hint = f"train.batch_size={fitting} fits"
+        else:
+            hint = "No smaller batch fits: choose a smaller model"
         raise MachineError(
             f"{state.phase} training ran out of memory at epoch {state.epoch + 1}, step {state.step + 1}, with batches "
             f"of {state.batches.batch_size} images",

@@ -21,6 +21,7 @@ from compress.divergence import DivergenceWatch
 from compress.errors import InputError, UsageError
 from compress.frozen import Frozen
 from compress.objective import Means, Objective
+from compress.parallel import World, processes
 from compress.terms import Terms
 
 
@@ -30,7 +31,9 @@ class Training:
 
     model: nn.Module
     forward: Callable[[Tensor], Tensor]
-    """The model, compiled where that is asked for."""
+    """The model, its gradients averaged over the processes, and compiled where that is asked for."""
+    plain: nn.Module
+    """The model as it was given; another one only where several processes share its BatchNorm statistics."""
     teacher: Callable[[Tensor], Tensor] | None
     """Only where the terms look inside it while it runs; otherwise the batches hold its logits."""
     optimizer: torch.optim.Optimizer
@@ -42,6 +45,7 @@ class Training:
     batches: Batches
     settings: recipe.Train
     phase: Phase
+    world: World
     watch: DivergenceWatch = field(init=False)
     means: Means = field(default_factory=Means)
     epoch: int = 0
@@ -59,6 +63,14 @@ class Training:
         """What is evaluated and saved."""
         return self.ema.module if self.ema is not None else self.model
 
+    @property
+    def result(self) -> nn.Module:
+        """What is kept, in eval mode, with the modules of the model that was given."""
+        if self.plain is self.model:
+            return self.kept.eval()
+        self.plain.load_state_dict(self.kept.state_dict())
+        return self.plain.eval()
+
 
 def prepare(
     model: nn.Module,
@@ -75,27 +87,33 @@ def prepare(
     teacher: for the terms of the objective, which look inside it.
     Raises UsageError for batches of one image where the model has BatchNorm, which cannot be trained on them.
     """
-    if batches.batch_size == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
+    world = batches.world
+    if batches.images_each == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
         raise UsageError(
-            f"a {phase} with BatchNorm cannot be trained on batches of one image",
+            f"a {phase} with BatchNorm cannot be trained on batches of one image{' a process' * (world.size > 1)}",
             "Raise train.batch_size, or add images.",
         )
-    torch.manual_seed(batches.seed)
-    model = model.to(batches.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Dropout differs between the processes; all else that is drawn has streams of its own.
+    torch.manual_seed(batches.seed if world.leads else stream(batches.seed, "process", world.rank))
+    plain = model.to(batches.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = world.synchronized(plain)
+    example = batches.images.normalized(slice(0, 2))
+    shared = world.shared(model, example)
     terms = None
     if objective.terms and teacher is not None:
         terms = Terms(
             objective.terms,
             model,
             teacher,
-            batches.images.normalized(slice(0, 2)),
+            example,
             seed=stream(settings.seed, phase, "terms"),
             adjust=objective.adjust,
             epsilon=objective.epsilon,
         )
     state = Training(
         model=model,
-        forward=torch.compile(model) if settings.compile else model,
+        forward=torch.compile(shared) if settings.compile else shared,
+        plain=plain,
         teacher=None if terms is None else teacher,
         optimizer=_optimizer(_trained(model, terms), settings),
         schedule=None,
@@ -105,6 +123,7 @@ def prepare(
         batches=batches,
         settings=settings,
         phase=phase,
+        world=world,
     )
     if settings.schedule != "constant" and epochs:
         state.schedule, _ = create_scheduler_v2(
@@ -143,12 +162,14 @@ def loss_parts(state: Training, batch: Batch) -> tuple[dict[str, Tensor], Tensor
             teacher_logits = state.teacher(batch.images)
         student_logits = state.forward(batch.images)
     epoch = state.epoch + state.step / state.batches.steps_per_epoch
-    parts = state.objective(student_logits, teacher_logits, batch.labels, terms=state.terms, epoch=epoch)
+    parts = state.objective(
+        student_logits, teacher_logits, batch.labels, terms=state.terms, epoch=epoch, world=state.world
+    )
     return parts, student_logits
 
 
 def snapshot(state: Training, provenance: dict[str, Any]) -> Checkpoint:
-    """All that going on needs; provenance is compared when it is put back."""
+    """All that going on needs; provenance is compared when it is put back. Made by all processes together."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     if state.ema is not None:
         tensors |= {f"ema.{name}": value for name, value in state.ema.module.state_dict().items()}
@@ -157,21 +178,31 @@ def snapshot(state: Training, provenance: dict[str, Any]) -> Checkpoint:
     for number, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in slots.items() if value is not None}
     tensors |= {f"means.{name}": value for name, value in state.means.values.items()}
-    tensors["random.cpu"] = torch.get_rng_state()
+    tensors["random.cpu"] = state.world.random_states(torch.get_rng_state())
     if torch.cuda.is_initialized():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+        tensors["random.cuda"] = state.world.random_states(torch.cuda.get_rng_state())
     meta = {
         "epoch": state.epoch,
         "step": state.step,
         "seconds": state.seconds,
         "mean_steps": state.means.steps,
+        "processes": state.world.size,
         "provenance": provenance,
     }
     return Checkpoint(tensors, meta)
 
 
 def restore(state: Training, found: Checkpoint, provenance: dict[str, Any], folder: Path) -> None:
-    """Puts a checkpoint back. Raises InputError where it is of other data or another teacher."""
+    """Puts a checkpoint back.
+
+    Raises InputError where it is of other data or another teacher, and UsageError where another number of processes
+    made it.
+    """
+    if (before := found.meta.get("processes", 1)) != state.world.size:
+        raise UsageError(
+            f"the checkpoints in {folder} are of {processes(before)}, and here are {state.world.size}",
+            f"Go on with {processes(before)}, or remove that folder.",
+        )
     recorded = found.meta["provenance"]
     if changed := sorted(key for key in provenance if recorded.get(key) != provenance[key]):
         raise InputError(f"the checkpoints in {folder} are of another {', '.join(changed)}", "Use another --out.")
@@ -193,9 +224,9 @@ def restore(state: Training, found: Checkpoint, provenance: dict[str, Any], fold
     state.epoch, state.step, state.seconds = found.meta["epoch"], found.meta["step"], found.meta["seconds"]
     if state.schedule is not None:
         state.schedule.step_update(state.epoch * state.batches.steps_per_epoch + state.step)
-    torch.set_rng_state(found.tensors["random.cpu"])
+    torch.set_rng_state(state.world.own_random_state(found.tensors["random.cpu"]))
     if device.type == "cuda" and "random.cuda" in found.tensors:
-        torch.cuda.set_rng_state(found.tensors["random.cuda"], device)
+        torch.cuda.set_rng_state(state.world.own_random_state(found.tensors["random.cuda"]), device)
 
 
 def _optimizer_slots(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from compress.errors import InputError
 from compress.evaluate import accuracy, logits_of
 from compress.metrics import METRICS, MetricsLog
 from compress.objective import Objective
+from compress.parallel import current
 from compress.recipe import Recipe
 from compress.run import RUNS, TEACHERS, Run
 from compress.terms import tap
@@ -40,12 +42,11 @@ def obtain_teacher(
     A generator, like the training that it may take. Runs that share a teacher get the same module.
     Raises InputError where its classes are not the data's, and where its weights cannot be read.
     """
-    facts_file = run.teacher / _FACTS
-    if given is not None or not facts_file.exists():
+    facts_file, world = run.teacher / _FACTS, current()
+    if given is not None or not world.from_leader(facts_file.exists):
         if given is None and recipe.teacher.source == "train":
             kept = yield from trained_teacher(recipe, dataset, splits)
-            _link_folder(kept / "model", run.teacher)
-            MetricsLog(run.path).replace_phase("teacher", kept / METRICS)
+            world.from_leader(lambda: _take_over(kept, run))
         elif given is not None:
             _save_foreign_teacher(run, recipe, dataset, splits, given)
         else:
@@ -121,19 +122,9 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generat
     """
     folder = RUNS / TEACHERS / teacher_hash(recipe, dataset)
     model_folder = folder / "model"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            console.say(f"teacher: another run is training it in {folder}; waiting for it")
-            lock.acquire()
-    except OSError as error:
-        raise files.cannot_write(folder, error) from error
-    try:
-        files.remove_leftovers(folder)
-        if (model_folder / _FACTS).exists():
+    world = current()
+    with _held(folder) if world.leads else nullcontext():
+        if world.from_leader((model_folder / _FACTS).exists):
             console.say(f"teacher: reused from {folder}")
             return folder
         console.say(f"teacher: {models.architecture(recipe.teacher, dataset.image_size)}, trained in {folder}")
@@ -155,10 +146,34 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generat
             provenance={"data": dataset.sha256},
         )
         _save_with_facts(trained, model_folder, dataset, splits, source="train")
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if world.leads:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of the teacher's folder, waiting for one that is training it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            console.say(f"teacher: another run is training it in {folder}; waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise files.cannot_write(folder, error) from error
+    try:
+        files.remove_leftovers(folder)
+        yield
     finally:
         lock.release()
-    return folder
+
+
+def _take_over(kept: Path, run: Run) -> None:
+    _link_folder(kept / "model", run.teacher)
+    MetricsLog(run.path).replace_phase("teacher", kept / METRICS)
 
 
 def _save_foreign_teacher(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None) -> Path:
@@ -176,8 +191,12 @@ def _save_foreign_teacher(run: Run, recipe: Recipe, dataset: Dataset, splits: Sp
 def _save_with_facts(model: nn.Module, folder: Path, dataset: Dataset, splits: Splits, *, source: str) -> None:
     """The facts are written last: a folder without them is not whole."""
     result = accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels)
-    sha256 = models.save_model(model, folder, dataset)
-    files.write_json(folder / _FACTS, {"source": source, "sha256": sha256, "data": dataset.sha256, **vars(result)})
+
+    def save() -> None:
+        sha256 = models.save_model(model, folder, dataset)
+        files.write_json(folder / _FACTS, {"source": source, "sha256": sha256, "data": dataset.sha256, **vars(result)})
+
+    current().from_leader(save)
 
 
 def _link_folder(source: Path, target: Path) -> None:

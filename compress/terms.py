@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress import features
 from compress.methods import Adjust
+from compress.parallel import ALONE, World
 from compress.recipe import Term
 from compress.recipe_supervision import FeatureTerm
 from compress.supervision import decoupled_kd, dist_loss
@@ -24,6 +25,7 @@ _FEATURE_LOSSES: dict[str, Callable[..., Tensor]] = {
     "similarity_preserving": features.similarity_preserving,
     "relational": features.relational,
 }
+_LOOK_ACROSS_THE_BATCH = {"similarity_preserving", "relational", "dist"}
 _NEED_EQUAL_CHANNELS = {"fitnet"}
 _NEED_EQUAL_SIZE = {"fitnet", "attention_transfer", "neuron_selectivity"}
 _NOT_OPTIONS = {"name", "weight", "schedule", "student", "teacher", "temperature"}
@@ -86,27 +88,31 @@ class Terms(nn.Module):
         *,
         epoch: float,
         temperature: Tensor | None = None,
+        world: World = ALONE,
     ) -> dict[str, tuple[float, Tensor]]:
         """The weight at `epoch` (from 0, with a fraction) and the unweighted value of each part.
 
         temperature: that of each sample [N] with DTD; a logit term takes it where its own is not set.
+        world: whose parts of a batch these are; what compares samples with each other is given the global batch.
         """
         found_s, found_t = self._student.features(), self._teacher.features()
         parts = {}
         for part, term in self.terms.items():
+            seen = world if term.name in _LOOK_ACROSS_THE_BATCH else ALONE
             if isinstance(term, FeatureTerm):
                 f_s, f_t = found_s[self._student.paths[term.student]], found_t[self._teacher.paths[term.teacher]]
                 if term.name in _NEED_EQUAL_SIZE:
                     f_s, f_t = _pooled(f_s, like=f_t), _pooled(f_t, like=f_s)
                 if part in self.projections:
                     f_s = self.projections[part](f_s.float())
-                value = _FEATURE_LOSSES[term.name](f_s, f_t, **self._options[part])
+                value = _FEATURE_LOSSES[term.name](seen.gathered(f_s), seen.gathered(f_t), **self._options[part])
             else:
                 options = {**self._options[part], **self._adjustment}
                 if (own := term.temperature if term.temperature is not None else temperature) is not None:
-                    options["temperature"] = own
+                    options["temperature"] = seen.gathered(own) if isinstance(own, Tensor) else own
                 loss = decoupled_kd if term.name == "dkd" else dist_loss
-                value = loss(student_logits, teacher_logits, labels=labels, **options)
+                z_s, z_t, of = (seen.gathered(part) for part in (student_logits, teacher_logits, labels))
+                value = loss(z_s, z_t, labels=of, **options)
             parts[part] = (term.weight * term.schedule.share(epoch), value)
         return parts
 

@@ -19,10 +19,11 @@ from compress.checkpoint import newest_checkpoint, save_checkpoint
 from compress.divergence import DivergenceWatch
 from compress.errors import Interrupted
 from compress.evaluate import accuracy, logits_of
-from compress.interrupts import Flag, deferred
+from compress.interrupts import deferred
 from compress.metrics import MetricsLog, peak_memory_mb
 from compress.objective import Means, Objective
 from compress.outlook import epoch_line, memory_explained, outlook
+from compress.parallel import Agreement
 from compress.state import Phase, Training, loss_parts, prepare, restore, snapshot
 from compress.views import TeacherViews
 
@@ -62,6 +63,7 @@ def train(
     shared: of trainings in turns. label: before each line.
     Raises DivergedError before a step whose loss or gradient is not finite, Interrupted after a signal, once the step
     is finished and saved, and MachineError where the device's memory is too small, with a batch size that fits.
+    With several processes (compress.parallel) each has its part of every batch, and the leader alone writes.
     """
     batches, cheap = batches_and_teacher(
         splits.train, teacher, objective, settings, augment, phase, views=views, shared=shared or Shared()
@@ -70,15 +72,19 @@ def train(
     checkpoints = folder / "checkpoints"
     if (found := newest_checkpoint(checkpoints, warn=console.warn)) is not None:
         restore(state, found, provenance, checkpoints)
-    log = MetricsLog(folder, tensorboard=settings.tensorboard)
-    log.keep_before(phase, state.epoch)
+    log = MetricsLog(folder, tensorboard=settings.tensorboard) if state.world.leads else None
+    if log is not None:
+        log.keep_before(phase, state.epoch)
     with memory_explained(state):
         console.say(label + outlook(state, epochs))
 
     def save() -> None:
-        save_checkpoint(checkpoints, snapshot(state, provenance), keep=settings.keep_checkpoints)
+        made = snapshot(state, provenance)
+        if state.world.leads:
+            save_checkpoint(checkpoints, made, keep=settings.keep_checkpoints)
 
-    with deferred() as interrupted:
+    with deferred() as signalled:
+        interrupted = Agreement(signalled, state.world)
         while state.epoch < epochs:
             description = f"{label}{phase} {state.epoch + 1}/{epochs}"
             with memory_explained(state), console.progress_bar(description, state.batches.steps_per_epoch) as bar:
@@ -86,6 +92,7 @@ def train(
             state.watch.raise_if_diverged(phase, state.epoch)
             try:
                 interrupted.raise_if_set()
+                state.world.follow_leader(state.kept)
                 logits = logits_of(state.kept, splits.evaluation, precision=settings.precision, interrupted=interrupted)
             except Interrupted:
                 save()
@@ -102,12 +109,13 @@ def train(
                 "lr": state.optimizer.param_groups[0]["lr"],
                 "peak_memory_mb": peak_memory_mb(splits.train.images.device),
             }
-            log.write(line)
+            if log is not None:
+                log.write(line)
             console.say(label + epoch_line(line, epochs, remaining=(epochs - 1 - state.epoch) * state.seconds))
             state.epoch, state.step, state.seconds, state.means = state.epoch + 1, 0, 0.0, Means()
             save()
             interrupted.raise_if_set()
-    return state.kept.eval()
+    return state.result
 
 
 def finish(steps: Generator[Position, None, T]) -> T:
@@ -120,20 +128,31 @@ def finish(steps: Generator[Position, None, T]) -> T:
 
 
 def run_epoch(
-    state: Training, interrupted: Flag, bar: console.Bar, save: Callable[[], None]
+    state: Training, interrupted: Agreement, bar: console.Bar, save: Callable[[], None]
 ) -> Generator[Position, None, None]:
     """The steps of one epoch, from state.step on. Nothing waits for the device but the progress bar, twice a second."""
-    batches, device = state.batches, state.batches.device
+    batches, device, world = state.batches, state.batches.device, state.world
     parameters = [parameter for parameter in state.trained.parameters() if parameter.requires_grad]
     state.watch = DivergenceWatch(device, state.step, terms=state.terms.parts if state.terms is not None else ())
     state.model.train()
-    shown = saved = time.perf_counter()
-    while state.step < batches.steps_per_epoch and not interrupted:
+    now = shown = saved = time.perf_counter()
+    while state.step < batches.steps_per_epoch:
+        stop, due = interrupted.before_step(save=now - saved > 60 * state.settings.checkpoint_minutes)
+        if stop:
+            return
+        if due:
+            state.watch.raise_if_diverged(state.phase, state.epoch)
+            save()
+            saved = time.perf_counter()
         yield Position(state.phase, state.epoch, state.step)
         began = time.perf_counter()
-        batch = batches.get(state.epoch, state.step, interrupted)
+        batch = batches.get(state.epoch, state.step, interrupted.own)
         parts, student_logits = loss_parts(state, batch)
         parts["loss"].backward()
+        if state.terms is not None:
+            world.average_gradients(state.terms.parameters())
+        right = (student_logits.detach().argmax(1) == batch.labels).float().mean()
+        parts = world.combined({**parts, "train_top1": right})
 
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if state.settings.clip_grad is not None:
@@ -149,7 +168,7 @@ def run_epoch(
             state.schedule.step_update(updates)
         if state.ema is not None:
             state.ema.update(state.model, step=updates)
-        state.means.add({**parts, "train_top1": (student_logits.detach().argmax(1) == batch.labels).float().mean()})
+        state.means.add(parts)
 
         if device.type == "cpu" and state.watch.diverged():
             return
@@ -161,7 +180,3 @@ def run_epoch(
             shown = now
             rate = state.step * batches.batch_size / state.seconds
             bar.show(state.step, f"{rate:,.0f} images/s  loss {parts['loss'].item():.3f}")
-        if now - saved > 60 * state.settings.checkpoint_minutes and state.step < batches.steps_per_epoch:
-            state.watch.raise_if_diverged(state.phase, state.epoch)
-            save()
-            saved = now

@@ -21,6 +21,7 @@ from compress.augment import Images
 from compress.batches import Batch, Shared, batches_and_teacher
 from compress.interrupts import Flag
 from compress.objective import Means, Objective
+from compress.parallel import Agreement
 from compress.state import Training, loss_parts, prepare
 from compress.train import finish, run_epoch
 
@@ -102,7 +103,7 @@ def main(
 
     def loop_round() -> None:
         state.step, state.means = 0, Means()
-        finish(run_epoch(state, Flag(), console.Bar(), lambda: None))
+        finish(run_epoch(state, Agreement(Flag()), console.Bar(), lambda: None))
         state.epoch += 1
 
     def roofline_round() -> None:

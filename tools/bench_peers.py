@@ -37,6 +37,7 @@ from compress.datasets import find, read_cifar100
 from compress.distillation import fast_precision
 from compress.interrupts import Flag
 from compress.objective import Means, Objective
+from compress.parallel import Agreement
 from compress.recipe import Recipe, load_recipe
 from compress.state import prepare
 from compress.train import finish, run_epoch
@@ -103,7 +104,7 @@ def our_epoch(recipe: Recipe, teacher: nn.Module, student: nn.Module, precision:
 
     def epoch() -> None:
         state.step, state.means = 0, Means()
-        finish(run_epoch(state, Flag(), console.Bar(), lambda: None))
+        finish(run_epoch(state, Agreement(Flag()), console.Bar(), lambda: None))
         state.watch.raise_if_diverged(state.phase, state.epoch)
         state.epoch += 1
 

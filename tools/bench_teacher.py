@@ -24,6 +24,7 @@ from compress.augment import Images
 from compress.batches import Shared, batches_and_teacher
 from compress.interrupts import Flag
 from compress.objective import Means, Objective
+from compress.parallel import Agreement
 from compress.state import Training, prepare
 from compress.train import finish, run_epoch
 from compress.views import TeacherViews
@@ -57,13 +58,13 @@ class Bench:
 
 
 def epoch(state: Training) -> None:
-    finish(run_epoch(state, Flag(), console.Bar(), lambda: None))
+    finish(run_epoch(state, Agreement(Flag()), console.Bar(), lambda: None))
     state.epoch, state.step, state.means = state.epoch + 1, 0, Means()
 
 
 def in_turns(states: list[Training]) -> None:
     """One epoch of all: a step of each, then the next step, as compress.lockstep does it."""
-    running = [run_epoch(state, Flag(), console.Bar(), lambda: None) for state in states]
+    running = [run_epoch(state, Agreement(Flag()), console.Bar(), lambda: None) for state in states]
     for _ in range(states[0].batches.steps_per_epoch + 1):
         for steps in running:
             next(steps, None)

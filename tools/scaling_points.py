@@ -23,6 +23,7 @@ from compress.augment import Images
 from compress.batches import Shared, batches_and_teacher
 from compress.interrupts import Flag
 from compress.objective import Means, Objective
+from compress.parallel import Agreement
 from compress.state import Training, loss_parts, prepare
 from compress.train import run_epoch
 
@@ -123,7 +124,7 @@ def run_steps(state: Training, count: int) -> None:
     assert count <= state.batches.steps_per_epoch
     if state.step + count > state.batches.steps_per_epoch:
         state.epoch, state.step, state.means = state.epoch + 1, 0, Means()
-    steps = run_epoch(state, Flag(), console.Bar(), lambda: None)
+    steps = run_epoch(state, Agreement(Flag()), console.Bar(), lambda: None)
     for _ in range(count + 1):  # it stops before every step
         next(steps, None)
     steps.close()

@@ -59,13 +59,14 @@ def run(
     epochs: int = 3,
     teacher: nn.Module | None = None,
     model: nn.Module | None = None,
+    data: Splits | None = None,
     **options: Any,
 ) -> nn.Module:
     settings = recipe.Train.model_validate({"epochs": epochs, "batch_size": 16, "lr": 0.05, **options})
     return finish(
         train(
             model if model is not None else network(1, dropout=0.1),
-            splits=splits(),
+            splits=data if data is not None else splits(),
             teacher=teacher if teacher is not None else network(2, channels=12),
             objective=Objective.of(supervision(terms, method), label_smoothing=0.0),
             settings=settings,

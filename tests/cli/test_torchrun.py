@@ -1,0 +1,195 @@
+"""The real command under torchrun: one run in two processes, and how all of them end when one does."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from compress import load_student
+from compress.augment import on_device
+from compress.data import load_data
+from compress.distillation import torch_device
+from compress.evaluate import accuracy, logits_of
+from compress.recipe import load_recipe
+from compress.run import Run
+from tests.conftest import Command, assert_fails
+from tests.faults.conftest import leftovers, metrics, until, weights
+
+pytestmark = pytest.mark.slow
+Process = subprocess.Popen[str]
+Torchrun = Callable[..., Process]
+
+
+@pytest.fixture
+def torchrun() -> Iterator[Torchrun]:
+    """Starts `compress ARGS` in two processes; what still runs at the test's end is killed."""
+    launchers: list[Process] = []
+
+    def run(*arguments: object, cwd: Path) -> Process:
+        cwd.mkdir(exist_ok=True)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "compress"]
+        launchers.append(
+            subprocess.Popen(
+                [*launch, *map(str, arguments)],
+                cwd=cwd,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return launchers[-1]
+
+    yield run
+    for launcher in launchers:
+        for pid in workers(launcher).values():
+            os.kill(pid, signal.SIGKILL)
+        launcher.kill()
+        launcher.communicate()
+
+
+def workers(launcher: Process) -> dict[int, int]:
+    """The process ids of the launcher's workers, by rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = re.search(r"^PPid:\s+(\d+)", (folder / "status").read_text(), re.M)
+            if parent and int(parent[1]) == launcher.pid:
+                rank = re.search(r"(?:^|\0)RANK=(\d+)\0", (folder / "environ").read_text())
+                found |= {int(rank[1]): int(folder.name)} if rank else {}
+        except OSError:
+            continue
+    return found
+
+
+def ended(launcher: Process, *codes: int) -> str:
+    """Checks that each worker ended with one of the codes and that one line says why; returns that line."""
+    _, errors = launcher.communicate(timeout=120)
+    found = {int(code) for code in re.findall(r"exitcode\s*: (-?\d+)", errors)}
+    assert found
+    assert found <= set(codes), errors
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, errors
+    assert "/compress/" not in errors, "a traceback of ours"
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The student's weights of a run in two processes that nothing disturbs."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "compress"]
+    subprocess.run([*launch, "distill", str(long_recipe)], cwd=home, check=True, capture_output=True)
+    return weights(home)
+
+
+def resume(torchrun: Torchrun, recipe: Path, home: Path, expected: bytes) -> None:
+    launcher = torchrun("distill", recipe, "--resume", "--json", cwd=home)
+    output, errors = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, errors
+    assert weights(home) == expected
+    lines = metrics(home / json.loads(output)["run"])
+    assert [line["epoch"] for line in lines] == [*range(6), *range(6)]
+    assert not leftovers(home)
+
+
+def test_a_run_in_two_processes_is_finished_measured_and_said_once(
+    torchrun: Torchrun, command: Command, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    launcher = torchrun("distill", tiny_recipe, "--json", cwd=tmp_path)
+    output, errors = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, errors
+    manifest = json.loads(output)
+    assert manifest["status"] == "finished"
+    assert manifest["processes"] == 2
+    said = [line for line in errors.splitlines() if re.match(r"(data|decoding|teacher|student)\b", line)]
+    assert len(said) == len(set(said)) >= 8
+    run = Run(tmp_path / manifest["run"])
+    assert [(line["phase"], line["epoch"]) for line in metrics(run.path)] == [
+        *(("teacher", 0), ("teacher", 1), ("student", 0), ("student", 1))
+    ]
+    part = on_device(load_data(load_recipe(tiny_recipe).data), torch_device("cpu")).evaluation
+    assert accuracy(logits_of(load_student(run), part), part.labels).top1 == manifest["student_top1"]
+    again = command("distill", tiny_recipe, "--out", run.path, "--resume", "--json", cwd=tmp_path)
+    assert json.loads(again.stdout) == {**manifest, "run": str(run.path)}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_process_is_killed_the_other_says_so_and_both_resume_to_the_same_bits(
+    torchrun: Torchrun, command: Command, long_recipe: Path, tmp_path: Path, undisturbed: bytes, rank: int
+) -> None:
+    launcher = torchrun("distill", long_recipe, cwd=tmp_path)
+    until(launcher, "student 2/6")
+    time.sleep(0.1)
+    os.kill(workers(launcher)[rank], signal.SIGKILL)
+    killed = time.monotonic()
+    assert ended(launcher, 4, -signal.SIGKILL).startswith("error: another process of this run is gone")
+    assert time.monotonic() - killed < 30
+    assert_fails(command("distill", long_recipe, "--resume", cwd=tmp_path), 2, "was begun by 2 processes", "here are 1")
+    resume(torchrun, long_recipe, tmp_path, undisturbed)
+
+
+def test_killed_while_the_teacher_is_trained_they_resume_to_the_same_bits(
+    torchrun: Torchrun, command: Command, long_recipe: Path, tmp_path: Path, undisturbed: bytes
+) -> None:
+    launcher = torchrun("distill", long_recipe, cwd=tmp_path)
+    until(launcher, "teacher 2/6")
+    os.kill(workers(launcher)[1], signal.SIGKILL)
+    ended(launcher, 4, -signal.SIGKILL)
+    assert_fails(command("distill", long_recipe, cwd=tmp_path), 2, "are of 2 processes, and here are 1", "teachers")
+    resume(torchrun, long_recipe, tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("phase", ["teacher", "student"])
+def test_a_signal_to_one_process_saves_in_the_same_step_and_both_resume_to_the_same_bits(
+    torchrun: Torchrun, long_recipe: Path, tmp_path: Path, undisturbed: bytes, phase: str
+) -> None:
+    launcher = torchrun("distill", long_recipe, cwd=tmp_path)
+    until(launcher, f"{phase} 3/6")
+    time.sleep(0.1)
+    os.kill(workers(launcher)[1], signal.SIGTERM)
+    assert ended(launcher, 143).startswith("error: interrupted")
+    marker = max(tmp_path.glob(f"runs/{'teachers/' if phase == 'teacher' else ''}*/checkpoints/*.json"))
+    assert json.loads(marker.read_text())["step"] > 0, "it was not in the middle of an epoch"
+    resume(torchrun, long_recipe, tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "words"),
+    [
+        (["train.batch_size=15"], 2, ["batches of 15 images", "2 processes", "train.batch_size=14"]),
+        (["teacher.cache={views: 2}"], 2, ["teacher.cache is for one process"]),
+        (["train.lrr=1"], 2, ["lrr"]),
+        (["data.root=/nowhere"], 3, ["/nowhere"]),
+        (["train.lr=1e6", "train.epochs=40"], 5, ["training diverged at epoch ", ", step "]),
+    ],
+    ids=["batch", "cache", "key", "data", "diverged"],
+)
+def test_an_error_ends_both_with_its_code_and_one_line(
+    torchrun: Torchrun, tiny_recipe: Path, tmp_path: Path, settings: list[str], code: int, words: list[str]
+) -> None:
+    launcher = torchrun("distill", tiny_recipe, *(word for item in settings for word in ("--set", item)), cwd=tmp_path)
+    line = ended(launcher, code)
+    assert all(word in line for word in words), line
+
+
+def test_an_error_of_one_process_alone_ends_both_with_its_code(
+    torchrun: Torchrun, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    """The leader's, which alone writes."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    line = ended(torchrun("distill", tiny_recipe, "--out", "full", cwd=tmp_path), 4)
+    assert line.startswith("error: full is not empty")
+
+
+def test_other_commands_are_refused_under_torchrun(torchrun: Torchrun, tiny_recipe: Path, tmp_path: Path) -> None:
+    line = ended(torchrun("sweep", tiny_recipe, "--method", "kd", "--seed", "0", cwd=tmp_path), 2)
+    assert line.startswith("error: compress sweep runs in one process, and torchrun started 2")
