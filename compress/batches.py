@@ -6,7 +6,7 @@ Students that are trained in lockstep share one Batches, and so each batch and e
 import hashlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from compress.recipe import Augment, Train
 from compress.views import TeacherViews
 
 T = TypeVar("T")
-Phase = Literal["teacher", "student"]
+Phase = Literal["teacher", "student", "quantize"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass(frozen=True)

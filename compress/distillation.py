@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from compress import console, files, models, recipe
+from compress import console, files, models, quantize, recipe
 from compress import run as run_folder
 from compress.augment import Splits, on_device
 from compress.batches import Shared, stream
@@ -34,6 +34,7 @@ from compress.train import Position, finish, train
 from compress.views import TeacherViews
 
 _FREE_TO_CHANGE = {"data.root", "train.checkpoint_minutes", "train.keep_checkpoints", "train.tensorboard"}
+_EXTENSIONS = {"train.epochs", "train.quantize", "train.quantize_epochs", "train.quantize_lr"}
 
 
 def distill(
@@ -163,25 +164,25 @@ def _open_run(
     resolved = resolve(given, device, like=before)
     changed = [key for key in changed_keys(before, resolved) if key not in _FREE_TO_CHANGE]
     finished = old.manifest["status"] == "finished"
-    more_epochs = resolved.train.epochs > before.train.epochs
-    if changed and not (changed == ["train.epochs"] and more_epochs):
+    extends = set(changed) <= _EXTENSIONS and resolved.train.epochs >= before.train.epochs
+    if changed and not extends:
         if "student_sha256" not in old.manifest and not has_checkpoints(old.checkpoints):  # it starts afresh
             return old if out is not None else run_folder.new_run(resolved, name, out), resolved, True
         raise UsageError(
             f"the recipe differs from that of {old.path} in {', '.join(changed)}",
-            "Undo that, or start a new run without --resume (train.epochs may be raised).",
+            "Undo that, or start a new run without --resume (train.epochs may be raised, train.quantize be changed).",
         )
     begun_by = old.manifest.get("processes", 1)
-    if (more_epochs or not finished) and begun_by != size and has_checkpoints(old.checkpoints):
+    if (changed or not finished) and begun_by != size and has_checkpoints(old.checkpoints):
         raise UsageError(
             f"{old.path} was begun by {processes(begun_by)}, and here are {size}",
             f"Go on with {processes(begun_by)}, or start a new run without --resume.",
         )
     if finished and resolved.data.root != before.data.root:
         _check_data_of_finished(old, load_data(resolved.data, say=console.say))
-    if finished and more_epochs and newest_checkpoint(old.checkpoints, warn=console.warn) is None:
+    if finished and changed and newest_checkpoint(old.checkpoints, warn=console.warn) is None:
         raise InputError(f"the checkpoints of {old.path} were removed, so it cannot go on", "Start a new run.")
-    return old, resolved, not finished or more_epochs
+    return old, resolved, not finished or bool(changed)
 
 
 def _check_data_of_finished(run: Run, dataset: Dataset) -> None:
@@ -267,21 +268,27 @@ def _distill_into(
     check_logits(student, dataset, "student")
     check_features(student, recipe, dataset, "student")
     teacher, facts = yield from obtain_teacher(run, recipe, dataset, splits, given_teacher, shared)
+    provenance = {"data": dataset.sha256, "teacher": facts["sha256"]}
+    common: dict[str, Any] = {
+        "splits": splits,
+        "teacher": teacher,
+        "objective": Objective.of(recipe.supervision, label_smoothing=recipe.train.label_smoothing),
+        "augment": recipe.data.augment,
+        "folder": run.path,
+        "shared": shared,
+        "label": label,
+    }
     trained = yield from train(
         copy.deepcopy(student),
-        splits=splits,
-        teacher=teacher,
-        objective=Objective.of(recipe.supervision, label_smoothing=recipe.train.label_smoothing),
         settings=recipe.train,
-        augment=recipe.data.augment,
         epochs=recipe.train.epochs,
         phase="student",
-        folder=run.path,
-        provenance={"data": dataset.sha256, "teacher": facts["sha256"]},
+        provenance=provenance,
         views=_views(recipe, dataset, facts["sha256"], device),
-        shared=shared,
-        label=label,
+        **common,
     )
+    if recipe.train.quantize is not None:
+        yield from quantize.fine_tune(trained, run, recipe.train, provenance=provenance, **common)
     sha256 = world.from_leader(lambda: models.save_model(trained, run.student, dataset))
     result = accuracy(logits_of(trained, splits.evaluation), splits.evaluation.labels)
     return {

@@ -42,7 +42,7 @@ def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> l
     runs = all_runs(root)
     for run in runs:
         if run.manifest["status"] == "finished":
-            candidates.append(run.checkpoints)
+            candidates += [run.checkpoints, run.quantize_checkpoints]
         elif failed and "student_sha256" not in run.manifest:  # one that was finished once keeps its student
             candidates.append(run.path)
     used = {run.manifest.get("teacher", {}).get("sha256") for run in runs if run.path not in candidates}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from compress.batches import PHASES
 from compress.errors import CompressError, Interrupted
 from compress.run import Run
 from compress.train import Position
@@ -32,7 +33,7 @@ def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
             while trainee.position is not None and trainee.position.phase == "teacher":
                 trainee.advance()
         while active := [trainee for trainee in trainees if trainee.position is not None]:
-            min(active, key=lambda trainee: (trainee.epoch, trainee.step)).advance()
+            min(active, key=lambda trainee: trainee.progress).advance()
     except Interrupted:
         for trainee in begun:
             trainee.stop()
@@ -54,12 +55,10 @@ class _Trainee:
     random: list[Tensor] = field(default_factory=lambda: _random_state())
 
     @property
-    def epoch(self) -> int:
-        return self.position.epoch if self.position else 0
-
-    @property
-    def step(self) -> int:
-        return self.position.step if self.position else 0
+    def progress(self) -> tuple[int, int, int]:
+        """Phases in their order, then epochs, then steps."""
+        position = self.position
+        return (PHASES.index(position.phase), position.epoch, position.step) if position else (0, 0, 0)
 
     def advance(self) -> None:
         """To before its next step, or to its end."""

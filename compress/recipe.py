@@ -117,6 +117,11 @@ class Train(Section):
         default="auto", description="auto: bf16 on a GPU and on CPUs with AMX, where it is faster, else fp32."
     )
     compile: bool = Field(default=False, description="torch.compile both models.")
+    quantize: Literal["int8"] | None = Field(
+        default=None, description="Then fine-tune the student with INT8's rounding, for where an export loses by it."
+    )
+    quantize_epochs: int = Field(default=3, ge=1, le=100_000)
+    quantize_lr: float | None = Field(default=None, gt=0, description="Default: a hundredth of train.lr.")
     checkpoint_minutes: float = Field(
         default=10.0, gt=0, description="Also checkpoint inside an epoch after this long."
     )

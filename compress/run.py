@@ -49,6 +49,10 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def quantize_checkpoints(self) -> Path:
+        return self.path / "checkpoints-quantize"
+
     def finished_files(self) -> dict[Path, bytes]:
         """The content of manifest and recipe where the run is finished, else nothing."""
         manifest = self.path / MANIFEST

@@ -30,7 +30,10 @@ from compress.terms import tap
 from compress.train import Position, train
 
 _TRAINING_FORMAT = 2  # raise it when the same recipe trains to other weights
-_WITHOUT_INFLUENCE = ("epochs", "seed", "checkpoint_minutes", "keep_checkpoints", "tensorboard")
+_WITHOUT_INFLUENCE = (
+    *("epochs", "seed", "checkpoint_minutes", "keep_checkpoints", "tensorboard"),
+    *("quantize", "quantize_epochs", "quantize_lr"),
+)
 _FACTS = "facts.json"
 
 

@@ -51,6 +51,7 @@ def train(
     phase: Phase,
     folder: Path,
     provenance: dict[str, Any],
+    checkpoints: Path | None = None,
     views: TeacherViews | None = None,
     shared: Shared | None = None,
     label: str = "",
@@ -58,8 +59,9 @@ def train(
     """Trains `model` for `epochs` and returns what is to be kept, in eval mode: itself, or its moving average.
 
     A generator that stops before every step, so that several trainings can go on in turns (`finish` runs one to its
-    end). folder gets checkpoints/ and metrics.jsonl; from a valid checkpoint there training goes on, bit-identical on
-    CPU. provenance must be equal in the checkpoint and now. views: keeps the teacher's logits (compress.views).
+    end). folder gets metrics.jsonl and, where they have no other place, checkpoints/; from a valid checkpoint training
+    goes on, bit-identical on CPU. provenance must be equal in the checkpoint and now. views: keeps the teacher's logits
+    (compress.views).
     shared: of trainings in turns. label: before each line.
     Raises DivergedError before a step whose loss or gradient is not finite, Interrupted after a signal, once the step
     is finished and saved, and MachineError where the device's memory is too small, with a batch size that fits.
@@ -69,7 +71,7 @@ def train(
         splits.train, teacher, objective, settings, augment, phase, views=views, shared=shared or Shared()
     )
     state = prepare(model, batches, objective, settings, epochs, phase, teacher=cheap)
-    checkpoints = folder / "checkpoints"
+    checkpoints = checkpoints or folder / "checkpoints"
     if (found := newest_checkpoint(checkpoints, warn=console.warn)) is not None:
         restore(state, found, provenance, checkpoints)
     log = MetricsLog(folder, tensorboard=settings.tensorboard) if state.world.leads else None

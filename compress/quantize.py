@@ -1,0 +1,112 @@
+"""Quantisation-aware fine-tuning: convolutions and linear layers compute with what INT8 would leave of their inputs and
+weights, under the teacher and supervision of before.
+
+In: a trained float student. Out: the same student with weights that bear INT8. The quantisers are torch.ao's: straight
+through, with ranges that follow the data. Of the two INT8 graphs that an export writes (export.quantize) they imitate
+the coarser, TensorRT's: symmetric, one scale for an input, one for each channel of a weight. A weight's scale for each
+channel also holds for the weight that a BatchNorm is later folded into.
+"""
+
+import copy
+import hashlib
+import shutil
+from collections.abc import Generator
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.ao.quantization import (
+    FakeQuantize,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+)
+from torch.nn.utils import parametrize
+
+from compress import console
+from compress.checkpoint import newest_checkpoint
+from compress.errors import UsageError
+from compress.parallel import current
+from compress.recipe import Train
+from compress.run import Run
+from compress.train import Position, train
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_INPUT = "input_quantizer"
+_RANGE = {"quant_min": -127, "quant_max": 127, "dtype": torch.qint8}
+
+
+def fine_tune(
+    student: nn.Module, run: Run, settings: Train, *, provenance: dict[str, Any], **training: Any
+) -> Generator[Position, None, None]:
+    """Fine-tunes the student in place for settings.quantize_epochs, resumable as any training.
+
+    provenance and training: what `compress.train.train` takes and these settings do not say.
+    """
+    lr = settings.lr / 100 if settings.quantize_lr is None else settings.quantize_lr
+    weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    provenance = {**provenance, "student": hashlib.sha256(safetensors.torch.save(weights)).hexdigest()}
+    found = newest_checkpoint(run.quantize_checkpoints, warn=console.warn)
+    if found is not None and found.meta["provenance"] != provenance:  # of a student that was trained on since
+        current().from_leader(lambda: shutil.rmtree(run.quantize_checkpoints))
+    quantized = yield from train(
+        with_fake_quantization(student),
+        settings=settings.model_copy(update={"lr": lr, "warmup_epochs": 0.0, "schedule": "cosine", "ema": None}),
+        epochs=settings.quantize_epochs,
+        phase="quantize",
+        checkpoints=run.quantize_checkpoints,
+        provenance=provenance,
+        **training,
+    )
+    student.load_state_dict(float_weights(quantized))
+
+
+def with_fake_quantization(model: nn.Module) -> nn.Module:
+    """A copy with quantisers in front of each layer and on its weight.
+
+    Raises UsageError where the model has no layer that would be quantised.
+    """
+    quantized = copy.deepcopy(model)
+    layers = [module for module in quantized.modules() if isinstance(module, LAYERS)]
+    if not layers:
+        raise UsageError("train.quantize: the student has no convolution or linear layer")
+    for layer in layers:
+        parametrize.register_parametrization(layer, "weight", _weight_quantizer())
+        layer.add_module(_INPUT, _input_quantizer())
+        layer.register_forward_pre_hook(_quantize_input)
+    return quantized
+
+
+def float_weights(quantized: nn.Module) -> dict[str, Tensor]:
+    """The state_dict that the model given to with_fake_quantization would have with the weights as they are now."""
+    prefix, suffix = "parametrizations.", ".original"
+    weights: dict[str, Tensor] = {}
+    for name, value in quantized.state_dict().items():
+        if f"{_INPUT}." in name or (prefix in name and not name.endswith(suffix)):
+            continue
+        weights[name.replace(prefix, "").removesuffix(suffix)] = value
+    return weights
+
+
+def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The range follows the data while the layer trains, and stays as it is while it is evaluated."""
+    quantizer: Any = layer.get_submodule(_INPUT)
+    quantizer.enable_observer(layer.training)
+    return (quantizer(inputs[0].float()), *inputs[1:])
+
+
+def _input_quantizer() -> nn.Module:
+    return FakeQuantize(
+        observer=MovingAverageMinMaxObserver, qscheme=torch.per_tensor_symmetric, averaging_constant=0.01, **_RANGE
+    )
+
+
+def _weight_quantizer() -> nn.Module:
+    """averaging_constant 1: the range is that of the weight as it is now."""
+    return FakeQuantize(
+        observer=MovingAveragePerChannelMinMaxObserver,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+        averaging_constant=1.0,
+        **_RANGE,
+    )
