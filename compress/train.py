@@ -16,7 +16,7 @@ from compress import console, recipe
 from compress.augment import Splits
 from compress.batches import Shared, batches_and_teacher
 from compress.checkpoint import newest_checkpoint, save_checkpoint
-from compress.divergence import DivergenceWatch
+from compress.divergence import DivergenceWatch, gradient_norm
 from compress.errors import Interrupted
 from compress.evaluate import accuracy, logits_of
 from compress.interrupts import deferred
@@ -156,7 +156,7 @@ def run_epoch(
         right = (student_logits.detach().argmax(1) == batch.labels).float().mean()
         parts = world.combined({**parts, "train_top1": right})
 
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = gradient_norm(parameters)
         if state.settings.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, state.settings.clip_grad, norm)
         # From the first bad step on, the fused optimiser leaves the weights alone on the device, without a sync.
