@@ -15,6 +15,7 @@ from torch import nn
 
 from compress import console, files, models, recipe
 from compress import run as run_folder
+from compress.assistants import check_assistants, obtain_assistants
 from compress.augment import Splits, on_device
 from compress.batches import Shared, stream
 from compress.checkpoint import has_checkpoints, newest_checkpoint
@@ -28,11 +29,11 @@ from compress.metrics import METRICS
 from compress.objective import Objective
 from compress.recipe import Recipe, changed_keys
 from compress.run import Run
-from compress.teacher import check_features, check_logits, obtain_teacher
+from compress.teacher import HOUSEKEEPING, check_features, check_logits, obtain_teacher
 from compress.train import Position, finish, train
 from compress.views import TeacherViews
 
-_FREE_TO_CHANGE = {"data.root", "train.checkpoint_minutes", "train.keep_checkpoints", "train.tensorboard"}
+_FREE_TO_CHANGE = {"data.root", *(f"train.{key}" for key in HOUSEKEEPING)}
 
 
 def distill(
@@ -83,6 +84,7 @@ def distill_in_steps(
         began = time.perf_counter() - before.get("seconds", 0.0)
         if before and before["recipe_sha256"] != recipe.sha256 and not has_checkpoints(run.checkpoints):
             shutil.rmtree(run.teacher, ignore_errors=True)  # it starts afresh, and that may be another teacher
+            before.pop("assistants", None)
             (run.path / METRICS).unlink(missing_ok=True)
         run_folder.write_recipe(run, recipe)
         run.write_manifest(
@@ -242,7 +244,15 @@ def _distill_into(
         console.say(f"student: {name}, supervised by {supervision}")
     check_logits(student, dataset, "student")
     check_features(student, recipe, dataset, "student")
+    check_assistants(recipe, dataset, given_teacher, student)
     teacher, facts = yield from obtain_teacher(run, recipe, dataset, splits, given_teacher, shared)
+    supervising = facts["sha256"]
+    assistants = yield from obtain_assistants(
+        run, recipe, dataset, supervising, given_teacher, device, shared, label, distill_in_steps
+    )
+    if assistants:
+        last, supervising = assistants[-1]["run"], assistants[-1]["sha256"]
+        teacher = shared.once(("teacher", supervising), lambda: models.fit_teacher(load_student(last), dataset, last))
     trained = yield from train(
         copy.deepcopy(student),
         splits=splits,
@@ -253,8 +263,8 @@ def _distill_into(
         epochs=recipe.train.epochs,
         phase="student",
         folder=run.path,
-        provenance={"data": dataset.sha256, "teacher": facts["sha256"]},
-        views=_views(recipe, dataset, facts["sha256"], device),
+        provenance={"data": dataset.sha256, "teacher": supervising},
+        views=_views(recipe, dataset, supervising, device),
         shared=shared,
         label=label,
     )

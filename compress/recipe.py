@@ -9,13 +9,14 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import InputError, UsageError
 from compress.recipe_supervision import TERMS, Section, Supervision, Term
+from compress.recipe_teacher import Model, Teacher
 from compress.strict_yaml import parse_yaml
 
 __all__ = ["Augment", "Data", "Export", "Model", "Recipe", "Supervision", "Teacher", "Term", "Train"]
@@ -48,41 +49,6 @@ class Data(Section):
     def _folder_needs_a_place_and_a_size(self) -> Self:
         if self.name == "folder" and (self.root is None or self.image_size is None):
             raise ValueError("data.name: folder needs data.root and data.image_size")
-        return self
-
-
-class Model(Section):
-    model: str = Field(min_length=1, description="A timm model name.")
-    stem: Literal["auto", "small", "stock"] = Field(
-        default="auto",
-        description="small: stride 1 and no max-pool, for ResNets on up to 64 pixels; auto: small where it can.",
-    )
-    args: dict[str, Any] = Field(default_factory=dict, description="Arguments for timm.create_model.")
-
-    @field_validator("args")
-    @classmethod
-    def _finite(cls, value: dict[str, Any]) -> dict[str, Any]:
-        json.dumps(value, allow_nan=False)  # raises ValueError
-        return value
-
-
-class TeacherCache(Section):
-    views: int = Field(ge=1, le=10_000, description="Augmentations of each sample; then they repeat.")
-
-
-class Teacher(Model):
-    source: Literal["train", "checkpoint", "pretrained"] = "train"
-    checkpoint: str | None = Field(
-        default=None, description="A safetensors file, or a folder with config.json beside it."
-    )
-    epochs: int | None = Field(default=None, ge=1, le=100_000, description="Default: train.epochs.")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Its own, so that students of all seeds share a teacher.")
-    cache: TeacherCache | None = Field(default=None, description="Keep its logits for repeated augmentations.")
-
-    @model_validator(mode="after")
-    def _checkpoint_goes_with_its_source(self) -> Self:
-        if (self.source == "checkpoint") != (self.checkpoint is not None):
-            raise ValueError("teacher.checkpoint is needed with, and only with, teacher.source: checkpoint")
         return self
 
 
@@ -293,9 +259,12 @@ def _keys_at(location: list[str]) -> list[str]:
             model = TERMS[part]
             continue
         field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        kind = field.annotation if field is not None else None
+        while get_origin(kind) in (list, Annotated):
+            kind = get_args(kind)[0]
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return []
-        model = field.annotation
+        model = kind
     return list(model.model_fields)
 
 

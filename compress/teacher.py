@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from compress import console, files, models
@@ -23,12 +22,13 @@ from compress.evaluate import accuracy, logits_of
 from compress.metrics import METRICS, MetricsLog
 from compress.objective import Objective
 from compress.recipe import Recipe
-from compress.run import RUNS, TEACHERS, Run
+from compress.run import RUNS, TEACHERS, Run, in_turn
 from compress.terms import tap
 from compress.train import Position, train
 
-_TRAINING_FORMAT = 2  # raise it when the same recipe trains to other weights
-_WITHOUT_INFLUENCE = ("epochs", "seed", "checkpoint_minutes", "keep_checkpoints", "tensorboard")
+TRAINING_FORMAT = 2  # raise it when the same recipe trains to other weights
+HOUSEKEEPING = ("checkpoint_minutes", "keep_checkpoints", "tensorboard")
+"""Settings of a training that its weights do not depend on."""
 _FACTS = "facts.json"
 
 
@@ -95,14 +95,14 @@ def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str
 def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
     """Names all that determines a trained teacher: data, architecture, and how it is trained."""
     determines = {
-        "format": _TRAINING_FORMAT,
+        "format": TRAINING_FORMAT,
         "data": dataset.sha256,
         "augment": recipe.data.augment.model_dump(),
         "architecture": models.architecture(recipe.teacher, dataset.image_size),
         "args": recipe.teacher.args,
         "epochs": recipe.teacher.epochs,
         "seed": recipe.teacher.seed,
-        "train": recipe.train.model_dump(exclude=set(_WITHOUT_INFLUENCE)),
+        "train": recipe.train.model_dump(exclude={"epochs", "seed", *HOUSEKEEPING}),
     }
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -111,17 +111,7 @@ def _trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Genera
     """The folder of the teacher that this recipe asks for, runs/teachers/HASH: kept from before, or trained now."""
     folder = RUNS / TEACHERS / teacher_hash(recipe, dataset)
     model_folder = folder / "model"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            console.say(f"teacher: another run is training it in {folder}; waiting for it")
-            lock.acquire()
-    except OSError as error:
-        raise files.cannot_write(folder, error) from error
-    try:
+    with in_turn(folder / ".lock", f"teacher in {folder}"):
         files.remove_leftovers(folder)
         if (model_folder / _FACTS).exists():
             console.say(f"teacher: reused from {folder}")
@@ -146,8 +136,6 @@ def _trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Genera
         )
         _save_with_facts(trained, model_folder, dataset, splits, source="train")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    finally:
-        lock.release()
     return folder
 
 
