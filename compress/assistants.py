@@ -25,6 +25,7 @@ from compress.recipe import Model, Recipe
 from compress.run import ASSISTANTS, MANIFEST, RUNS, Run, finished_run, in_turn
 from compress.teacher import HOUSEKEEPING, TRAINING_FORMAT, check_features, check_logits
 from compress.train import Position
+from compress.wrappers import Ensemble
 
 Distil = Callable[..., Generator[Position, None, Run]]
 
@@ -36,7 +37,11 @@ def check_assistants(recipe: Recipe, dataset: Dataset, given_teacher: nn.Module 
     """
     if not recipe.teacher.assistants:
         return
-    chain = [("the teacher", given_teacher if given_teacher is not None else _made(recipe.teacher, dataset))]
+    teacher = given_teacher
+    if teacher is None:
+        teacher = Ensemble(_made(member, dataset) for member in recipe.teacher.members)
+        teacher = teacher if recipe.teacher.ensemble else teacher.members[0]
+    chain = [("the teacher", teacher)]
     for number, settings in enumerate(recipe.teacher.assistants, 1):
         name = f"assistant {number}, {settings.model}"
         with _naming(name):
@@ -103,7 +108,7 @@ def obtain_assistants(
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         sha256, given = manifest["student_sha256"], None
         teacher = teacher.model_copy(
-            update={**dict(settings), "source": "checkpoint", "checkpoint": str(Run(folder).student)}
+            update={**dict(settings), "ensemble": [], "source": "checkpoint", "checkpoint": str(Run(folder).student)}
         )
         made.append({"model": settings.model, "run": str(folder), "sha256": sha256, "top1": manifest["student_top1"]})
         console.say(f"{label}{name}: top1 {manifest['student_top1']:.2%} on {dataset.eval_split} of {dataset.name}")

@@ -195,6 +195,7 @@ def _resolve(given: Recipe, device: torch.device, like: Recipe | None = None) ->
     epochs = given.teacher.epochs
     if epochs is None:
         epochs = like.teacher.epochs if like is not None else given.train.epochs
+    members = [member.model_copy(update={"epochs": member.epochs or epochs}) for member in given.teacher.ensemble]
     method = given.supervision.method
     alpha = given.supervision.alpha
     if alpha is None and method != "ce":
@@ -206,7 +207,7 @@ def _resolve(given: Recipe, device: torch.device, like: Recipe | None = None) ->
         update={
             "train": given.train.model_copy(update={"precision": precision}),
             "data": given.data.model_copy(update={"image_size": size, "augment": resolve_augment(given.data)}),
-            "teacher": given.teacher.model_copy(update={"epochs": epochs}),
+            "teacher": given.teacher.model_copy(update={"epochs": epochs, "ensemble": members}),
             "supervision": given.supervision.model_copy(update={"alpha": alpha}),
         }
     )

@@ -47,10 +47,11 @@ def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> l
             candidates.append(run.path)
     kept = [run.manifest for run in runs if run.path not in candidates]
     if all(manifest["status"] == "finished" for manifest in kept):
-        used = {manifest.get("teacher", {}).get("sha256") for manifest in kept}
+        teachers = [manifest.get("teacher", {}) for manifest in kept]
+        used = {one.get("sha256") for teacher in teachers for one in [teacher, *teacher.get("members", [])]}
         used |= {assistant["sha256"] for manifest in kept for assistant in manifest.get("assistants", [])}
-        teachers = sorted(path for path in (root / TEACHERS).glob("*") if (path / "metrics.jsonl").exists())
-        candidates += [folder for folder in teachers if _teacher_sha256(folder) not in used]
+        folders = sorted(path for path in (root / TEACHERS).glob("*") if (path / "metrics.jsonl").exists())
+        candidates += [folder for folder in folders if _teacher_sha256(folder) not in used]
         assistants = all_runs(root / ASSISTANTS)
         candidates += [run.path for run in assistants if run.manifest.get("student_sha256") not in used]
     return [(path, size) for path in candidates if path.exists() and (size := _remove(path, remove)) is not None]

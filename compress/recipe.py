@@ -15,14 +15,13 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import InputError, UsageError
-from compress.recipe_supervision import TERMS, Section, Supervision, Term
-from compress.recipe_teacher import Model, Teacher
-from compress.strict_yaml import parse_yaml
+from compress.recipe_supervision import TERMS, FeatureTerm, Section, Supervision, Term
+from compress.recipe_teacher import Member, Model, Teacher
+from compress.strict_yaml import MAX_DEPTH, is_deep, parse_yaml
 
-__all__ = ["Augment", "Data", "Export", "Model", "Recipe", "Supervision", "Teacher", "Term", "Train"]
+__all__ = ["Augment", "Data", "Export", "Member", "Model", "Recipe", "Supervision", "Teacher", "Term", "Train"]
 
 MAX_RECIPE_BYTES = 64 * 1024
-_MAX_DEPTH = 16
 
 
 class Augment(Section):
@@ -135,8 +134,9 @@ class Recipe(Section):
         if train.warmup_epochs and train.schedule == "constant":
             raise ValueError("train.warmup_epochs needs train.schedule: cosine or step")
         trained = {"train.epochs": train.epochs}
-        if self.teacher.source == "train" and self.teacher.epochs is not None:
-            trained["teacher.epochs"] = self.teacher.epochs
+        for number, member in enumerate(self.teacher.members):
+            if member.source == "train" and member.epochs is not None:
+                trained[f"teacher.ensemble.{number - 1}.epochs" if number else "teacher.epochs"] = member.epochs
         for key, epochs in trained.items():
             if train.warmup_epochs >= epochs:
                 raise ValueError(f"train.warmup_epochs {train.warmup_epochs:g} must be less than {key}, {epochs}")
@@ -146,6 +146,10 @@ class Recipe(Section):
     def _terms_need_the_teacher_itself(self) -> Self:
         if self.teacher.cache is not None and self.supervision.terms:
             raise ValueError("teacher.cache keeps logits, and supervision.terms look inside the teacher: leave one out")
+        if self.teacher.ensemble and any(isinstance(term, FeatureTerm) for term in self.supervision.terms):
+            raise ValueError(
+                "supervision.terms look inside one teacher, and teacher.ensemble has several: leave one out"
+            )
         return self
 
     def dump(self) -> dict[str, Any]:
@@ -190,8 +194,8 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
 
 def validate_recipe(raw: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     """A Recipe from plain data. Raises UsageError with the first wrong key, and how many more there are."""
-    if _is_deep(raw):
-        raise UsageError(f"{source}: nested more than {_MAX_DEPTH} levels deep")
+    if is_deep(raw):
+        raise UsageError(f"{source}: nested more than {MAX_DEPTH} levels deep")
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -266,19 +270,6 @@ def _keys_at(location: list[str]) -> list[str]:
             return []
         model = kind
     return list(model.model_fields)
-
-
-def _is_deep(raw: object) -> bool:
-    """Told level by level: what is nested too deeply cannot be walked by functions that call themselves."""
-    level = [raw]
-    for _ in range(_MAX_DEPTH):
-        level = [
-            child
-            for value in level
-            if isinstance(value, Mapping | list)
-            for child in (value.values() if isinstance(value, Mapping) else value)
-        ]
-    return any(isinstance(value, Mapping | list) for value in level)
 
 
 def _shorten(value: Any) -> str:

@@ -38,13 +38,37 @@ class TeacherCache(Section):
     views: int = Field(ge=1, le=10_000, description="Augmentations of each sample; then they repeat.")
 
 
-class Teacher(Model):
+class Member(Model):
+    """A teacher, or one of several."""
+
     source: Literal["train", "checkpoint", "pretrained"] = "train"
     checkpoint: str | None = Field(
         default=None, description="A safetensors file, or a folder with config.json beside it."
     )
-    epochs: int | None = Field(default=None, ge=1, le=100_000, description="Default: train.epochs.")
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Default: train.epochs; of the others in an ensemble teacher.epochs.",
+    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Its own, so that students of all seeds share a teacher.")
+
+    @model_validator(mode="after")
+    def _checkpoint_goes_with_its_source(self) -> Self:
+        if (self.source == "checkpoint") != (self.checkpoint is not None):
+            raise ValueError("teacher.checkpoint is needed with, and only with, teacher.source: checkpoint")
+        return self
+
+
+NamedMember = Annotated[Member, BeforeValidator(_from_name, json_schema_input_type=str | Member)]
+
+
+class Teacher(Member):
+    ensemble: list[NamedMember] = Field(
+        default=[],
+        description="Further teachers beside this one: the targets are the mean of all their probabilities, which for "
+        "temperatures and cosines counts as logits by its logarithm. A name is short for {model: NAME}.",
+    )
     assistants: list[NamedModel] = Field(
         default=[],
         description="Models between teacher and student, from large to small: each is distilled from the one before, "
@@ -53,8 +77,7 @@ class Teacher(Model):
     )
     cache: TeacherCache | None = Field(default=None, description="Keep its logits for repeated augmentations.")
 
-    @model_validator(mode="after")
-    def _checkpoint_goes_with_its_source(self) -> Self:
-        if (self.source == "checkpoint") != (self.checkpoint is not None):
-            raise ValueError("teacher.checkpoint is needed with, and only with, teacher.source: checkpoint")
-        return self
+    @property
+    def members(self) -> list[Member]:
+        """The teacher itself and those beside it."""
+        return [self, *self.ensemble]
