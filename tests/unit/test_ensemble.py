@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -47,7 +48,7 @@ def trio() -> Ensemble:
     torch.manual_seed(0)
     small = timm.create_model("resnet10t_smallstem", num_classes=10, channels=[8, 8, 16, 16])
     mobile = timm.create_model("mobilenetv3_small_050", num_classes=10)
-    other = timm.create_model("resnet18", num_classes=10)
+    other: Any = timm.create_model("resnet18", num_classes=10)
     other.pretrained_cfg = {**other.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
     wrapped = Renormalized(other, torch.tensor([0.5, 1.0, 2.0]), torch.tensor([0.1, -0.2, 0.3]))
     return Ensemble([with_statistics(one) for one in (small, mobile, wrapped)]).eval()
