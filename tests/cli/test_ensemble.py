@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from compress.data import load_data
 from compress.files import sha256_file
 from compress.recipe import load_recipe
 from tests.conftest import Command, assert_fails
+from tests.faults.conftest import Start, leftovers, until
 from tests.reference.ensemble_reference import mean_probabilities
 
 ARGS = "args: {channels: [8, 8, 16, 16]}"  # those of the recipe's teacher
@@ -104,6 +106,36 @@ def test_it_is_exported_and_benchmarked_like_any_teacher_and_refused_where_it_wa
     assert_fails(command("export", run, "--teacher", cwd=tmp_path), 3, "altered")
 
 
+def test_pruning_keeps_the_members_that_an_ensemble_refers_to(
+    command: Command, taught: tuple[Path, dict[str, Any], str], tmp_path: Path
+) -> None:
+    home = shutil.copytree(taught[0], tmp_path / "home")
+    for manifest in home.glob("runs/*/manifest.json"):
+        if manifest.parent.name != Path(taught[1]["run"]).name:
+            shutil.rmtree(manifest.parent)
+    assert command("runs", "prune", "--yes", cwd=home).returncode == 0
+    assert len(list(home.glob("runs/teachers/*/model/model.safetensors"))) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_while_its_second_member_is_trained_it_goes_on_to_the_same_weights(
+    command: Command, start: Start, tiny_recipe: Path, taught: tuple[Path, dict[str, Any], str], checkpoint: Path,
+    finished: Path, tmp_path: Path, number: signal.Signals,
+) -> None:  # fmt: skip
+    home = shutil.copytree(finished.parents[1], tmp_path / "home")
+    process = start("distill", tiny_recipe, "--set", ensemble(checkpoint), cwd=home)
+    until(process, "teacher 1/2")
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode in (143, -9)
+    result = command("distill", tiny_recipe, "--set", ensemble(checkpoint), "--resume", "--json", cwd=home)
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads(result.stdout)
+    assert manifest["teacher"] == taught[1]["teacher"]
+    assert manifest["student_sha256"] == taught[1]["student_sha256"]
+    assert not leftovers(home)
+
+
 def test_its_logits_are_kept_and_terms_on_logits_take_them(
     command: Command, tiny_recipe: Path, taught: tuple[Path, dict[str, Any], str], checkpoint: Path
 ) -> None:
@@ -131,6 +163,7 @@ def test_its_logits_are_kept_and_terms_on_logits_take_them(
             ["teacher.ensemble.0", "same teacher", "another seed"],
         ),
         (["teacher.ensemble=[{model: resnet10t, seed: 1}, {model: resnet10t, seed: 1}]"], 2, ["teacher.ensemble.1"]),
+        (["teacher.ensemble=[{model: resnet10t, args: {widht: 3}}]"], 2, ["timm cannot make", "widht"]),
         (["teacher.ensemble=[resnet10t, resnte18]"], 2, ["no model 'resnte18'", "Did you mean resnet18"]),
         (
             ["teacher.ensemble=[resnet18]", "supervision.terms=[{name: fitnet}]"],
