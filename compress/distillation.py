@@ -15,6 +15,7 @@ from torch import nn
 
 from compress import console, files, models, quantize, recipe
 from compress import run as run_folder
+from compress.assistants import check_assistants, obtain_assistants
 from compress.augment import Splits, on_device
 from compress.batches import Shared, stream
 from compress.checkpoint import has_checkpoints, newest_checkpoint
@@ -29,12 +30,12 @@ from compress.objective import Objective
 from compress.parallel import current, explained, joined, processes
 from compress.recipe import Recipe, changed_keys
 from compress.run import Run
-from compress.teacher import check_features, check_logits, obtain_teacher
+from compress.teacher import FINE_TUNING, HOUSEKEEPING, check_features, check_logits, obtain_teacher
 from compress.train import Position, finish, train
 from compress.views import TeacherViews
 
-_FREE_TO_CHANGE = {"data.root", "train.checkpoint_minutes", "train.keep_checkpoints", "train.tensorboard"}
-_EXTENSIONS = {"train.epochs", "train.quantize", "train.quantize_epochs", "train.quantize_lr"}
+_FREE_TO_CHANGE = {"data.root", *(f"train.{key}" for key in HOUSEKEEPING)}
+_EXTENSIONS = {"train.epochs", *(f"train.{key}" for key in FINE_TUNING)}
 
 
 def distill(
@@ -93,6 +94,7 @@ def distill_in_steps(
         began = time.perf_counter() - before.get("seconds", 0.0)
         if before and before["recipe_sha256"] != resolved.sha256 and not has_checkpoints(run.checkpoints):
             shutil.rmtree(run.teacher, ignore_errors=True)  # it starts afresh, and that may be another teacher
+            before.pop("assistants", None)
             (run.path / METRICS).unlink(missing_ok=True)
         run_folder.write_recipe(run, resolved)
         run.write_manifest(
@@ -214,6 +216,7 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
     epochs = given.teacher.epochs
     if epochs is None:
         epochs = like.teacher.epochs if like is not None else given.train.epochs
+    members = [member.model_copy(update={"epochs": member.epochs or epochs}) for member in given.teacher.ensemble]
     method = given.supervision.method
     alpha = given.supervision.alpha
     if alpha is None and method != "ce":
@@ -225,7 +228,7 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
         update={
             "train": given.train.model_copy(update={"precision": precision}),
             "data": given.data.model_copy(update={"image_size": size, "augment": resolve_augment(given.data)}),
-            "teacher": given.teacher.model_copy(update={"epochs": epochs}),
+            "teacher": given.teacher.model_copy(update={"epochs": epochs, "ensemble": members}),
             "supervision": given.supervision.model_copy(update={"alpha": alpha}),
         }
     )
@@ -267,8 +270,16 @@ def _distill_into(
         console.say(f"student: {name}, supervised by {supervision}")
     check_logits(student, dataset, "student")
     check_features(student, recipe, dataset, "student")
+    check_assistants(recipe, dataset, given_teacher, student)
     teacher, facts = yield from obtain_teacher(run, recipe, dataset, splits, given_teacher, shared)
-    provenance = {"data": dataset.sha256, "teacher": facts["sha256"]}
+    supervising = facts["sha256"]
+    assistants = yield from obtain_assistants(
+        run, recipe, dataset, supervising, given_teacher, device, shared, label, distill_in_steps
+    )
+    if assistants:
+        last, supervising = assistants[-1]["run"], assistants[-1]["sha256"]
+        teacher = shared.once(("teacher", supervising), lambda: models.fit_teacher(load_student(last), dataset, last))
+    provenance = {"data": dataset.sha256, "teacher": supervising}
     common: dict[str, Any] = {
         "splits": splits,
         "teacher": teacher,
@@ -284,7 +295,7 @@ def _distill_into(
         epochs=recipe.train.epochs,
         phase="student",
         provenance=provenance,
-        views=_views(recipe, dataset, facts["sha256"], device),
+        views=_views(recipe, dataset, supervising, device),
         **common,
     )
     if recipe.train.quantize is not None:

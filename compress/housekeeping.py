@@ -8,7 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from compress.errors import MachineError
-from compress.run import RUNS, TEACHERS, Run, all_runs, is_held
+from compress.run import ASSISTANTS, RUNS, TEACHERS, Run, all_runs, is_held
 
 
 def list_runs(root: Path = RUNS) -> list[dict[str, Any]]:
@@ -35,8 +35,8 @@ def list_runs(root: Path = RUNS) -> list[dict[str, Any]]:
 def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
     """What can go, with its size in bytes; removed only with `remove`.
 
-    Checkpoints of finished runs (which then cannot be extended), and kept teachers that no run refers to. With `failed`
-    also runs that did not finish. Folders that a process holds are left alone.
+    Checkpoints of finished runs (which then cannot be extended), and kept teachers and assistants that no run refers
+    to. With `failed` also runs that did not finish. Folders that a process holds are left alone.
     """
     candidates: list[Path] = []
     runs = all_runs(root)
@@ -45,11 +45,15 @@ def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> l
             candidates += [run.checkpoints, run.quantize_checkpoints]
         elif failed and "student_sha256" not in run.manifest:  # one that was finished once keeps its student
             candidates.append(run.path)
-    used = {run.manifest.get("teacher", {}).get("sha256") for run in runs if run.path not in candidates}
-    for folder in sorted(path for path in (root / TEACHERS).glob("*") if (path / "metrics.jsonl").exists()):
-        unfinished_runs = any(run.manifest["status"] != "finished" and run.path not in candidates for run in runs)
-        if _teacher_sha256(folder) not in used and not unfinished_runs:
-            candidates.append(folder)
+    kept = [run.manifest for run in runs if run.path not in candidates]
+    if all(manifest["status"] == "finished" for manifest in kept):
+        teachers = [manifest.get("teacher", {}) for manifest in kept]
+        used = {one.get("sha256") for teacher in teachers for one in [teacher, *teacher.get("members", [])]}
+        used |= {assistant["sha256"] for manifest in kept for assistant in manifest.get("assistants", [])}
+        folders = sorted(path for path in (root / TEACHERS).glob("*") if (path / "metrics.jsonl").exists())
+        candidates += [folder for folder in folders if _teacher_sha256(folder) not in used]
+        assistants = all_runs(root / ASSISTANTS)
+        candidates += [run.path for run in assistants if run.manifest.get("student_sha256") not in used]
     return [(path, size) for path in candidates if path.exists() and (size := _remove(path, remove)) is not None]
 
 

@@ -12,33 +12,17 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from compress import files, recipe, small_stem
 from compress.data import Dataset
 from compress.errors import InputError, MachineError, UsageError
+from compress.model_folder import CONFIG, ENSEMBLE, WEIGHTS, empty_ensemble, write_model
+from compress.wrappers import Renormalized
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 _RESERVED = ("num_classes", "in_chans", "pretrained", "pretrained_cfg", "checkpoint_path", "features_only")
 _OF_OTHER_WEIGHTS = ("url", "file", "hf_hub_id", "tag", "license", "origin_url", "paper_ids", "notes")
-
-
-class Renormalized(nn.Module):
-    """A model whose weights expect another mean and standard deviation than the images are normalised with."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, model: nn.Module, scale: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("scale", scale.view(1, -1, 1, 1))
-        self.register_buffer("shift", shift.view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images * self.scale + self.shift)
 
 
 def architecture(settings: recipe.Model, image_size: int) -> str:
@@ -68,7 +52,7 @@ def create_model(settings: recipe.Model, *, num_classes: int, image_size: int) -
     return model
 
 
-def pretrained_teacher(settings: recipe.Teacher, dataset: Dataset) -> nn.Module:
+def pretrained_teacher(settings: recipe.Member, dataset: Dataset) -> nn.Module:
     """A teacher with its published weights, from the timm hub or a local-dir:PATH."""
     name = architecture(settings, dataset.image_size)
     if name.endswith(small_stem.SUFFIX) and settings.stem == "auto":
@@ -85,7 +69,7 @@ def pretrained_teacher(settings: recipe.Teacher, dataset: Dataset) -> nn.Module:
     return fit_teacher(model, dataset, name)
 
 
-def checkpoint_teacher(settings: recipe.Teacher, dataset: Dataset) -> nn.Module:
+def checkpoint_teacher(settings: recipe.Member, dataset: Dataset) -> nn.Module:
     """A teacher from a weights file, or from a folder that holds config.json and model.safetensors."""
     assert settings.checkpoint
     path = Path(settings.checkpoint).expanduser()
@@ -155,9 +139,9 @@ def save_model(model: nn.Module, folder: Path, dataset: Dataset) -> str:
         with tempfile.TemporaryDirectory(
             prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent, ignore_cleanup_errors=True
         ) as scratch:
-            _write_model(plain, Path(scratch), dataset, own_normalization=own_normalization)
-            for file in Path(scratch).iterdir():
-                file.chmod(0o644)
+            write_model(plain, Path(scratch), dataset, own_normalization=own_normalization)
+            for path in Path(scratch).rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
             sha256 = files.sha256_file(Path(scratch) / WEIGHTS)
             shutil.rmtree(folder, ignore_errors=True)
             Path(scratch).rename(folder)
@@ -171,13 +155,15 @@ def save_model(model: nn.Module, folder: Path, dataset: Dataset) -> str:
 
 
 def load_model(folder: Path) -> nn.Module:
-    """The timm model that save_model wrote, in eval mode. Raises InputError where it is not whole."""
+    """The timm model, or the ensemble, that save_model wrote, in eval mode. Raises InputError where it is not whole."""
     config = read_config(folder)
     if not config.get("architecture"):
         raise InputError(f"{folder} was not made by timm ({config.get('module')})", "Hand the module to load_student.")
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder / WEIGHTS} is missing")
     try:
+        if config["architecture"] == ENSEMBLE:
+            return load_weights(empty_ensemble(folder, config), folder)
         return timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).eval()
     except Exception as error:
         raise InputError(f"{folder} does not hold a whole model ({_first_line(error)})") from error
@@ -243,33 +229,6 @@ def _create(name: str, args: dict[str, Any], image_size: int, **kwargs: Any) -> 
         raise UsageError(
             f"timm cannot make {name} with {args} ({_first_line(error)})", "Check model and args."
         ) from error
-
-
-def _write_model(model: Any, folder: Path, dataset: Dataset, *, own_normalization: bool) -> None:
-    if getattr(model, "pretrained_cfg", None) is None:
-        save_file(model.state_dict(), folder / WEIGHTS)
-        files.write_json(folder / CONFIG, {"architecture": None, "module": type(model).__qualname__})
-        return
-    size = dataset.image_size
-    data_config = {"input_size": (3, size, size), "crop_pct": 1.0, "interpolation": "bicubic"}
-    if not own_normalization:
-        data_config |= {"mean": dataset.mean, "std": dataset.std}
-    timm.models.save_for_hf(
-        model,
-        str(folder),
-        model_config={"label_names": dataset.class_names},
-        data_config=data_config,
-        safe_serialization=True,
-    )
-    name = model.pretrained_cfg["architecture"]
-    first = "import compress  # registers the architecture\n" if name.endswith(small_stem.SUFFIX) else ""
-    card = (
-        f"---\nlibrary_name: timm\ntags: [image-classification, timm, knowledge-distillation]\n---\n"
-        f"# {name}, {dataset.num_classes} classes of {dataset.name}, {size} x {size} pixels\n\n"
-        f"```python\n{first}import timm\n\n"
-        f'model = timm.create_model("local-dir:PATH", pretrained=True)  # the folder of this file\n```\n'
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _first_line(error: BaseException) -> str:

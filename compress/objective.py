@@ -79,7 +79,9 @@ class Objective:
             assert teacher_logits is not None
             found = terms(student_logits, teacher_logits, labels, epoch=epoch, temperature=temperature, world=world)
             for name, (weight, value) in found.items():
-                parts["loss"] = parts["loss"] + weight * value
+                # What a discriminator minimises has a gradient, of its own parameters, and no share in the value.
+                share = value - value.detach() if weight is None else weight * value
+                parts["loss"] = parts["loss"] + share
                 parts[name] = value.detach()
         return parts
 

@@ -52,7 +52,7 @@ def _batch_size_that_fits(state: Training) -> int:
     """A half, a quarter and so on of the batch size: the first with which a pass succeeds; 0 where none does."""
     size = state.batches.batch_size
     while (size := size // 2) > 1:
-        state.optimizer.zero_grad()
+        state.zero_grad()
         if state.batches.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
@@ -76,7 +76,7 @@ def _seconds_per_step(state: Training, batch_size: int) -> float:
         logits = None if batches.teacher is None else batches.teacher(images)
         parts, _ = loss_parts(state, Batch(images, labels, logits))
         parts["loss"].backward()
-        state.optimizer.zero_grad()
+        state.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     return time.perf_counter() - began

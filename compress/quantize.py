@@ -11,6 +11,7 @@ import copy
 import hashlib
 import shutil
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -46,9 +47,7 @@ def fine_tune(
     lr = settings.lr / 100 if settings.quantize_lr is None else settings.quantize_lr
     weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     provenance = {**provenance, "student": hashlib.sha256(safetensors.torch.save(weights)).hexdigest()}
-    found = newest_checkpoint(run.quantize_checkpoints, warn=console.warn)
-    if found is not None and found.meta["provenance"] != provenance:  # of a student that was trained on since
-        current().from_leader(lambda: shutil.rmtree(run.quantize_checkpoints))
+    current().from_leader(lambda: _remove_others(run.quantize_checkpoints, provenance))
     quantized = yield from train(
         with_fake_quantization(student),
         settings=settings.model_copy(update={"lr": lr, "warmup_epochs": 0.0, "schedule": "cosine", "ema": None}),
@@ -59,6 +58,13 @@ def fine_tune(
         **training,
     )
     student.load_state_dict(float_weights(quantized))
+
+
+def _remove_others(checkpoints: Path, provenance: dict[str, Any]) -> None:
+    """Those of a student that was trained on since."""
+    found = newest_checkpoint(checkpoints, warn=console.warn)
+    if found is not None and found.meta["provenance"] != provenance:
+        shutil.rmtree(checkpoints)
 
 
 def with_fake_quantization(model: nn.Module) -> nn.Module:

@@ -9,19 +9,19 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import InputError, UsageError
-from compress.recipe_supervision import TERMS, Section, Supervision, Term
-from compress.strict_yaml import parse_yaml
+from compress.recipe_supervision import TERMS, FeatureTerm, Section, Supervision, Term
+from compress.recipe_teacher import Member, Model, Teacher
+from compress.strict_yaml import MAX_DEPTH, is_deep, parse_yaml
 
-__all__ = ["Augment", "Data", "Export", "Model", "Recipe", "Supervision", "Teacher", "Term", "Train"]
+__all__ = ["Augment", "Data", "Export", "Member", "Model", "Recipe", "Supervision", "Teacher", "Term", "Train"]
 
 MAX_RECIPE_BYTES = 64 * 1024
-_MAX_DEPTH = 16
 
 
 class Augment(Section):
@@ -55,41 +55,6 @@ class Data(Section):
     def _folder_needs_a_place_and_a_size(self) -> Self:
         if self.name == "folder" and (self.root is None or self.image_size is None):
             raise ValueError("data.name: folder needs data.root and data.image_size")
-        return self
-
-
-class Model(Section):
-    model: str = Field(min_length=1, description="A timm model name.")
-    stem: Literal["auto", "small", "stock"] = Field(
-        default="auto",
-        description="small: stride 1 and no max-pool, for ResNets on up to 64 pixels; auto: small where it can.",
-    )
-    args: dict[str, Any] = Field(default_factory=dict, description="Arguments for timm.create_model.")
-
-    @field_validator("args")
-    @classmethod
-    def _finite(cls, value: dict[str, Any]) -> dict[str, Any]:
-        json.dumps(value, allow_nan=False)  # raises ValueError
-        return value
-
-
-class TeacherCache(Section):
-    views: int = Field(ge=1, le=10_000, description="Augmentations of each sample; then they repeat.")
-
-
-class Teacher(Model):
-    source: Literal["train", "checkpoint", "pretrained"] = "train"
-    checkpoint: str | None = Field(
-        default=None, description="A safetensors file, or a folder with config.json beside it."
-    )
-    epochs: int | None = Field(default=None, ge=1, le=100_000, description="Default: train.epochs.")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Its own, so that students of all seeds share a teacher.")
-    cache: TeacherCache | None = Field(default=None, description="Keep its logits for repeated augmentations.")
-
-    @model_validator(mode="after")
-    def _checkpoint_goes_with_its_source(self) -> Self:
-        if (self.source == "checkpoint") != (self.checkpoint is not None):
-            raise ValueError("teacher.checkpoint is needed with, and only with, teacher.source: checkpoint")
         return self
 
 
@@ -183,8 +148,9 @@ class Recipe(Section):
         if train.warmup_epochs and train.schedule == "constant":
             raise ValueError("train.warmup_epochs needs train.schedule: cosine or step")
         trained = {"train.epochs": train.epochs}
-        if self.teacher.source == "train" and self.teacher.epochs is not None:
-            trained["teacher.epochs"] = self.teacher.epochs
+        for number, member in enumerate(self.teacher.members):
+            if member.source == "train" and member.epochs is not None:
+                trained[f"teacher.ensemble.{number - 1}.epochs" if number else "teacher.epochs"] = member.epochs
         for key, epochs in trained.items():
             if train.warmup_epochs >= epochs:
                 raise ValueError(f"train.warmup_epochs {train.warmup_epochs:g} must be less than {key}, {epochs}")
@@ -194,6 +160,10 @@ class Recipe(Section):
     def _terms_need_the_teacher_itself(self) -> Self:
         if self.teacher.cache is not None and self.supervision.terms:
             raise ValueError("teacher.cache keeps logits, and supervision.terms look inside the teacher: leave one out")
+        if self.teacher.ensemble and any(isinstance(term, FeatureTerm) for term in self.supervision.terms):
+            raise ValueError(
+                "supervision.terms look inside one teacher, and teacher.ensemble has several: leave one out"
+            )
         return self
 
     def dump(self) -> dict[str, Any]:
@@ -238,8 +208,8 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
 
 def validate_recipe(raw: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     """A Recipe from plain data. Raises UsageError with the first wrong key, and how many more there are."""
-    if _is_deep(raw):
-        raise UsageError(f"{source}: nested more than {_MAX_DEPTH} levels deep")
+    if is_deep(raw):
+        raise UsageError(f"{source}: nested more than {MAX_DEPTH} levels deep")
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -308,23 +278,13 @@ def _keys_at(location: list[str]) -> list[str]:
             model = TERMS[part]
             continue
         field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        kind = field.annotation if field is not None else None
+        while get_origin(kind) in (list, Annotated):
+            kind = get_args(kind)[0]
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return []
-        model = field.annotation
+        model = kind
     return list(model.model_fields)
-
-
-def _is_deep(raw: object) -> bool:
-    """Told level by level: what is nested too deeply cannot be walked by functions that call themselves."""
-    level = [raw]
-    for _ in range(_MAX_DEPTH):
-        level = [
-            child
-            for value in level
-            if isinstance(value, Mapping | list)
-            for child in (value.values() if isinstance(value, Mapping) else value)
-        ]
-    return any(isinstance(value, Mapping | list) for value in level)
 
 
 def _shorten(value: Any) -> str:

@@ -99,6 +99,18 @@ class Dist(LogitTerm):
     gamma: float = Field(default=1.0, ge=0, description="Weight of the correlation over samples.")
 
 
+class Adversarial(BaseTerm):
+    """A discriminator is trained to tell the teacher's logits from the student's, and the student to deceive it."""
+
+    name: Literal["adversarial"]
+    lr: float = Field(
+        default=1e-3,
+        gt=0,
+        description="Of the discriminator, with Adam; constant. It is trained in every step, whatever the weight.",
+    )
+    width: int = Field(default=128, ge=1, le=65_536, description="Of the discriminator's two hidden layers.")
+
+
 TERMS: dict[str, type[BaseTerm]] = {
     "fitnet": FitNet,
     "attention_transfer": AttentionTransfer,
@@ -107,6 +119,7 @@ TERMS: dict[str, type[BaseTerm]] = {
     "relational": Relational,
     "dkd": Dkd,
     "dist": Dist,
+    "adversarial": Adversarial,
 }
 _LITERATURE = {
     "hint": "fitnet",
@@ -117,9 +130,10 @@ _LITERATURE = {
     "sp": "similarity_preserving",
     "rkd": "relational",
     "decoupled_kd": "dkd",
+    "gan": "adversarial",
 }
 Term = Annotated[
-    FitNet | AttentionTransfer | NeuronSelectivity | SimilarityPreserving | Relational | Dkd | Dist,
+    FitNet | AttentionTransfer | NeuronSelectivity | SimilarityPreserving | Relational | Dkd | Dist | Adversarial,
     Field(discriminator="name"),
 ]
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from compress import files
+from compress import console, files
 from compress.errors import InputError, MachineError
 from compress.recipe import Recipe, load_recipe, recipe_yaml
 
 RUNS = Path("runs")
 TEACHERS = "teachers"
+ASSISTANTS = "assistants"
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 SCHEMA_VERSION = 1
@@ -146,6 +147,25 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         holder.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def in_turn(lock_file: Path, what: str) -> Iterator[None]:
+    """Waits while another process makes `what`; the lock's folder is made. Raises MachineError where it cannot be."""
+    lock = FileLock(lock_file)
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            console.say(f"{what}: another run is training it; waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise files.cannot_write(lock_file, error) from error
+    try:
+        yield
+    finally:
         lock.release()
 
 

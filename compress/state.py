@@ -41,7 +41,9 @@ class Training:
     ema: ModelEmaV3 | None
     objective: Objective
     terms: Terms | None
-    """The objective's, with their projections; None where it has none."""
+    """The objective's, with their projections and discriminators; None where it has none."""
+    adversary: torch.optim.Optimizer | None
+    """Trains the discriminators; None where there are none."""
     batches: Batches
     settings: recipe.Train
     phase: Phase
@@ -55,8 +57,17 @@ class Training:
 
     @property
     def trained(self) -> nn.ModuleList:
-        """All whose parameters the optimiser has."""
+        """All whose parameters `optimizer` has."""
         return _trained(self.model, self.terms)
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """By their names in a checkpoint."""
+        return {"optimizer": self.optimizer} | ({} if self.adversary is None else {"adversary": self.adversary})
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
 
     @property
     def kept(self) -> nn.Module:
@@ -82,7 +93,7 @@ def prepare(
     *,
     teacher: Frozen | None = None,
 ) -> Training:
-    """Moves the model to the images' device and makes projections, optimiser, schedule and moving average.
+    """Moves the model to the images' device and makes terms, optimisers, schedule and moving average.
 
     teacher: for the terms of the objective, which look inside it.
     Raises UsageError for batches of one image where the model has BatchNorm, which cannot be trained on them.
@@ -120,6 +131,9 @@ def prepare(
         ema=None if settings.ema is None else ModelEmaV3(model, decay=settings.ema, use_warmup=True),
         objective=objective,
         terms=terms,
+        adversary=torch.optim.Adam(terms.opponents(), fused=True)
+        if terms is not None and terms.discriminators
+        else None,
         batches=batches,
         settings=settings,
         phase=phase,
@@ -142,7 +156,7 @@ def prepare(
 
 
 def _trained(model: nn.Module, terms: Terms | None) -> nn.ModuleList:
-    return nn.ModuleList([model] if terms is None else [model, terms])
+    return nn.ModuleList([model] if terms is None else [model, terms.projections])
 
 
 def _optimizer(model: nn.Module, settings: recipe.Train) -> torch.optim.Optimizer:
@@ -175,8 +189,9 @@ def snapshot(state: Training, provenance: dict[str, Any]) -> Checkpoint:
         tensors |= {f"ema.{name}": value for name, value in state.ema.module.state_dict().items()}
     if state.terms is not None:
         tensors |= {f"terms.{name}": value for name, value in state.terms.state_dict().items()}
-    for number, slots in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in slots.items() if value is not None}
+    for prefix, optimizer in state.optimizers.items():
+        for number, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"{prefix}.{number}.{name}": value for name, value in slots.items() if value is not None}
     tensors |= {f"means.{name}": value for name, value in state.means.values.items()}
     tensors["random.cpu"] = state.world.random_states(torch.get_rng_state())
     if torch.cuda.is_initialized():
@@ -212,12 +227,9 @@ def restore(state: Training, found: Checkpoint, provenance: dict[str, Any], fold
         state.ema.module.load_state_dict(found.part("ema"))
     if state.terms is not None:
         state.terms.load_state_dict(found.part("terms"))
-    state.optimizer.load_state_dict(
-        {
-            "state": _optimizer_slots(state.optimizer, found.part("optimizer")),
-            "param_groups": state.optimizer.state_dict()["param_groups"],
-        }
-    )
+    for prefix, optimizer in state.optimizers.items():
+        slots = _optimizer_slots(optimizer, found.part(prefix))
+        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     state.means = Means()
     state.means.values = {name: value.to(device) for name, value in found.part("means").items()}
     state.means.steps = found.meta["mean_steps"]

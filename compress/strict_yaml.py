@@ -1,11 +1,14 @@
 """YAML as recipes may use it: YAML 1.2's scalars, no duplicate keys, no anchors, no tags; plain data comes out."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from compress.errors import UsageError
+
+MAX_DEPTH = 16
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -66,3 +69,19 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UsageError(f"{source}: not YAML: {error}") from None
     except RecursionError:
         raise UsageError(f"{source}: nested too deeply") from None
+
+
+def is_deep(raw: object) -> bool:
+    """Whether data is nested more than MAX_DEPTH levels deep.
+
+    Told level by level: what is nested too deeply cannot be walked by functions that call themselves.
+    """
+    level = [raw]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, Mapping | list)
+            for child in (value.values() if isinstance(value, Mapping) else value)
+        ]
+    return any(isinstance(value, Mapping | list) for value in level)

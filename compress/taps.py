@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compress.errors import UsageError
 from compress.frozen import Frozen
-from compress.models import Renormalized
+from compress.wrappers import Renormalized
 
 
 class Tap:

@@ -12,28 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from compress import console, files, models
 from compress.augment import Splits
 from compress.batches import Shared, stream
 from compress.data import Dataset
-from compress.errors import InputError
+from compress.errors import InputError, UsageError
 from compress.evaluate import accuracy, logits_of
 from compress.metrics import METRICS, MetricsLog
 from compress.objective import Objective
 from compress.parallel import current
-from compress.recipe import Recipe
-from compress.run import RUNS, TEACHERS, Run
+from compress.recipe import Member, Recipe
+from compress.run import RUNS, TEACHERS, Run, in_turn
 from compress.terms import tap
 from compress.train import Position, train
+from compress.wrappers import Ensemble
 
-_TRAINING_FORMAT = 2  # raise it when the same recipe trains to other weights
-_WITHOUT_INFLUENCE = (
-    *("epochs", "seed", "checkpoint_minutes", "keep_checkpoints", "tensorboard"),
-    *("quantize", "quantize_epochs", "quantize_lr"),
-)
+TRAINING_FORMAT = 2  # raise it when the same recipe trains to other weights
+HOUSEKEEPING = ("checkpoint_minutes", "keep_checkpoints", "tensorboard")
+"""Settings of a training that its weights do not depend on."""
+FINE_TUNING = ("quantize", "quantize_epochs", "quantize_lr")
+"""Settings of what comes after a student's training."""
 _FACTS = "facts.json"
 
 
@@ -45,21 +45,25 @@ def obtain_teacher(
     A generator, like the training that it may take. Runs that share a teacher get the same module.
     Raises InputError where its classes are not the data's, and where its weights cannot be read.
     """
-    facts_file, world = run.teacher / _FACTS, current()
-    if given is not None or not world.from_leader(facts_file.exists):
-        if given is None and recipe.teacher.source == "train":
+    world = current()
+    if given is not None or not world.from_leader((run.teacher / _FACTS).exists):
+        if given is not None:
+            model = copy.deepcopy(given)
+            check_logits(model, dataset, "teacher")
+            _save_with_facts(model, run.teacher, dataset, splits, source="module")
+        elif recipe.teacher.ensemble:
+            yield from _save_ensemble(run, recipe, dataset, splits)
+        elif recipe.teacher.source == "train":
             kept = yield from trained_teacher(recipe, dataset, splits)
             world.from_leader(lambda: _take_over(kept, run))
-        elif given is not None:
-            _save_foreign_teacher(run, recipe, dataset, splits, given)
         else:
             measured = shared.once(
                 ("foreign teacher", recipe.teacher.model_dump_json(), dataset.sha256),
-                lambda: _save_foreign_teacher(run, recipe, dataset, splits, given),
+                lambda: _save_foreign_teacher(recipe.teacher, run.teacher, dataset, splits),
             )
             if measured != run.teacher:
                 _link_folder(measured, run.teacher)
-    facts = json.loads(facts_file.read_text(encoding="utf-8"))
+    facts = _facts(run.teacher)
     if facts["data"] != dataset.sha256:
         raise InputError(
             f"the teacher in {run.teacher} was measured on other {dataset.name} data than is here",
@@ -106,14 +110,14 @@ def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str
 def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
     """Names all that determines a trained teacher: data, architecture, and how it is trained."""
     determines = {
-        "format": _TRAINING_FORMAT,
+        "format": TRAINING_FORMAT,
         "data": dataset.sha256,
         "augment": recipe.data.augment.model_dump(),
         "architecture": models.architecture(recipe.teacher, dataset.image_size),
         "args": recipe.teacher.args,
         "epochs": recipe.teacher.epochs,
         "seed": recipe.teacher.seed,
-        "train": recipe.train.model_dump(exclude=set(_WITHOUT_INFLUENCE)),
+        "train": recipe.train.model_dump(exclude={"epochs", "seed", *HOUSEKEEPING, *FINE_TUNING}),
     }
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -126,13 +130,13 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generat
     folder = RUNS / TEACHERS / teacher_hash(recipe, dataset)
     model_folder = folder / "model"
     world = current()
-    with _held(folder) if world.leads else nullcontext():
+    with in_turn(folder / ".lock", f"teacher in {folder}") if world.leads else nullcontext():
+        world.from_leader(lambda: files.remove_leftovers(folder))
         if world.from_leader((model_folder / _FACTS).exists):
             console.say(f"teacher: reused from {folder}")
             return folder
         console.say(f"teacher: {models.architecture(recipe.teacher, dataset.image_size)}, trained in {folder}")
-        torch.manual_seed(stream(recipe.teacher.seed, "teacher", "weights"))
-        model = models.create_model(recipe.teacher, num_classes=dataset.num_classes, image_size=dataset.image_size)
+        model = _new_model(recipe, dataset)
         check_logits(model, dataset, "teacher")
         check_features(model, recipe, dataset, "teacher")
         assert recipe.teacher.epochs is not None
@@ -149,29 +153,8 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generat
             provenance={"data": dataset.sha256},
         )
         _save_with_facts(trained, model_folder, dataset, splits, source="train")
-        if world.leads:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        world.from_leader(lambda: shutil.rmtree(folder / "checkpoints", ignore_errors=True))
     return folder
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of the teacher's folder, waiting for one that is training it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            console.say(f"teacher: another run is training it in {folder}; waiting for it")
-            lock.acquire()
-    except OSError as error:
-        raise files.cannot_write(folder, error) from error
-    try:
-        files.remove_leftovers(folder)
-        yield
-    finally:
-        lock.release()
 
 
 def _take_over(kept: Path, run: Run) -> None:
@@ -179,27 +162,85 @@ def _take_over(kept: Path, run: Run) -> None:
     MetricsLog(run.path).replace_phase("teacher", kept / METRICS)
 
 
-def _save_foreign_teacher(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None) -> Path:
-    if given is not None:
-        model, source = copy.deepcopy(given), "module"
-        check_logits(model, dataset, "teacher")
-    else:
-        source = recipe.teacher.source
-        make = models.checkpoint_teacher if source == "checkpoint" else models.pretrained_teacher
-        model = make(recipe.teacher, dataset)
-    _save_with_facts(model.to(splits.evaluation.images.device), run.teacher, dataset, splits, source=source)
-    return run.teacher
+def _save_foreign_teacher(settings: Member, folder: Path, dataset: Dataset, splits: Splits) -> Path:
+    make = models.checkpoint_teacher if settings.source == "checkpoint" else models.pretrained_teacher
+    _save_with_facts(make(settings, dataset), folder, dataset, splits, source=settings.source)
+    return folder
 
 
-def _save_with_facts(model: nn.Module, folder: Path, dataset: Dataset, splits: Splits, *, source: str) -> None:
+def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits) -> Generator[Position, None, None]:
+    """The teacher and those beside it as one in run/teacher. Those that are trained are kept as if each were alone.
+
+    Raises UsageError for a member that is there twice; all that can be wrong is found before the first is trained.
+    """
+    alone = [
+        recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={**dict(member), "ensemble": []})})
+        for member in recipe.teacher.members
+    ]
+    with _scratch(run.path) as scratch:
+        folders = [scratch / str(number) for number in range(len(alone))]
+        names = []
+        for one, folder in zip(alone, folders, strict=True):
+            if one.teacher.source == "train":
+                check_logits(_new_model(one, dataset), dataset, "teacher")
+                names.append(teacher_hash(one, dataset))
+            else:
+                _save_foreign_teacher(one.teacher, folder, dataset, splits)
+                names.append(_facts(folder)["sha256"])
+        _refuse_twins(alone, names)
+        for number, one in enumerate(alone):
+            if one.teacher.source == "train":
+                folders[number] = (yield from trained_teacher(one, dataset, splits)) / "model"
+        facts = [_facts(folder) for folder in folders]
+        _refuse_twins(alone, [entry["sha256"] for entry in facts])
+        members = [models.fit_teacher(models.load_model(folder), dataset, str(folder)) for folder in folders]
+        recorded = [
+            {"model": one.teacher.model, **{key: entry[key] for key in ("source", "sha256", "top1")}}
+            for one, entry in zip(alone, facts, strict=True)
+        ]
+        _save_with_facts(Ensemble(members), run.teacher, dataset, splits, source="ensemble", members=recorded)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for members, the same for all processes."""
+    world = current()
+    own = tempfile.TemporaryDirectory(prefix=".members.", suffix=".tmp", dir=folder, ignore_cleanup_errors=True)
+    with own if world.leads else nullcontext() as name:
+        yield Path(world.from_leader(lambda: str(name)))
+
+
+def _refuse_twins(alone: list[Recipe], names: list[str]) -> None:
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise UsageError(
+                f"teacher.ensemble.{number - 1}, {alone[number].teacher.model}, is the same teacher as another one",
+                "Give it another seed, or leave it out.",
+            )
+
+
+def _new_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
+    torch.manual_seed(stream(recipe.teacher.seed, "teacher", "weights"))
+    return models.create_model(recipe.teacher, num_classes=dataset.num_classes, image_size=dataset.image_size)
+
+
+def _save_with_facts(
+    model: nn.Module, folder: Path, dataset: Dataset, splits: Splits, *, source: str, **more: Any
+) -> None:
     """The facts are written last: a folder without them is not whole."""
+    model = model.to(splits.evaluation.images.device)
     result = accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels)
 
     def save() -> None:
         sha256 = models.save_model(model, folder, dataset)
-        files.write_json(folder / _FACTS, {"source": source, "sha256": sha256, "data": dataset.sha256, **vars(result)})
+        facts = {"source": source, "sha256": sha256, "data": dataset.sha256, **vars(result), **more}
+        files.write_json(folder / _FACTS, facts)
 
     current().from_leader(save)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / _FACTS).read_text(encoding="utf-8"))
 
 
 def _link_folder(source: Path, target: Path) -> None:

@@ -1,5 +1,5 @@
 """The terms of supervision.terms: losses on features or logits that are added to the loss of supervision.method, with
-the projections that fit a student's feature maps to a teacher's.
+the projections that fit a student's feature maps to a teacher's and the discriminators that the student is to deceive.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress import features
+from compress.adversarial import Discriminator, adversarial_losses, count_classes
 from compress.methods import Adjust
 from compress.parallel import ALONE, World
 from compress.recipe import Term
-from compress.recipe_supervision import FeatureTerm
+from compress.recipe_supervision import Adversarial, FeatureTerm
 from compress.supervision import decoupled_kd, dist_loss
 from compress.taps import Tap
 
@@ -28,11 +29,12 @@ _FEATURE_LOSSES: dict[str, Callable[..., Tensor]] = {
 _LOOK_ACROSS_THE_BATCH = {"similarity_preserving", "relational", "dist"}
 _NEED_EQUAL_CHANNELS = {"fitnet"}
 _NEED_EQUAL_SIZE = {"fitnet", "attention_transfer", "neuron_selectivity"}
-_NOT_OPTIONS = {"name", "weight", "schedule", "student", "teacher", "temperature"}
+_NOT_OPTIONS = {"name", "weight", "schedule", "student", "teacher", "temperature", "lr", "width"}
 
 
 class Terms(nn.Module):
-    """Called after both models ran within `recording`; its parameters are the projections', trained with the student's.
+    """Called after both models ran within `recording`. projections: trained with the student's parameters.
+    discriminators: trained against the student, by an optimiser of their own.
 
     Where a loss needs equal sizes the larger map is average-pooled to the smaller, and where it needs equal channels
     (fitnet) a 1x1 convolution projects the student's. That is FitNets' regressor, a convolution with a bias, without
@@ -59,7 +61,7 @@ class Terms(nn.Module):
         self._adjustment: dict[str, Any] = {"adjust": adjust, "epsilon": epsilon}
         self._student = tap(student, terms, images, role="student")
         self._teacher = tap(teacher, terms, images, role="teacher")
-        self.projections = nn.ModuleDict()
+        self.projections, self.discriminators = nn.ModuleDict(), nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # manual_seed would seed CUDA's stream, too
             for part, term in self.terms.items():
@@ -68,12 +70,22 @@ class Terms(nn.Module):
                     channels_t = self._teacher.shapes[self._teacher.paths[term.teacher]][0]
                     if channels_s != channels_t:
                         self.projections[part] = nn.Conv2d(channels_s, channels_t, kernel_size=1)
-        self.projections.to(images.device)
+                elif isinstance(term, Adversarial):
+                    self.discriminators[part] = Discriminator(count_classes(teacher, images), term.width)
+        self.to(images.device)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """What the terms are called among the parts of the loss: their names, numbered from the second of a name on."""
-        return tuple(self.terms)
+        return (*self.terms, *map(_of_discriminator, self.discriminators))
+
+    def opponents(self) -> list[dict[str, Any]]:
+        """The discriminators as groups of parameters, each with its learning rate."""
+        return [
+            {"params": list(module.parameters()), "lr": term.lr}
+            for part, module in self.discriminators.items()
+            if isinstance(term := self.terms[part], Adversarial)
+        ]
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -89,14 +101,16 @@ class Terms(nn.Module):
         epoch: float,
         temperature: Tensor | None = None,
         world: World = ALONE,
-    ) -> dict[str, tuple[float, Tensor]]:
+    ) -> dict[str, tuple[float | None, Tensor]]:
         """The weight at `epoch` (from 0, with a fraction) and the unweighted value of each part.
+
+        No weight: what a discriminator minimises, by itself; no gradient of it reaches the student.
 
         temperature: that of each sample [N] with DTD; a logit term takes it where its own is not set.
         world: whose parts of a batch these are; what compares samples with each other is given the global batch.
         """
         found_s, found_t = self._student.features(), self._teacher.features()
-        parts = {}
+        parts: dict[str, tuple[float | None, Tensor]] = {}
         for part, term in self.terms.items():
             seen = world if term.name in _LOOK_ACROSS_THE_BATCH else ALONE
             if isinstance(term, FeatureTerm):
@@ -106,6 +120,9 @@ class Terms(nn.Module):
                 if part in self.projections:
                     f_s = self.projections[part](f_s.float())
                 value = _FEATURE_LOSSES[term.name](seen.gathered(f_s), seen.gathered(f_t), **self._options[part])
+            elif isinstance(term, Adversarial):
+                value, opponent = adversarial_losses(self.discriminators[part], student_logits, teacher_logits, labels)
+                parts[_of_discriminator(part)] = (None, opponent)
             else:
                 options = {**self._options[part], **self._adjustment}
                 if (own := term.temperature if term.temperature is not None else temperature) is not None:
@@ -127,6 +144,10 @@ def _part_names(terms: Sequence[Term]) -> list[str]:
     names = [term.name for term in terms]
     counts = [names[:number].count(name) for number, name in enumerate(names)]
     return [f"{name}_{count + 1}" if count else name for name, count in zip(names, counts, strict=True)]
+
+
+def _of_discriminator(part: str) -> str:
+    return f"{part}_discriminator"
 
 
 def _pooled(feature: Tensor, *, like: Tensor) -> Tensor:

@@ -135,6 +135,7 @@ def run_epoch(
     """The steps of one epoch, from state.step on. Nothing waits for the device but the progress bar, twice a second."""
     batches, device, world = state.batches, state.batches.device, state.world
     parameters = [parameter for parameter in state.trained.parameters() if parameter.requires_grad]
+    opponents = [] if state.terms is None else list(state.terms.discriminators.parameters())
     state.watch = DivergenceWatch(device, state.step, terms=state.terms.parts if state.terms is not None else ())
     state.model.train()
     now = shown = saved = time.perf_counter()
@@ -159,10 +160,14 @@ def run_epoch(
         norm = gradient_norm(parameters)
         if state.settings.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, state.settings.clip_grad, norm)
-        # From the first bad step on, the fused optimiser leaves the weights alone on the device, without a sync.
-        state.optimizer.found_inf = state.watch.check(parts, norm)  # type: ignore[attr-defined]
-        state.optimizer.step()
-        state.optimizer.zero_grad()
+        if opponents:
+            norm = torch.maximum(norm, torch.nn.utils.get_total_norm([p.grad for p in opponents if p.grad is not None]))
+        bad = state.watch.check(parts, norm)
+        for optimizer in state.optimizers.values():
+            # From the first bad step on, a fused optimiser leaves the weights alone on the device, without a sync.
+            optimizer.found_inf = bad  # type: ignore[attr-defined]
+            optimizer.step()
+        state.zero_grad()
 
         state.step += 1
         updates = state.epoch * batches.steps_per_epoch + state.step

@@ -16,7 +16,8 @@ from tests.conftest import TINY, Command, assert_fails, write_folder_data
 
 TERMS = (
     "[{name: fitnet, student: layer4, teacher: layer4, schedule: {warmup: 1.0}}, {name: relational, weight: 0.1}, "
-    "{name: attention_transfer, student: layer2, teacher: layer3, weight: 100}, {name: dkd}]"
+    "{name: attention_transfer, student: layer2, teacher: layer3, weight: 100}, {name: dkd}, "
+    "{name: adversarial, weight: 0.1, width: 8}]"
 )
 
 
@@ -26,18 +27,19 @@ def test_a_run_with_terms_reports_them_and_saves_the_student_alone(
     home = finished.parents[1]
     result = command("distill", tiny_recipe, "--set", f"supervision.terms={TERMS}", "--json", cwd=home)
     assert result.returncode == 0, result.stderr
-    assert "supervised by ka-ps+dtd-flsw, fitnet, relational, attention_transfer, dkd" in result.stderr
+    assert "supervised by ka-ps+dtd-flsw, fitnet, relational, attention_transfer, dkd, adversarial" in result.stderr
     run = home / json.loads(result.stdout)["run"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        parts = {"fitnet", "relational", "attention_transfer", "dkd"} & line.keys()
-        assert len(parts) == (4 if line["phase"] == "student" else 0)
+        names = {"fitnet", "relational", "attention_transfer", "dkd", "adversarial", "adversarial_discriminator"}
+        assert len(names & line.keys()) == (6 if line["phase"] == "student" else 0)
     weights = load_file(run / "student" / "model.safetensors")
     stock = timm.create_model("resnet10t_smallstem", num_classes=3, channels=[8, 8, 8, 8])
     assert weights.keys() == stock.state_dict().keys()
     checkpoint = load_file(sorted((run / "checkpoints").glob("*.safetensors"))[-1])
     assert {name for name in checkpoint if name.startswith("terms.")} == {
-        *("terms.projections.fitnet.weight", "terms.projections.fitnet.bias")
+        *("terms.projections.fitnet.weight", "terms.projections.fitnet.bias"),
+        *(f"terms.discriminators.adversarial.{n}.{kind}" for n in (0, 2, 4) for kind in ("weight", "bias")),
     }
     plain = json.loads((finished / "manifest.json").read_text())
     manifest = json.loads(result.stdout)
@@ -79,8 +81,9 @@ def test_sigterm_saves_and_resume_ends_at_the_same_weights(tmp_path: Path) -> No
         load_file(sorted((tmp_path / home / run["run"] / "checkpoints").glob("*.safetensors"))[-1])
         for home, run in (("whole", whole), ("parts", manifest))
     )
-    names = [name for name in one if name.startswith(("terms.", "optimizer."))]
-    assert any(name.startswith("terms.") for name in names)
+    names = [name for name in one if name.startswith(("terms.", "optimizer.", "adversary."))]
+    for part in ("terms.projections.", "terms.discriminators.", "adversary."):
+        assert any(name.startswith(part) for name in names)
     assert all(one[name].equal(other[name]) for name in names)
 
 

@@ -147,3 +147,19 @@ def test_the_schema_completes_every_section() -> None:
     schema = recipe_schema()
     assert set(schema["properties"]) >= {"data", "teacher", "student", "supervision", "train", "export", "benchmark"}
     assert schema["additionalProperties"] is False
+
+
+def test_an_assistant_may_be_a_name_alone_and_its_keys_are_checked(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    recipe = load_recipe(path, overrides=["teacher.assistants=[resnet26, {model: resnet18, stem: stock}]"])
+    assert [(entry.model, entry.stem) for entry in recipe.teacher.assistants] == [
+        ("resnet26", "auto"),
+        ("resnet18", "stock"),
+    ]
+    assert validate_recipe(yaml.safe_load(recipe_yaml(recipe))) == recipe
+    kinds = recipe_schema()["$defs"]["Teacher"]["properties"]["assistants"]["items"]["anyOf"]
+    assert {"type": "string"} in kinds
+    with pytest.raises(UsageError, match=r"unknown key teacher\.assistants\.1\.stme.*Did you mean stem\?"):
+        load_recipe(path, overrides=["teacher.assistants=[resnet26, {model: resnet18, stme: small}]"])
+    with pytest.raises(UsageError, match=r"teacher\.assistants"):
+        load_recipe(path, overrides=["teacher.assistants=resnet26"])

@@ -19,7 +19,8 @@ def recipe(terms: str) -> Recipe:
 def test_every_term_has_the_documented_defaults() -> None:
     terms = recipe("[" + ", ".join(f"{{name: {name}}}" for name in TERMS) + "]").supervision.terms
     assert [term.name for term in terms] == [
-        *("fitnet", "attention_transfer", "neuron_selectivity", "similarity_preserving", "relational", "dkd", "dist")
+        *("fitnet", "attention_transfer", "neuron_selectivity", "similarity_preserving", "relational", "dkd", "dist"),
+        "adversarial",
     ]
     found = {term.name: term.model_dump() for term in terms}
     assert all(term["weight"] == 1.0 and term["schedule"] == Schedule().model_dump() for term in found.values())
@@ -27,6 +28,7 @@ def test_every_term_has_the_documented_defaults() -> None:
     assert (found["relational"]["distance_weight"], found["relational"]["angle_weight"]) == (25.0, 50.0)
     assert (found["dkd"]["alpha"], found["dkd"]["beta"], found["dkd"]["temperature"]) == (1.0, 8.0, None)
     assert (found["dist"]["beta"], found["dist"]["gamma"], found["dist"]["temperature"]) == (1.0, 1.0, None)
+    assert (found["adversarial"]["lr"], found["adversarial"]["width"]) == (1e-3, 128)
     assert validate_recipe(BASE).supervision.terms == []
 
 
@@ -43,6 +45,9 @@ def test_every_term_has_the_documented_defaults() -> None:
         ("[{name: SP}]", ["Did you mean similarity_preserving?"]),
         ("[{name: rkd}]", ["Did you mean relational?"]),
         ("[{name: decoupled_kd}]", ["Did you mean dkd?"]),
+        ("[{name: gan}]", ["Did you mean adversarial?"]),
+        ("[{name: adversarial, lr: 0.0}]", ["supervision.terms.0.lr"]),
+        ("[{name: adversarial, temperature: 2.0}]", ["unknown key supervision.terms.0.temperature"]),
         ("[{name: fitnets}]", ["Did you mean fitnet?"]),
         ("[{name: zzz}]", ["unknown name 'zzz'", "Known are fitnet", "dist"]),
         ("[{name: kd}]", ["unknown name 'kd'"]),

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from compress.errors import UsageError
-from compress.models import Renormalized
 from compress.taps import Tap
+from compress.wrappers import Renormalized
 
 # Layouts: maps with channels first and last, tokens with one, two and no prefix tokens.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
