@@ -19,6 +19,7 @@ from compress.models import create_model
 from compress.objective import Objective
 from compress.supervision import distillation_loss
 from compress.train import finish, train
+from tests.unit.two_processes import in_two_processes
 
 pytestmark = [
     pytest.mark.gpu,
@@ -174,3 +175,21 @@ def test_out_of_memory_names_a_batch_size_that_really_fits(tmp_path: Path) -> No
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     run(tmp_path / "whole", batch_size=8192, **options)
+
+
+def run_in_float32(folder: Path) -> dict[str, torch.Tensor]:
+    model = run(folder, precision="fp32", lr=0.01)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    return {name: value.cpu() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_devices_end_at_the_weights_and_batch_statistics_of_one(tmp_path: Path) -> None:
+    """With BatchNorm, whose statistics are then those of the global batch."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    expected = run_in_float32(tmp_path / "one")
+    for found in in_two_processes(run_in_float32, tmp_path / "two", "cuda"):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3, msg=name)

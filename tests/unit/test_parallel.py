@@ -217,6 +217,11 @@ def test_training_ends_at_the_weights_and_metrics_of_one_process(two: Two, tmp_p
             assert line[key] == pytest.approx(one[key], rel=1e-3, abs=1e-6), key
 
 
+def test_the_leaders_clock_saves_inside_an_epoch(two: Two) -> None:
+    saved = [path.name for path in (two[0] / "saved by the clock" / "checkpoints").glob("*.json")]
+    assert any("-step-000002-" in name for name in saved), saved
+
+
 @pytest.mark.parametrize("count", COUNTS)
 def test_logits_are_bit_for_bit_those_of_one_process_in_order(two: Two, count: int) -> None:
     expected = evaluation(count)

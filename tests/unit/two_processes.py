@@ -14,18 +14,18 @@ from compress.parallel import joined
 Work = Callable[[Path], Any]
 
 
-def in_two_processes(work: Work, folder: Path) -> list[Any]:
+def in_two_processes(work: Work, folder: Path, device: str = "cpu") -> list[Any]:
     """What `work` returns in each process, by rank; it is given a folder that both share."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_process, (work, folder, port), nprocs=2)  # type: ignore[attr-defined]
+    mp.spawn(_process, (work, folder, port, device), nprocs=2)  # type: ignore[attr-defined]
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
-def _process(rank: int, work: Work, folder: Path, port: int) -> None:
+def _process(rank: int, work: Work, folder: Path, port: int, device: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with joined(torch.device("cpu")):
+    with joined(torch.device(device)):
         torch.save(work(folder), folder / f"{rank}.pt")
