@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,23 +19,19 @@ from compress.assistants import check_assistants, obtain_assistants
 from compress.augment import Splits, on_device
 from compress.batches import Shared, stream
 from compress.checkpoint import has_checkpoints, newest_checkpoint
-from compress.data import Dataset, load_data, resolve_augment
-from compress.datasets import LAYOUTS
-from compress.errors import CompressError, InputError, MachineError, UsageError
+from compress.data import Dataset, load_data
+from compress.errors import CompressError, InputError, MachineError
 from compress.evaluate import accuracy, logits_of
 from compress.interrupts import deferred
-from compress.methods import default_alpha
 from compress.metrics import METRICS
 from compress.objective import Objective
-from compress.parallel import current, explained, joined, processes
-from compress.recipe import Recipe, changed_keys
+from compress.parallel import current, explained, joined
+from compress.recipe import Recipe
+from compress.resume import open_run
 from compress.run import Run
-from compress.teacher import FINE_TUNING, HOUSEKEEPING, check_features, check_logits, obtain_teacher
+from compress.teacher import check_features, check_logits, obtain_teacher
 from compress.train import Position, finish, train
 from compress.views import TeacherViews
-
-_FREE_TO_CHANGE = {"data.root", *(f"train.{key}" for key in HOUSEKEEPING)}
-_EXTENSIONS = {"train.epochs", *(f"train.{key}" for key in FINE_TUNING)}
 
 
 def distill(
@@ -80,7 +76,7 @@ def distill_in_steps(
     """
     place, world = torch_device(device), current()
     where = None if out is None else Path(out)
-    run, resolved, goes_on = world.from_leader(lambda: _open_run(recipe, name, where, resume, place))
+    run, resolved, goes_on = world.from_leader(lambda: open_run(recipe, name, where, resume, place))
     if not goes_on:
         return run
     work = _distill_into(run, resolved, place, teacher, student, shared, label)
@@ -149,94 +145,6 @@ def torch_device(name: str) -> torch.device:
 def versions() -> dict[str, str]:
     packages = ("compress", "torch", "timm", "numpy", "safetensors")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
-
-
-def _open_run(
-    given: Recipe, name: str, out: Path | None, resume: bool, device: torch.device
-) -> tuple[Run, Recipe, bool]:
-    """The run, the recipe with nothing left open, and whether there is work to do."""
-    size = current().size
-    if given.teacher.cache is not None and size > 1:
-        raise UsageError(f"teacher.cache is for one process, and here are {size}", "Leave it out, or start one.")
-    old = _run_to_resume(given, name, out, device) if resume else None
-    if old is None:
-        resolved = resolve(given, device)
-        return run_folder.new_run(resolved, name, out), resolved, True
-    before = old.recipe
-    resolved = resolve(given, device, like=before)
-    changed = [key for key in changed_keys(before, resolved) if key not in _FREE_TO_CHANGE]
-    finished = old.manifest["status"] == "finished"
-    extends = set(changed) <= _EXTENSIONS and resolved.train.epochs >= before.train.epochs
-    if changed and not extends:
-        if "student_sha256" not in old.manifest and not has_checkpoints(old.checkpoints):  # it starts afresh
-            return old if out is not None else run_folder.new_run(resolved, name, out), resolved, True
-        raise UsageError(
-            f"the recipe differs from that of {old.path} in {', '.join(changed)}",
-            "Undo that, or start a new run without --resume (train.epochs may be raised, train.quantize be changed).",
-        )
-    begun_by = old.manifest.get("processes", 1)
-    if (changed or not finished) and begun_by != size and has_checkpoints(old.checkpoints):
-        raise UsageError(
-            f"{old.path} was begun by {processes(begun_by)}, and here are {size}",
-            f"Go on with {processes(begun_by)}, or start a new run without --resume.",
-        )
-    if finished and resolved.data.root != before.data.root:
-        _check_data_of_finished(old, load_data(resolved.data, say=console.say))
-    if finished and changed and newest_checkpoint(old.checkpoints, warn=console.warn) is None:
-        raise InputError(f"the checkpoints of {old.path} were removed, so it cannot go on", "Start a new run.")
-    return old, resolved, not finished or bool(changed)
-
-
-def _check_data_of_finished(run: Run, dataset: Dataset) -> None:
-    if dataset.sha256 != run.manifest["data"]["sha256"]:
-        raise InputError(
-            f"{run.path} was trained on other {dataset.name} data than is here",
-            "Point data.root to that data, or start a new run.",
-        )
-
-
-def _run_to_resume(given: Recipe, name: str, out: Path | None, device: torch.device) -> Run | None:
-    if out is not None:
-        return Run(out) if (out / run_folder.MANIFEST).exists() else None
-    unfinished = [run for run in run_folder.all_runs() if _is_unfinished(run, name)]
-    same = [run for run in unfinished if not changed_keys(run.recipe, resolve(given, device, like=run.recipe))]
-    return (same or unfinished or [None])[-1]
-
-
-def _is_unfinished(run: Run, name: str) -> bool:
-    manifest = run.manifest
-    return (
-        manifest.get("recipe") == name and manifest["status"] != "finished" and (run.path / run_folder.RECIPE).exists()
-    )
-
-
-def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> Recipe:
-    """Fills in what the recipe leaves open, so that recipe.yaml says all; what it leaves open stays that of `like`."""
-    size = given.data.image_size or LAYOUTS[given.data.name].image_size
-    epochs = given.teacher.epochs
-    if epochs is None:
-        epochs = like.teacher.epochs if like is not None else given.train.epochs
-    members = [member.model_copy(update={"epochs": member.epochs or epochs}) for member in given.teacher.ensemble]
-    method = given.supervision.method
-    alpha = given.supervision.alpha
-    if alpha is None and method != "ce":
-        alpha = default_alpha(method)
-    precision = given.train.precision
-    if precision == "auto":
-        precision = like.train.precision if like is not None else fast_precision(device)
-    return given.model_copy(
-        update={
-            "train": given.train.model_copy(update={"precision": precision}),
-            "data": given.data.model_copy(update={"image_size": size, "augment": resolve_augment(given.data)}),
-            "teacher": given.teacher.model_copy(update={"epochs": epochs, "ensemble": members}),
-            "supervision": given.supervision.model_copy(update={"alpha": alpha}),
-        }
-    )
-
-
-def fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
-    """On CPUs without AMX bf16 was slower than fp32 with every model tried, up to 2.1 times (recipes/README.md)."""
-    return "bf16" if device.type == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def _distill_into(

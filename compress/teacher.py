@@ -125,7 +125,7 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
 def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generator[Position, None, Path]:
     """The folder of the teacher that this recipe asks for, runs/teachers/HASH: kept from before, or trained now.
 
-    recipe: with nothing left open (compress.distillation.resolve). The model is in model/ below that folder.
+    recipe: with nothing left open (compress.resume.resolve). The model is in model/ below that folder.
     """
     folder = RUNS / TEACHERS / teacher_hash(recipe, dataset)
     model_folder = folder / "model"

@@ -34,11 +34,11 @@ from compress.augment import on_device
 from compress.batches import Shared, batches_and_teacher
 from compress.data import load_data, resolve_augment
 from compress.datasets import find, read_cifar100
-from compress.distillation import fast_precision
 from compress.interrupts import Flag
 from compress.objective import Means, Objective
 from compress.parallel import Agreement
 from compress.recipe import Recipe, load_recipe
+from compress.resume import fast_precision
 from compress.state import prepare
 from compress.train import finish, run_epoch
 from compress.views import TeacherViews

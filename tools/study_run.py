@@ -17,10 +17,10 @@ from study_state import MEASURES, State
 from compress import console, files
 from compress.augment import on_device
 from compress.data import load_data
-from compress.distillation import resolve
 from compress.errors import DivergedError
 from compress.metrics import METRICS, read_metrics
 from compress.recipe import Recipe
+from compress.resume import resolve
 from compress.run import MANIFEST, RUNS, TEACHERS, Run, read_manifest
 from compress.sweep import Cell, lockstep_groups, raise_if_failed, run_group
 from compress.teacher import teacher_hash, trained_teacher

@@ -1,0 +1,113 @@
+"""Which run a command goes on with, or a new one, and its recipe with nothing left open."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from compress import console
+from compress import run as run_folder
+from compress.checkpoint import has_checkpoints, newest_checkpoint
+from compress.data import Dataset, load_data, resolve_augment
+from compress.datasets import LAYOUTS
+from compress.errors import InputError, UsageError
+from compress.methods import default_alpha
+from compress.parallel import current, processes
+from compress.recipe import Recipe, changed_keys
+from compress.run import Run
+from compress.teacher import FINE_TUNING, HOUSEKEEPING
+
+_FREE_TO_CHANGE = {"data.root", *(f"train.{key}" for key in HOUSEKEEPING)}
+_EXTENSIONS = {"train.epochs", *(f"train.{key}" for key in FINE_TUNING)}
+
+
+def open_run(
+    given: Recipe, name: str, out: Path | None, resume: bool, device: torch.device
+) -> tuple[Run, Recipe, bool]:
+    """The run, the recipe with nothing left open, and whether there is work to do.
+
+    name, out, resume: as distill has them. Raises UsageError where the recipe is not that of the run to go on with,
+    InputError where that run cannot go on, MachineError where a new one finds its folder in use.
+    """
+    size = current().size
+    if given.teacher.cache is not None and size > 1:
+        raise UsageError(f"teacher.cache is for one process, and here are {size}", "Leave it out, or start one.")
+    old = _run_to_resume(given, name, out, device) if resume else None
+    if old is None:
+        resolved = resolve(given, device)
+        return run_folder.new_run(resolved, name, out), resolved, True
+    before = old.recipe
+    resolved = resolve(given, device, like=before)
+    changed = [key for key in changed_keys(before, resolved) if key not in _FREE_TO_CHANGE]
+    finished = old.manifest["status"] == "finished"
+    extends = set(changed) <= _EXTENSIONS and resolved.train.epochs >= before.train.epochs
+    if changed and not extends:
+        if "student_sha256" not in old.manifest and not has_checkpoints(old.checkpoints):  # it starts afresh
+            return old if out is not None else run_folder.new_run(resolved, name, out), resolved, True
+        raise UsageError(
+            f"the recipe differs from that of {old.path} in {', '.join(changed)}",
+            "Undo that, or start a new run without --resume (train.epochs may be raised, train.quantize be changed).",
+        )
+    begun_by = old.manifest.get("processes", 1)
+    if (changed or not finished) and begun_by != size and has_checkpoints(old.checkpoints):
+        raise UsageError(
+            f"{old.path} was begun by {processes(begun_by)}, and here are {size}",
+            f"Go on with {processes(begun_by)}, or start a new run without --resume.",
+        )
+    if finished and resolved.data.root != before.data.root:
+        _check_data_of_finished(old, load_data(resolved.data, say=console.say))
+    if finished and changed and newest_checkpoint(old.checkpoints, warn=console.warn) is None:
+        raise InputError(f"the checkpoints of {old.path} were removed, so it cannot go on", "Start a new run.")
+    return old, resolved, not finished or bool(changed)
+
+
+def _check_data_of_finished(run: Run, dataset: Dataset) -> None:
+    if dataset.sha256 != run.manifest["data"]["sha256"]:
+        raise InputError(
+            f"{run.path} was trained on other {dataset.name} data than is here",
+            "Point data.root to that data, or start a new run.",
+        )
+
+
+def _run_to_resume(given: Recipe, name: str, out: Path | None, device: torch.device) -> Run | None:
+    if out is not None:
+        return Run(out) if (out / run_folder.MANIFEST).exists() else None
+    unfinished = [run for run in run_folder.all_runs() if _is_unfinished(run, name)]
+    same = [run for run in unfinished if not changed_keys(run.recipe, resolve(given, device, like=run.recipe))]
+    return (same or unfinished or [None])[-1]
+
+
+def _is_unfinished(run: Run, name: str) -> bool:
+    manifest = run.manifest
+    return (
+        manifest.get("recipe") == name and manifest["status"] != "finished" and (run.path / run_folder.RECIPE).exists()
+    )
+
+
+def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> Recipe:
+    """Fills in what the recipe leaves open, so that recipe.yaml says all; what it leaves open stays that of `like`."""
+    size = given.data.image_size or LAYOUTS[given.data.name].image_size
+    epochs = given.teacher.epochs
+    if epochs is None:
+        epochs = like.teacher.epochs if like is not None else given.train.epochs
+    members = [member.model_copy(update={"epochs": member.epochs or epochs}) for member in given.teacher.ensemble]
+    method = given.supervision.method
+    alpha = given.supervision.alpha
+    if alpha is None and method != "ce":
+        alpha = default_alpha(method)
+    precision = given.train.precision
+    if precision == "auto":
+        precision = like.train.precision if like is not None else fast_precision(device)
+    return given.model_copy(
+        update={
+            "train": given.train.model_copy(update={"precision": precision}),
+            "data": given.data.model_copy(update={"image_size": size, "augment": resolve_augment(given.data)}),
+            "teacher": given.teacher.model_copy(update={"epochs": epochs, "ensemble": members}),
+            "supervision": given.supervision.model_copy(update={"alpha": alpha}),
+        }
+    )
+
+
+def fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
+    """On CPUs without AMX bf16 was slower than fp32 with every model tried, up to 2.1 times (recipes/README.md)."""
+    return "bf16" if device.type == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"
