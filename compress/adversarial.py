@@ -2,7 +2,8 @@
 
 Source: Xu, Hsu, Huang, "Training Shallow and Thin Networks for Acceleration via Knowledge Distillation with Conditional
 Adversarial Networks" (arXiv 1709.00513), with the class as a second task of the discriminator as in AC-GAN (arXiv
-1610.09585). What is ours says "ours"; the paper's distance of logits beside this loss is left to the other terms.
+1610.09585). Only the paper's abstract and introduction could be checked word for word. What is ours says "ours"; the
+paper's distance of logits beside this loss is left to the other terms.
 """
 
 import torch

@@ -23,6 +23,7 @@ from compress.run import Run
 from export.latency import Clock, cuda_clock, host_clock
 from export.onnx_file import INPUT_NAME, OUTPUT_NAME, get_metadata
 from export.runtimes import OrtRuntime, TorchRuntime, normalise
+from export.stage import record_file
 
 RuntimeName = Literal["torch", "ort", "trt"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -80,11 +81,13 @@ class Opened(Protocol):
 
 
 def find_models(run: Run) -> list[Model]:
-    """Teacher, student, and the files that export.json lists, in the order of the waterfall.
+    """Teacher, student, and the files that their exports recorded, in the order of the waterfall.
 
     Raises InputError where the run has no export, or a file is missing or not the one that was recorded.
     """
-    record = read_export(run)
+    files = read_export(run)["files"]
+    if (run.path / "export" / record_file("teacher")).exists():
+        files = files | _read_record(run, "teacher")["files"]
     student = load_student(run)
     teacher = models.load_model(run.teacher)
     recorded = run.manifest["teacher"]["sha256"]
@@ -93,9 +96,9 @@ def find_models(run: Run) -> list[Model]:
     found = [_torch_model("teacher", teacher, run.teacher), _torch_model("student", student, run.student)]
     for suffix, (runtime, precision) in _FILES.items():
         for role, own in zip(ROLES, found[:2], strict=True):
-            if (name := f"{role}{suffix}") in record["files"]:
+            if (name := f"{role}{suffix}") in files:
                 path = run.path / "export" / name
-                digest, size = _checked(path, record["files"][name]["sha256"])
+                digest, size = _checked(path, files[name]["sha256"])
                 mean, std = (own.mean, own.std) if name.endswith(".engine") else _normalisation(path)
                 found.append(Model(name, role, runtime, precision, path, digest, size, mean, std))
     return found
@@ -123,17 +126,26 @@ class _Exported(BaseModel):
 
 def read_export(run: Run) -> dict[str, Any]:
     """export.json. Raises InputError where there is none, or no ONNX file passed its gates."""
-    path, hint = run.path / "export" / "export.json", f"Make it with `compress export {run.path}`."
+    record = _read_record(run, "student")
+    if STUDENT_FILE not in record["files"]:
+        raise InputError(f"the export of {run.path} holds no {STUDENT_FILE}", _make_it(run))
+    return record
+
+
+def _read_record(run: Run, role: Role) -> dict[str, Any]:
+    path = run.path / "export" / record_file(role)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         _Exported.model_validate(record)
-        if STUDENT_FILE not in record["files"]:
-            raise InputError(f"the export of {run.path} holds no {STUDENT_FILE}", hint)
     except FileNotFoundError:
-        raise InputError(f"{run.path} has no export", hint) from None
+        raise InputError(f"{run.path} has no export", _make_it(run)) from None
     except (OSError, ValueError) as error:  # pydantic's are ValueErrors
-        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]})", hint) from None
+        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]})", _make_it(run)) from None
     return record
+
+
+def _make_it(run: Run) -> str:
+    return f"Make it with `compress export {run.path}`."
 
 
 def reason_not_timed(model: Model, runtimes: Collection[str]) -> str | None:

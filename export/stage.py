@@ -17,6 +17,11 @@ from export import parity
 from export.runtimes import OrtRuntime, Runtime
 
 
+def record_file(name: str) -> str:
+    """export.json is the student's; another model's is named after it."""
+    return "export.json" if name == "student" else f"{name}.export.json"
+
+
 @dataclass
 class Stage:
     """One export. `record` becomes export.json; `earlier` holds the entries of files that need not be made again."""
@@ -37,8 +42,7 @@ class Stage:
 
     @property
     def record_path(self) -> Path:
-        """export.json is the student's; another model's is named after it."""
-        return self.out_dir / ("export.json" if self.name == "student" else f"{self.name}.export.json")
+        return self.out_dir / record_file(self.name)
 
     def path(self, suffix: str) -> Path:
         return self.out_dir / f"{self.name}{suffix}"

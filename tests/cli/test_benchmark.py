@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from export.results import read_benchmark, write_benchmark
+from export.results import Accuracy, read_benchmark, write_benchmark
 from tests.conftest import Command, assert_fails
 
 pytestmark = pytest.mark.slow
@@ -120,3 +120,24 @@ def test_reports_over_unlike_data_or_damaged_files_are_refused_and_overwrite_not
     assert_fails(command("report", tmp_path / "nothing", cwd=tmp_path), 3, "nothing")
     assert (tmp_path / "report.html").read_text() == "of before"
     assert {path.name for path in other.iterdir()} == {path.name for path in measured.iterdir()}
+
+
+def test_an_exported_teacher_is_measured_in_the_same_runtime_and_never_recommended(
+    command: Command, exported: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(exported, tmp_path / "run"))
+    assert command("export", run, "--teacher", cwd=tmp_path).returncode == 0
+    assert command("benchmark", run, *BRIEFLY, "--runtime", "torch", cwd=tmp_path).returncode == 0
+    benchmark = read_benchmark(run)
+    found = {entry.name: entry for entry in benchmark.candidates}
+    teacher = found["teacher.onnx"]
+    torch_teacher = found["teacher.torch"]
+    assert isinstance(teacher.accuracy, Accuracy)
+    assert isinstance(torch_teacher.accuracy, Accuracy)
+    assert teacher.accuracy.top1 == torch_teacher.accuracy.top1
+    assert isinstance(teacher.latency, list)
+    assert not teacher.deployable
+    assert "teacher.onnx" not in benchmark.verdict.by_file
+    page = command("report", run, cwd=tmp_path)
+    assert page.returncode == 0, page.stderr
+    assert "teacher.onnx" in (run / "report.md").read_text()
