@@ -1,6 +1,6 @@
 # make quickstart   set up, distil a student on scikit-learn's digits, print where it is
 # make test         set up, lint, types, every quick and slow test    make test-fast   the quick part of it
-# make faults       kills, full disks, hostile files: ten minutes     make audit       known vulnerabilities, by pip-audit
+# make faults       kills, full disks, hostile files: a quarter hour    make audit       known vulnerabilities, by pip-audit
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

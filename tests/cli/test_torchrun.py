@@ -193,3 +193,39 @@ def test_an_error_of_one_process_alone_ends_both_with_its_code(
 def test_other_commands_are_refused_under_torchrun(torchrun: Torchrun, tiny_recipe: Path, tmp_path: Path) -> None:
     line = ended(torchrun("sweep", tiny_recipe, "--method", "kd", "--seed", "0", cwd=tmp_path), 2)
     assert line.startswith("error: compress sweep runs in one process, and torchrun started 2")
+
+
+TOGETHER = """\
+data: {name: digits, augment: {crop: 1}}
+teacher:
+  model: resnet10t
+  args: {channels: [8, 8, 16, 16]}
+  epochs: 1
+  ensemble: [{model: resnet10t, args: {channels: [8, 8, 16, 16]}, seed: 1}]
+  assistants: [{model: resnet10t, args: {channels: [8, 8, 8, 16]}}]
+student: {model: resnet10t, args: {channels: [8, 8, 8, 8]}}
+supervision: {method: ka+dtd, terms: [{name: adversarial, weight: 0.1}]}
+train: {epochs: 1, batch_size: 32, lr: 0.05, quantize: int8, quantize_epochs: 1}
+"""
+
+
+def test_teachers_assistants_a_discriminator_and_int8_go_together_and_the_second_run_reuses_them(
+    torchrun: Torchrun, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(TOGETHER)
+    manifests = []
+    for name in ("first", "second"):
+        launcher = torchrun("distill", "recipe.yaml", "--out", name, cwd=tmp_path)
+        _, errors = launcher.communicate(timeout=300)
+        assert launcher.returncode == 0, errors
+        manifests.append(json.loads((tmp_path / name / "manifest.json").read_text()))
+        assert errors.count("trained in runs/teachers") == (2 if name == "first" else 0)
+        assert not leftovers(tmp_path / name)
+    first, second = manifests
+    assert first["processes"] == 2
+    (assistant,) = first["assistants"]
+    assert Run(tmp_path / assistant["run"]).manifest["student_sha256"] == assistant["sha256"]
+    assert first["assistants"] == second["assistants"]
+    assert first["student_sha256"] == second["student_sha256"]
+    phases = [line["phase"] for line in metrics(tmp_path / "first")]
+    assert phases == ["student", "quantize"]
