@@ -81,7 +81,11 @@ class View:
 
     @classmethod
     def read(cls, run: Path) -> "View":
-        return cls(read_benchmark(run), read_metrics(run / METRICS))
+        benchmark = read_benchmark(run)
+        if others := [entry.name for entry in benchmark.candidates if _is_another(run, entry)]:
+            warning = f"Made anew since this was measured: {', '.join(others)}. Measure again with compress benchmark."
+            benchmark = benchmark.model_copy(update={"warnings": [warning, *benchmark.warnings]})
+        return cls(benchmark, read_metrics(run / METRICS))
 
     @property
     def plots(self) -> dict[str, tuple[str, Markup]]:
@@ -160,6 +164,13 @@ class View:
         chosen = self.benchmark.verdict.recommended
         pairs = self.benchmark.comparisons
         return [entry for entry in pairs if entry.reference != "teacher.torch" or entry.candidate == chosen]
+
+
+def _is_another(run: Path, measured: Candidate) -> bool:
+    """Whether what is in the run now, if anything, is not the file that was measured."""
+    role, _, runtime = measured.name.partition(".")
+    path = run / role / "model.safetensors" if runtime == "torch" else run / "export" / measured.name
+    return path.is_file() and files.sha256_file(path) != measured.sha256
 
 
 def _check_same_data(views: Sequence[View]) -> None:

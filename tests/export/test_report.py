@@ -1,5 +1,6 @@
 """The report as files, and its page opened in a real browser."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -141,6 +142,23 @@ def test_markdown_answers_first_and_marks_what_was_not_run(changed: Change, resu
     assert "not run" in row
     widths = {len(line.split(" | ")) for line in text.splitlines() if line.startswith("| student.")}
     assert len(widths) == 1
+
+
+def test_a_file_that_was_made_anew_since_it_was_measured_is_named(changed: Change, result: Benchmark) -> None:
+    candidates = [entry.model_dump(mode="json") for entry in result.candidates]
+    same, other = [entry for entry in candidates if entry["runtime"] == "ort"][:2]
+    same["sha256"] = hashlib.sha256(b"as it was measured").hexdigest()
+    run = changed("anew", candidates=candidates)
+    (run / "export").mkdir()
+    (run / "export" / same["name"]).write_bytes(b"as it was measured")
+    (run / "student").mkdir()
+    page, text = report([run])
+    assert "Made anew" not in page.read_text() + text.read_text()
+    (run / "export" / other["name"]).write_bytes(b"another one")
+    (run / "student" / "model.safetensors").write_bytes(b"trained on")
+    page, text = report([run])
+    for path in (page, text):
+        assert f"Made anew since this was measured: student.torch, {other['name']}." in path.read_text()
 
 
 def test_the_cost_follows_from_the_price(changed: Change, result: Benchmark) -> None:
