@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -205,9 +205,13 @@ def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits) -
 def _scratch(folder: Path) -> Iterator[Path]:
     """A folder for members, the same for all processes."""
     world = current()
-    own = tempfile.TemporaryDirectory(prefix=".members.", suffix=".tmp", dir=folder, ignore_cleanup_errors=True)
-    with own if world.leads else nullcontext() as name:
-        yield Path(world.from_leader(lambda: str(name)))
+    with ExitStack() as stack:
+
+        def make() -> str:
+            own = tempfile.TemporaryDirectory(prefix=".members.", suffix=".tmp", dir=folder, ignore_cleanup_errors=True)
+            return stack.enter_context(own)
+
+        yield Path(world.from_leader(make))
 
 
 def _refuse_twins(alone: list[Recipe], names: list[str]) -> None:

@@ -17,7 +17,7 @@ from compress import models, small_stem
 from compress.distillation import load_student
 from compress.errors import InputError, MachineError, UsageError
 from compress.files import cannot_write
-from compress.recipe import recipe_yaml
+from compress.recipe import Member, Recipe, recipe_yaml
 from compress.run import RECIPE, Run, held
 from export.candidates import find_models
 from export.report import markdown
@@ -67,9 +67,7 @@ def _write_folder(run: Run, repo: str) -> Path:
             made.mkdir()
             for name in (models.CONFIG, models.WEIGHTS):
                 shutil.copyfile(run.student / name, made / name)
-            recipe = run.recipe
-            public = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": None})})
-            (made / RECIPE).write_text(recipe_yaml(public), encoding="utf-8")
+            (made / RECIPE).write_text(recipe_yaml(_public(run.recipe)), encoding="utf-8")
             for path in _onnx_files(run):
                 (made / "onnx").mkdir(exist_ok=True)
                 shutil.copyfile(path, made / "onnx" / path.name)
@@ -79,6 +77,17 @@ def _write_folder(run: Run, repo: str) -> Path:
     except OSError as error:
         raise cannot_write(folder, error) from error
     return folder
+
+
+def _public(recipe: Recipe) -> Recipe:
+    """Without the paths of this machine: of a checkpoint its name stays."""
+
+    def named(member: Member) -> dict[str, Any]:
+        return {"checkpoint": Path(member.checkpoint).name if member.checkpoint else None}
+
+    ensemble = [member.model_copy(update=named(member)) for member in recipe.teacher.ensemble]
+    teacher = recipe.teacher.model_copy(update={**named(recipe.teacher), "ensemble": ensemble})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": None}), "teacher": teacher})
 
 
 def _onnx_files(run: Run) -> Iterator[Path]:
@@ -119,7 +128,8 @@ def _card(run: Run, repo: str) -> str:
 
 Distilled with `{manifest["method"]}` from {models.read_config(run.teacher).get("architecture") or "a module"}: top-1
 {top1:.2%} on {data["eval_split"]} ({data["eval_images"]:,} images), its teacher {manifest["teacher_top1"]:.2%}. How it
-was trained stands in `recipe.yaml`, whose hash is `{manifest["recipe_sha256"]}`.
+was trained stands in `recipe.yaml`, from which paths are left out; the hash of the recipe is
+`{manifest["recipe_sha256"]}`.
 
 ```python
 {first}import timm

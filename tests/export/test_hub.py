@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from huggingface_hub import ModelCard
 
 from compress import load_student
@@ -97,6 +98,9 @@ def run(finished: Path, tmp_path: Path) -> Path:
 def test_without_a_token_the_folder_is_written_and_timm_loads_the_student_from_it(
     command: Command, run: Path, environment: dict[str, str], hub: Hub
 ) -> None:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["teacher"] |= {"source": "checkpoint", "checkpoint": "/home/somebody/teacher"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     result = command("push", run, "me/small", "--json", cwd=run.parent, **environment)
     assert result.returncode == 0, result.stderr
     outcome = json.loads(result.stdout)
@@ -115,7 +119,8 @@ def test_without_a_token_the_folder_is_written_and_timm_loads_the_student_from_i
     (result_of_card,) = card.data.eval_results
     assert result_of_card.metric_value == pytest.approx(manifest["student_top1"], abs=1e-6)
     assert card.data.library_name == "timm"
-    assert "root: null" in (folder / "recipe.yaml").read_text()
+    public = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert (public["data"]["root"], public["teacher"]["checkpoint"]) == (None, "teacher")
 
 
 @pytest.mark.slow
