@@ -1,14 +1,20 @@
-"""SIGINT and SIGTERM: inside `deferred` they wait for the step to finish, elsewhere they raise Interrupted at once."""
+"""SIGINT and SIGTERM: inside `deferred` they wait for the step to finish, elsewhere they raise Interrupted at once.
 
+A command is interrupted once. Signals that come after that do not cut short what is saved and tidied up.
+"""
+
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from compress.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN = 0.01  # seconds until a signal whose exception was lost is sent again
 
 
 class Flag:
@@ -21,17 +27,41 @@ class Flag:
 
     def raise_if_set(self) -> None:
         if self:
-            raise Interrupted(self.signal_number)
+            interrupt(self.signal_number)
+
+
+class _Command:
+    interrupted = False
+
+
+def interrupt(number: int) -> NoReturn:
+    """Raises Interrupted. From then on a command takes no more signals."""
+    _Command.interrupted = True
+    raise Interrupted(number)
 
 
 def raise_on_signals() -> None:
-    """From now on a signal raises Interrupted in the main thread. For a command, not for a library's caller."""
+    """From now on the first signal raises Interrupted in the main thread. For a command, not for a library's caller."""
 
     def handler(number: int, _: Any) -> None:
-        raise Interrupted(number)
+        if not _Command.interrupted:
+            interrupt(number)
 
+    _Command.interrupted = False
     for number in _SIGNALS:
         signal.signal(number, handler)
+    sys.unraisablehook = _send_again
+
+
+def _send_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Python drops what is raised inside a finalizer or a weak reference's callback, and a signal may come there."""
+    if not isinstance(lost.exc_value, Interrupted):
+        sys.__unraisablehook__(lost)
+        return
+    _Command.interrupted = False
+    again = threading.Timer(_AGAIN, os.kill, (os.getpid(), lost.exc_value.signal_number))
+    again.daemon = True
+    again.start()
 
 
 def ignore_signals() -> None:

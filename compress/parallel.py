@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compress import console, launch
-from compress.errors import Interrupted, MachineError, UsageError
-from compress.interrupts import Flag
+from compress.errors import MachineError, UsageError
+from compress.interrupts import Flag, interrupt
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=30)  # for a leader that waits for another run's teacher; one that is gone is seen at once
@@ -198,7 +198,7 @@ class Agreement:
         self._ask(save=False)
         self._result()
         if self._number:
-            raise Interrupted(self._number)
+            interrupt(self._number)
 
     def _ask(self, *, save: bool) -> None:
         asked = torch.tensor([self.own.signal_number, save and self._world.leads])
