@@ -1,11 +1,12 @@
-"""The batches of a training: rows of an epoch's order, augmented, and the teacher's logits for them.
+"""The batches of a training: rows of an epoch's order, augmented, and what the teacher says of them.
 
 Students that are trained in lockstep share one Batches, and so each batch and each pass of the teacher.
 """
 
 import hashlib
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -17,6 +18,7 @@ from compress.interrupts import Flag
 from compress.objective import Objective
 from compress.parallel import current
 from compress.recipe import Augment, Train
+from compress.taps import Tap
 from compress.views import TeacherViews
 
 T = TypeVar("T")
@@ -28,12 +30,14 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 class Batch:
     """images float32 [B, 3, H, W] in channels_last memory, labels int64 [B], teacher_logits [B, C] where there are.
 
-    With several processes it is this one's part of a global batch.
+    teacher_features: by path, [B, C', H', W'] of each module of the teacher that somebody looks into. With several
+    processes it is this one's part of a global batch.
     """
 
     images: Tensor
     labels: Tensor
-    teacher_logits: Tensor | None
+    teacher_logits: Tensor | None = None
+    teacher_features: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Batches:
@@ -60,6 +64,7 @@ class Batches:
         """Of all processes together."""
         self.images_each = self.world.images_each(self.batch_size)
         self._views = views
+        self._taps: list[Tap] = []
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         self._newest: tuple[tuple[int, int], Batch] | None = None
 
@@ -70,6 +75,13 @@ class Batches:
     @property
     def steps_per_epoch(self) -> int:
         return len(self.images.labels) // self.batch_size
+
+    def look_into(self, tap: Tap) -> None:
+        """From now on the batches hold these maps of the teacher, too. Not with views, which keep logits alone."""
+        known = [path for other in self._taps for path in other.shapes]
+        if any(path not in known for path in tap.shapes):
+            self._taps.append(tap)
+            self._newest = None
 
     def get(self, epoch: int, step: int, interrupted: Flag) -> Batch:
         """The batch of that step, the same tensors for everyone who asks before the next step.
@@ -86,11 +98,21 @@ class Batches:
         rows = self.world.part(self._order[1][step * self.batch_size : (step + 1) * self.batch_size])
         labels = self.images.labels[rows]
         if self._views is None:
-            images = self.augmented(rows, epoch)
-            return Batch(images, labels, None if self.teacher is None else self.teacher(images))
+            return self.supervised(self.augmented(rows, epoch), labels)
         view = epoch % self._views.count
         logits = self._views.logits(view, self._logits_of_view, interrupted)
         return Batch(self.augmented(rows, view), labels, logits[rows].float())
+
+    def supervised(self, images: Tensor, labels: Tensor) -> Batch:
+        """With what the teacher, where there is one, says of the images now."""
+        if self.teacher is None:
+            return Batch(images, labels)
+        with ExitStack() as recording:
+            for tap in self._taps:
+                recording.enter_context(tap.recording())
+            logits = self.teacher(images)
+        features = {path: feature for tap in self._taps for path, feature in tap.features().items()}
+        return Batch(images, labels, logits, features)
 
     def augmented(self, rows: Tensor, draw: int) -> Tensor:
         return self.images.augmented(rows, self.augment, seed=self.seed, epoch=draw)
@@ -135,11 +157,11 @@ def batches_and_teacher(
 ) -> tuple[Batches, Frozen | None]:
     """The batches of a training and its cheap teacher; trainings of one seed on the same images have them in common.
 
-    Terms of the objective look inside the teacher while it runs: it then stays whole, and runs in their own step.
+    A teacher that terms of the objective look into stays whole.
     """
     cheap: Frozen | None = None
     if teacher is not None and objective.supervised_by_teacher:
-        whole, fold = teacher, not objective.terms
+        whole, fold = teacher, not objective.looks_into_teacher
         precision = torch.bfloat16 if settings.precision == "bf16" else torch.float32
 
         def make_teacher() -> Frozen:
@@ -149,9 +171,8 @@ def batches_and_teacher(
             return made
 
         cheap = shared.once(("teacher", teacher, precision, fold, settings.compile), make_teacher)
-    asked = None if objective.terms else cheap
     seed = stream(settings.seed, phase)
-    key = ("batches", id(images), augment.model_dump_json(), settings.batch_size, seed, id(asked))
+    key = ("batches", id(images), augment.model_dump_json(), settings.batch_size, seed, id(cheap))
     batches = shared.once(
         key,
         lambda: Batches(
@@ -159,8 +180,8 @@ def batches_and_teacher(
             augment,
             batch_size=settings.batch_size,
             seed=seed,
-            teacher=asked,
-            views=None if asked is None else views,
+            teacher=cheap,
+            views=None if cheap is None else views,
         ),
     )
     return batches, cheap

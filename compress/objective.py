@@ -1,5 +1,6 @@
 """What a step minimises and what an epoch reports: the loss by its named parts, and their sums on the device."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from compress import recipe
 from compress.methods import default_alpha, method_parts
 from compress.parallel import ALONE, World
+from compress.recipe_supervision import FeatureTerm
 from compress.supervision import Adjust, Dynamic, Normalize, Scale, distillation_loss
 from compress.terms import Terms
 
@@ -58,6 +60,10 @@ class Objective:
     def supervised_by_teacher(self) -> bool:
         return self.distils or bool(self.terms)
 
+    @property
+    def looks_into_teacher(self) -> bool:
+        return any(isinstance(term, FeatureTerm) for term in self.terms)
+
     def __call__(
         self,
         student_logits: Tensor,
@@ -65,19 +71,29 @@ class Objective:
         labels: Tensor,
         *,
         terms: Terms | None = None,
+        teacher_features: Mapping[str, Tensor] | None = None,
         epoch: float = 0.0,
         world: World = ALONE,
     ) -> dict[str, Tensor]:
         """Scalars by name; "loss" is the one to minimise, the others are detached and, the terms too, not weighted.
 
-        terms: those of this objective, after both models ran within their `recording`. epoch: done so far, a fraction.
+        terms: those of this objective, after the student ran within their `recording`. teacher_features: what those
+        look at, by path (Terms.teacher). epoch: done so far, a fraction.
         world: whose parts these are. What looks across the batch sees the global one, and the means of the losses and
         of their gradients over the processes are those of one process.
         """
         parts, temperature = self._method_parts(student_logits, teacher_logits, labels, world)
         if terms is not None:
             assert teacher_logits is not None
-            found = terms(student_logits, teacher_logits, labels, epoch=epoch, temperature=temperature, world=world)
+            found = terms(
+                student_logits,
+                teacher_logits,
+                labels,
+                teacher_features=teacher_features or {},
+                epoch=epoch,
+                temperature=temperature,
+                world=world,
+            )
             for name, (weight, value) in found.items():
                 # What a discriminator minimises has a gradient, of its own parameters, and no share in the value.
                 share = value - value.detach() if weight is None else weight * value

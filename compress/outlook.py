@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from compress import console
-from compress.batches import Batch
 from compress.errors import MachineError
 from compress.state import Training, loss_parts
 
@@ -73,8 +72,7 @@ def _seconds_per_step(state: Training, batch_size: int) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         began = time.perf_counter()
-        logits = None if batches.teacher is None else batches.teacher(images)
-        parts, _ = loss_parts(state, Batch(images, labels, logits))
+        parts, _ = loss_parts(state, batches.supervised(images, labels))
         parts["loss"].backward()
         state.zero_grad()
         if device.type == "cuda":

@@ -157,13 +157,13 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _terms_need_the_teacher_itself(self) -> Self:
-        if self.teacher.cache is not None and self.supervision.terms:
-            raise ValueError("teacher.cache keeps logits, and supervision.terms look inside the teacher: leave one out")
-        if self.teacher.ensemble and any(isinstance(term, FeatureTerm) for term in self.supervision.terms):
-            raise ValueError(
-                "supervision.terms look inside one teacher, and teacher.ensemble has several: leave one out"
-            )
+    def _features_need_the_teacher_itself(self) -> Self:
+        if features := [term.name for term in self.supervision.terms if isinstance(term, FeatureTerm)]:
+            looks = f"{features[0]} of supervision.terms looks inside"
+            if self.teacher.cache is not None:
+                raise ValueError(f"{looks} the teacher, of which teacher.cache keeps the logits alone: leave one out")
+            if self.teacher.ensemble:
+                raise ValueError(f"{looks} one teacher, and teacher.ensemble has several: leave one out")
         return self
 
     def dump(self) -> dict[str, Any]:

@@ -34,8 +34,6 @@ class Training:
     """The model, its gradients averaged over the processes, and compiled where that is asked for."""
     plain: nn.Module
     """The model as it was given; another one only where several processes share its BatchNorm statistics."""
-    teacher: Callable[[Tensor], Tensor] | None
-    """Only where the terms look inside it while it runs; otherwise the batches hold its logits."""
     optimizer: torch.optim.Optimizer
     schedule: Scheduler | None
     ema: ModelEmaV3 | None
@@ -95,7 +93,7 @@ def prepare(
 ) -> Training:
     """Moves the model to the images' device and makes terms, optimisers, schedule and moving average.
 
-    teacher: for the terms of the objective, which look inside it.
+    teacher: that of the batches, for the terms of the objective.
     Raises UsageError for batches of one image where the model has BatchNorm, which cannot be trained on them.
     """
     world = batches.world
@@ -121,11 +119,11 @@ def prepare(
             adjust=objective.adjust,
             epsilon=objective.epsilon,
         )
+        batches.look_into(terms.teacher)
     state = Training(
         model=model,
         forward=torch.compile(shared) if settings.compile else shared,
         plain=plain,
-        teacher=None if terms is None else teacher,
         optimizer=_optimizer(_trained(model, terms), settings),
         schedule=None,
         ema=None if settings.ema is None else ModelEmaV3(model, decay=settings.ema, use_warmup=True),
@@ -168,16 +166,19 @@ def _optimizer(model: nn.Module, settings: recipe.Train) -> torch.optim.Optimize
 
 
 def loss_parts(state: Training, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """The student's forward pass, and the teacher's where terms look inside it: the parts of the loss, and logits."""
+    """The student's forward pass: the parts of the loss, and logits."""
     autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
-    teacher_logits = batch.teacher_logits
     with autocast, state.terms.recording() if state.terms is not None else nullcontext():
-        if state.teacher is not None:
-            teacher_logits = state.teacher(batch.images)
         student_logits = state.forward(batch.images)
     epoch = state.epoch + state.step / state.batches.steps_per_epoch
     parts = state.objective(
-        student_logits, teacher_logits, batch.labels, terms=state.terms, epoch=epoch, world=state.world
+        student_logits,
+        batch.teacher_logits,
+        batch.labels,
+        terms=state.terms,
+        teacher_features=batch.teacher_features,
+        epoch=epoch,
+        world=state.world,
     )
     return parts, student_logits
 

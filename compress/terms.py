@@ -2,7 +2,7 @@
 the projections that fit a student's feature maps to a teacher's and the discriminators that the student is to deceive.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +33,7 @@ _NOT_OPTIONS = {"name", "weight", "schedule", "student", "teacher", "temperature
 
 
 class Terms(nn.Module):
-    """Called after both models ran within `recording`. projections: trained with the student's parameters.
+    """Called after the student ran within `recording`. projections: trained with the student's parameters.
     discriminators: trained against the student, by an optimiser of their own.
 
     Where a loss needs equal sizes the larger map is average-pooled to the smaller, and where it needs equal channels
@@ -60,14 +60,14 @@ class Terms(nn.Module):
         self._options = {part: term.model_dump(exclude=_NOT_OPTIONS) for part, term in self.terms.items()}
         self._adjustment: dict[str, Any] = {"adjust": adjust, "epsilon": epsilon}
         self._student = tap(student, terms, images, role="student")
-        self._teacher = tap(teacher, terms, images, role="teacher")
+        self.teacher = tap(teacher, terms, images, role="teacher")
         self.projections, self.discriminators = nn.ModuleDict(), nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # manual_seed would seed CUDA's stream, too
             for part, term in self.terms.items():
                 if isinstance(term, FeatureTerm) and term.name in _NEED_EQUAL_CHANNELS:
                     channels_s = self._student.shapes[self._student.paths[term.student]][0]
-                    channels_t = self._teacher.shapes[self._teacher.paths[term.teacher]][0]
+                    channels_t = self.teacher.shapes[self.teacher.paths[term.teacher]][0]
                     if channels_s != channels_t:
                         self.projections[part] = nn.Conv2d(channels_s, channels_t, kernel_size=1)
                 elif isinstance(term, Adversarial):
@@ -89,7 +89,7 @@ class Terms(nn.Module):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        with self._student.recording(), self._teacher.recording():
+        with self._student.recording():
             yield
 
     def forward(
@@ -98,6 +98,7 @@ class Terms(nn.Module):
         teacher_logits: Tensor,
         labels: Tensor,
         *,
+        teacher_features: Mapping[str, Tensor],
         epoch: float,
         temperature: Tensor | None = None,
         world: World = ALONE,
@@ -106,15 +107,17 @@ class Terms(nn.Module):
 
         No weight: what a discriminator minimises, by itself; no gradient of it reaches the student.
 
+        teacher_features: by the paths of `teacher`, the maps of the pass that gave teacher_logits.
         temperature: that of each sample [N] with DTD; a logit term takes it where its own is not set.
         world: whose parts of a batch these are; what compares samples with each other is given the global batch.
         """
-        found_s, found_t = self._student.features(), self._teacher.features()
+        student_features = self._student.features()
         parts: dict[str, tuple[float | None, Tensor]] = {}
         for part, term in self.terms.items():
             seen = world if term.name in _LOOK_ACROSS_THE_BATCH else ALONE
             if isinstance(term, FeatureTerm):
-                f_s, f_t = found_s[self._student.paths[term.student]], found_t[self._teacher.paths[term.teacher]]
+                f_s = student_features[self._student.paths[term.student]]
+                f_t = teacher_features[self.teacher.paths[term.teacher]]
                 if term.name in _NEED_EQUAL_SIZE:
                     f_s, f_t = _pooled(f_s, like=f_t), _pooled(f_t, like=f_s)
                 if part in self.projections:

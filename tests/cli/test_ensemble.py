@@ -168,7 +168,7 @@ def test_its_logits_are_kept_and_terms_on_logits_take_them(
         (
             ["teacher.ensemble=[resnet18]", "supervision.terms=[{name: fitnet}]"],
             2,
-            ["terms look inside one teacher", "leave one out"],
+            ["looks inside one teacher", "leave one out"],
         ),
         (["teacher.ensemble=[{model: resnet18, sede: 1}]"], 2, ["teacher.ensemble.0.sede", "Did you mean seed?"]),
         (["teacher.ensemble=[{model: resnet18, source: checkpoint}]"], 2, ["teacher.ensemble.0", "checkpoint"]),

@@ -77,9 +77,9 @@ def test_in_one_backward_pass_neither_gradient_holds_a_part_of_the_other() -> No
     terms = make([TERM], student, teacher)
     objective = Objective.of(supervision([TERM], "ce"), label_smoothing=0.0)
     images, labels = torch.randn(8, 3, 6, 6), torch.arange(8) % 4
-    with terms.recording():
+    with terms.recording(), terms.teacher.recording():
         z_s, z_t = student(images), teacher(images)
-    parts = objective(z_s, z_t, labels, terms=terms)
+    parts = objective(z_s, z_t, labels, terms=terms, teacher_features=terms.teacher.features())
     discriminator = terms.discriminators["adversarial"]
     of_student, of_discriminator = adversarial_losses(discriminator, z_s, z_t, labels)
     total = F.cross_entropy(z_s, labels) + 0.1 * of_student

@@ -31,6 +31,8 @@ MEMBERS = {
     "both with dropout": ("ka+dtd", [DROPOUT]),
     "labels, wider": ("ce", [WIDE]),
     "a term": ("ka", [DROPOUT, "supervision.terms=[{name: dkd}]"]),
+    "a feature": ("kd", ["supervision.terms=[{name: fitnet, student: layer2, teacher: layer1}]"]),
+    "others": ("ka+dtd", [DROPOUT, "supervision.terms=[{name: relational}, {name: fitnet, teacher: layer3}]"]),
 }
 
 
@@ -97,8 +99,12 @@ def test_each_student_has_the_bits_of_its_run_alone(here: Path, recipe: Path, al
     assert len(set(alone.values())) == len(alone)
 
 
-def test_one_pass_of_the_teacher_serves_all_students(here: Path, recipe: Path, passes: list[int]) -> None:
-    members = [name for name in MEMBERS if name != "a term"]
+@pytest.mark.parametrize("look_inside", [False, True])
+def test_one_pass_of_the_teacher_serves_all_students(
+    here: Path, recipe: Path, passes: list[int], look_inside: bool
+) -> None:
+    """One that nobody looks into is folded, and so another."""
+    members = [name for name in MEMBERS if (name in ("a feature", "others")) == look_inside]
     run_in_lockstep(together(recipe, *members))
     assert passes == [16] * (EPOCHS * STEPS)
 
@@ -162,7 +168,7 @@ def stopped_after(steps: Steps, count: int) -> None:
 def test_runs_that_stand_at_different_steps_go_on_to_the_same_bits_and_share_the_teacher(
     here: Path, recipe: Path, alone: dict[str, str], passes: list[int]
 ) -> None:
-    names = ("both with dropout", "labels, wider", "kd")
+    names = ("both with dropout", "labels, wider", "kd", "a term")
     for name, count in zip(names, (5, 2), strict=False):
         stopped_after(together(recipe, name)[name], count)
     positions = [json.loads(max((here / name / "checkpoints").glob("*.json")).read_text()) for name in names[:2]]

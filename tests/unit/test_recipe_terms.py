@@ -96,6 +96,16 @@ def test_a_term_can_be_set_on_the_command_line(tmp_path: Any) -> None:
     assert [(term.name, term.weight) for term in found.terms] == [("dist", 2.0)]
 
 
+def test_kept_logits_serve_terms_on_logits_and_no_others() -> None:
+    kept = {**BASE["teacher"], "cache": {"views": 2}}
+    chosen = [{"name": name} for name in TERMS if name in ("dkd", "dist", "adversarial")]
+    given = {**BASE, "teacher": kept, "supervision": {"terms": chosen}}
+    assert validate_recipe(given).teacher.cache is not None
+    given["supervision"] = {"terms": [*chosen, {"name": "relational"}]}
+    with pytest.raises(UsageError, match=r"relational .* looks inside the teacher, .* teacher\.cache"):
+        validate_recipe(given)
+
+
 def test_the_schema_tells_terms_apart_by_name() -> None:
     terms = recipe_schema()["$defs"]["Supervision"]["properties"]["terms"]
     assert set(terms["items"]["discriminator"]["mapping"]) == set(TERMS)

@@ -23,9 +23,9 @@ def test_parts_are_the_losses_of_the_named_maps_and_the_loss_is_their_weighted_s
     objective = Objective.of(chosen, label_smoothing=0.0)
     terms = make(ALL, student, teacher, adjust=objective.adjust, epsilon=objective.epsilon)
     images, labels = torch.randn(8, 3, 6, 6), torch.arange(8) % 4
-    with terms.recording():
+    with terms.recording(), terms.teacher.recording():
         z_s, z_t = student(images), teacher(images)
-    parts = objective(z_s, z_t, labels, terms=terms)
+    parts = objective(z_s, z_t, labels, terms=terms, teacher_features=terms.teacher.features())
 
     s, t = {i: student[: i + 1](images) for i in (2, 3, 5)}, {i: teacher[: i + 1](images) for i in (2, 3, 5)}
     half = lambda f: F.avg_pool2d(f, 2)  # noqa: E731
@@ -76,9 +76,9 @@ def test_a_schedule_weighs_the_part_by_the_epoch_and_reports_it_unweighted() -> 
     terms = make(chosen, student, teacher)
     images, labels = torch.randn(8, 3, 6, 6), torch.arange(8) % 4
     for epoch, share in ((0.5, 0.0), (2.0, 0.5), (7.0, 1.0)):
-        with terms.recording():
+        with terms.recording(), terms.teacher.recording():
             z_s, z_t = student(images), teacher(images)
-        parts = objective(z_s, z_t, labels, terms=terms, epoch=epoch)
+        parts = objective(z_s, z_t, labels, terms=terms, teacher_features=terms.teacher.features(), epoch=epoch)
         torch.testing.assert_close(parts["loss"], parts["ce"] + 3.0 * share * parts["fitnet"])
         torch.testing.assert_close(parts["fitnet"], features.fitnet(student[:3](images), teacher[:3](images)).detach())
 
@@ -114,10 +114,12 @@ def test_features_reach_through_a_student_that_ddp_wraps(tmp_path: Path) -> None
         for wrap in (DistributedDataParallel, lambda module: module):
             student, teacher = network(1), network(2, channels=12).eval()
             forward, terms = wrap(student), make(ALL, student, teacher)
-            with torch.autocast("cpu", torch.bfloat16), terms.recording():
+            with torch.autocast("cpu", torch.bfloat16), terms.recording(), terms.teacher.recording():
                 z_s, z_t = forward(images), teacher(images).detach()
             objective = Objective.of(supervision(ALL), label_smoothing=0.0)
-            objective(z_s.float(), z_t.float(), labels, terms=terms)["loss"].backward()
+            objective(z_s.float(), z_t.float(), labels, terms=terms, teacher_features=terms.teacher.features())[
+                "loss"
+            ].backward()
             slopes.append([parameter.grad for parameter in student.parameters()])
         assert all(torch.equal(one, other) for one, other in zip(*slopes, strict=True))
     finally:
