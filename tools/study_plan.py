@@ -25,10 +25,10 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 
 
 class Arm(Section):
-    """What is compared: a method, and what else it has of its own."""
+    """What is compared: a method, that of the setting where there is none, and what else it has of its own."""
 
     name: str = Field(pattern=_NAME)
-    method: str
+    method: str | None = None
     set: Values = Field(default_factory=dict)
 
 
@@ -141,7 +141,8 @@ def final_name(setting: str, arm: str, seed: int) -> str:
 def _of_run(arm: Arm, seed: int, teacher: Path, values: Values) -> Values:
     """The teacher is named by a path below the current folder, so that a recipe is the same on every machine."""
     kept = {"teacher.source": "checkpoint", "teacher.checkpoint": str(teacher / "model")}
-    return {"supervision.method": arm.method, "train.seed": seed} | kept | arm.set | values
+    method = {} if arm.method is None else {"supervision.method": arm.method}
+    return method | {"train.seed": seed} | kept | arm.set | values
 
 
 def _recipe(study: Study, name: str, setting: Values, own: Values) -> Recipe:

@@ -148,7 +148,7 @@ def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: d
             score = "failed" if one["mean"] is None else percent(one["mean"])
             lines.append(f"| {arm} | {_values(one['values'])} | {score} | {'chosen' if one['chosen'] else ''} |")
     lines += ["", "## Arms", "", "| arm | method | sets |", "|---|---|---|"]
-    lines += [f"| {arm.name} | `{arm.method}` | {_values(arm.set)} |" for arm in study.arms]
+    lines += [f"| {arm.name} | {f'`{arm.method}`' if arm.method else 'of the setting'} | {_values(arm.set)} |" for arm in study.arms]
     lines += ["", "## Plots", ""]
     lines += [f"![{CAPTIONS[title]}]({file})\n\n{CAPTIONS[title]}\n" for title, file in figures.items()]
     seen = {
