@@ -160,6 +160,8 @@ def batches_and_teacher(
     A teacher that terms of the objective look into stays whole.
     """
     cheap: Frozen | None = None
+    if settings.compile:  # without it what was compiled while nobody looked inside is used again when somebody does
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
     if teacher is not None and objective.supervised_by_teacher:
         whole, fold = teacher, not objective.looks_into_teacher
         precision = torch.bfloat16 if settings.precision == "bf16" else torch.float32

@@ -38,7 +38,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     Non-finite weights are never written: DivergedError.
     """
     step = f"epoch-{checkpoint.meta['epoch']:05d}-step-{checkpoint.meta['step']:06d}"
-    weights = [value for value in checkpoint.tensors.values() if value.is_floating_point()]
+    # The range of an observer of torch.ao that has seen nothing yet is infinite.
+    weights = [
+        value
+        for name, value in checkpoint.tensors.items()
+        if value.is_floating_point() and not name.endswith((".min_val", ".max_val"))
+    ]
     if not bool(torch.stack([value.isfinite().all() for value in weights]).all()):
         raise DivergedError(f"weights are not finite at epoch {checkpoint.meta['epoch']}", "Lower train.lr.")
     content = save({key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()})

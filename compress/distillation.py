@@ -23,7 +23,7 @@ from compress.data import Dataset, load_data
 from compress.errors import CompressError, InputError, MachineError
 from compress.evaluate import accuracy, logits_of
 from compress.interrupts import deferred
-from compress.metrics import METRICS
+from compress.metrics import METRICS, MetricsLog
 from compress.objective import Objective
 from compress.parallel import current, explained, joined
 from compress.recipe import Recipe
@@ -69,14 +69,15 @@ def distill_in_steps(
     teacher: nn.Module | None = None,
     student: nn.Module | None = None,
     label: str = "",
+    extend: bool = True,
 ) -> Generator[Position, None, Run]:
     """distill() as a generator that stops before every step, so that several runs can go on in turns.
 
-    shared: what those runs have in common. label: before each line of progress.
+    shared: what those runs have in common. label: before each line of progress. extend: as open_run has it.
     """
     place, world = torch_device(device), current()
     where = None if out is None else Path(out)
-    run, resolved, goes_on = world.from_leader(lambda: open_run(recipe, name, where, resume, place))
+    run, resolved, goes_on = world.from_leader(lambda: open_run(recipe, name, where, resume, place, extend=extend))
     if not goes_on:
         return run
     work = _distill_into(run, resolved, place, teacher, student, shared, label)
@@ -180,12 +181,13 @@ def _distill_into(
     check_features(student, recipe, dataset, "student")
     check_assistants(recipe, dataset, given_teacher, student)
     teacher, facts = yield from obtain_teacher(run, recipe, dataset, splits, given_teacher, shared)
-    supervising = facts["sha256"]
+    supervising, config = facts["sha256"], run.teacher / models.CONFIG
     assistants = yield from obtain_assistants(
         run, recipe, dataset, supervising, given_teacher, device, shared, label, distill_in_steps
     )
     if assistants:
         last, supervising = assistants[-1]["run"], assistants[-1]["sha256"]
+        config = Run(Path(last)).student / models.CONFIG
         teacher = shared.once(("teacher", supervising), lambda: models.fit_teacher(load_student(last), dataset, last))
     provenance = {"data": dataset.sha256, "teacher": supervising}
     common: dict[str, Any] = {
@@ -203,13 +205,15 @@ def _distill_into(
         epochs=recipe.train.epochs,
         phase="student",
         provenance=provenance,
-        views=_views(recipe, dataset, supervising, device),
+        views=_views(recipe, dataset, supervising, config, device),
         **common,
     )
-    if recipe.train.quantize is not None:
+    if recipe.train.quantize is None:
+        world.from_leader(lambda: MetricsLog(run.path).keep_before("quantize", 0))
+    else:
         yield from quantize.fine_tune(trained, run, recipe.train, provenance=provenance, **common)
-    sha256 = world.from_leader(lambda: models.save_model(trained, run.student, dataset))
     result = accuracy(logits_of(trained, splits.evaluation), splits.evaluation.labels)
+    sha256 = world.from_leader(lambda: models.save_model(trained, run.student, dataset))
     return {
         "data": {
             "name": dataset.name,
@@ -235,11 +239,15 @@ def _data(recipe: Recipe, device: torch.device) -> tuple[Dataset, Splits]:
     return dataset, on_device(dataset, device)
 
 
-def _views(recipe: Recipe, dataset: Dataset, teacher_sha256: str, device: torch.device) -> TeacherViews | None:
+def _views(
+    recipe: Recipe, dataset: Dataset, teacher_sha256: str, config: Path, device: torch.device
+) -> TeacherViews | None:
+    """config: config.json of the model. Those of another architecture may have equal weights."""
     if recipe.teacher.cache is None:
         return None
     determined_by = {
         "teacher": teacher_sha256,
+        "config": files.sha256_file(config),
         "data": dataset.sha256,
         "augment": recipe.data.augment.model_dump(),
         "seed": recipe.train.seed,

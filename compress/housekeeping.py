@@ -8,7 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from compress.errors import MachineError
-from compress.run import ASSISTANTS, RUNS, TEACHERS, Run, all_runs, is_held
+from compress.run import ASSISTANTS, MANIFEST, RUNS, TEACHERS, Run, all_runs, is_held
 
 
 def list_runs(root: Path = RUNS) -> list[dict[str, Any]]:
@@ -36,7 +36,8 @@ def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> l
     """What can go, with its size in bytes; removed only with `remove`.
 
     Checkpoints of finished runs (which then cannot be extended), and kept teachers and assistants that no run refers
-    to. With `failed` also runs that did not finish. Folders that a process holds are left alone.
+    to, also none of a sweep or study in a folder further down. With `failed` also runs and teachers that did not
+    finish. Folders that a process holds are left alone.
     """
     candidates: list[Path] = []
     runs = all_runs(root)
@@ -45,16 +46,25 @@ def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> l
             candidates += [run.checkpoints, run.quantize_checkpoints]
         elif failed and "student_sha256" not in run.manifest:  # one that was finished once keeps its student
             candidates.append(run.path)
-    kept = [run.manifest for run in runs if run.path not in candidates]
+    kept = [run.manifest for run in [*runs, *_further_down(root)] if run.path not in candidates]
     if all(manifest["status"] == "finished" for manifest in kept):
         teachers = [manifest.get("teacher", {}) for manifest in kept]
         used = {one.get("sha256") for teacher in teachers for one in [teacher, *teacher.get("members", [])]}
         used |= {assistant["sha256"] for manifest in kept for assistant in manifest.get("assistants", [])}
         folders = sorted(path for path in (root / TEACHERS).glob("*") if (path / "metrics.jsonl").exists())
-        candidates += [folder for folder in folders if _teacher_sha256(folder) not in used]
+        teachers_of = {folder: _teacher_sha256(folder) for folder in folders}
+        candidates += [
+            folder for folder, sha256 in teachers_of.items() if sha256 not in used and (sha256 is not None or failed)
+        ]
         assistants = all_runs(root / ASSISTANTS)
         candidates += [run.path for run in assistants if run.manifest.get("student_sha256") not in used]
     return [(path, size) for path in candidates if path.exists() and (size := _remove(path, remove)) is not None]
+
+
+def _further_down(root: Path) -> list[Run]:
+    """Runs of sweeps and studies that have a folder of their own."""
+    parents = {path.parent.parent for path in root.glob(f"*/*/**/{MANIFEST}")}
+    return [run for parent in sorted(parents - {root / TEACHERS, root / ASSISTANTS}) for run in all_runs(parent)]
 
 
 def _status(run: Run) -> str:

@@ -3,6 +3,7 @@
 In: generators of distill_in_steps by name. Out: what each came to, a Run or the error that ended it.
 """
 
+import traceback
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compress.batches import PHASES
-from compress.errors import CompressError, Interrupted
+from compress.errors import CompressError, Interrupted, MachineError
 from compress.run import Run
 from compress.train import Position
 
@@ -22,7 +23,8 @@ def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
     """Each run ends at the same bits as alone: it has a random stream of its own.
 
     The first run makes a teacher that they share before the next begins. Where a run fails, the others go on. Raises
-    Interrupted after a signal, once every run that had begun is saved.
+    Interrupted after a signal, once every run that had begun is saved, and what is no CompressError once the others
+    have ended.
     """
     trainees = [_Trainee(name, steps) for name, steps in runs.items()]
     begun: list[_Trainee] = []
@@ -41,6 +43,9 @@ def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
     finally:
         for trainee in begun:
             trainee.steps.close()
+    for trainee in trainees:
+        if trainee.fault is not None:
+            raise trainee.fault
     return {trainee.name: trainee.outcome for trainee in trainees if trainee.outcome is not None}
 
 
@@ -52,6 +57,7 @@ class _Trainee:
     steps: Steps
     position: Position | None = None
     outcome: Outcome | None = None
+    fault: Exception | None = None
     random: list[Tensor] = field(default_factory=lambda: _random_state())
 
     @property
@@ -69,7 +75,17 @@ class _Trainee:
         except StopIteration as end:
             self.position, self.outcome = None, end.value
         except CompressError as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the model of a run that is over
             self.position, self.outcome = None, error
+        except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)
+            self.position = None
+            self.outcome = MachineError(
+                f"the device's memory is too small for {self.name} beside what is there",
+                "Put fewer runs into the sweep, or lower train.batch_size.",
+            )
+        except Exception as error:  # noqa: BLE001 - a fault of ours, raised when the others have ended
+            self.position, self.fault = None, error
         finally:
             self.random = _random_state()
             _set_random_state(others)

@@ -46,12 +46,15 @@ def fine_tune(
     """
     lr = settings.lr / 100 if settings.quantize_lr is None else settings.quantize_lr
     weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
-    provenance = {**provenance, "student": hashlib.sha256(safetensors.torch.save(weights)).hexdigest()}
-    current().from_leader(lambda: _remove_others(run.quantize_checkpoints, provenance))
+    sha256 = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
+    provenance = {**provenance, "student": sha256, "train.quantize_lr": lr}
+    epochs = settings.quantize_epochs
+    current().from_leader(lambda: _remove_others(run.quantize_checkpoints, provenance, epochs))
     quantized = yield from train(
         with_fake_quantization(student),
         settings=settings.model_copy(update={"lr": lr, "warmup_epochs": 0.0, "schedule": "cosine", "ema": None}),
-        epochs=settings.quantize_epochs,
+        epochs=epochs,
+        follows=run.checkpoints,
         phase="quantize",
         checkpoints=run.quantize_checkpoints,
         provenance=provenance,
@@ -60,10 +63,10 @@ def fine_tune(
     student.load_state_dict(float_weights(quantized))
 
 
-def _remove_others(checkpoints: Path, provenance: dict[str, Any]) -> None:
-    """Those of a student that was trained on since."""
+def _remove_others(checkpoints: Path, provenance: dict[str, Any], epochs: int) -> None:
+    """Those of a student that was trained on since, of another learning rate, and of more epochs than are asked for."""
     found = newest_checkpoint(checkpoints, warn=console.warn)
-    if found is not None and found.meta["provenance"] != provenance:
+    if found is not None and (found.meta["provenance"] != provenance or found.meta["epoch"] > epochs):
         shutil.rmtree(checkpoints)
 
 

@@ -22,12 +22,13 @@ _EXTENSIONS = {"train.epochs", *(f"train.{key}" for key in FINE_TUNING)}
 
 
 def open_run(
-    given: Recipe, name: str, out: Path | None, resume: bool, device: torch.device
+    given: Recipe, name: str, out: Path | None, resume: bool, device: torch.device, *, extend: bool = True
 ) -> tuple[Run, Recipe, bool]:
     """The run, the recipe with nothing left open, and whether there is work to do.
 
-    name, out, resume: as distill has them. Raises UsageError where the recipe is not that of the run to go on with,
-    InputError where that run cannot go on, MachineError where a new one finds its folder in use.
+    name, out, resume: as distill has them. extend: whether a run may go on for longer than it was begun for.
+    Raises UsageError where the recipe is not that of the run to go on with, InputError where that run cannot go on,
+    MachineError where a new one finds its folder in use.
     """
     size = current().size
     if given.teacher.cache is not None and size > 1:
@@ -40,13 +41,15 @@ def open_run(
     resolved = resolve(given, device, like=before)
     changed = [key for key in changed_keys(before, resolved) if key not in _FREE_TO_CHANGE]
     finished = old.manifest["status"] == "finished"
-    extends = set(changed) <= _EXTENSIONS and resolved.train.epochs >= before.train.epochs
+    extends = extend and set(changed) <= _EXTENSIONS and resolved.train.epochs >= before.train.epochs
     if changed and not extends:
         if "student_sha256" not in old.manifest and not has_checkpoints(old.checkpoints):  # it starts afresh
             return old if out is not None else run_folder.new_run(resolved, name, out), resolved, True
         raise UsageError(
             f"the recipe differs from that of {old.path} in {', '.join(changed)}",
-            "Undo that, or start a new run without --resume (train.epochs may be raised, train.quantize be changed).",
+            "Undo that, or start a new run without --resume (train.epochs may be raised, train.quantize be changed)."
+            if extend
+            else "Runs that are compared are not extended: undo that, or have them in another folder.",
         )
     begun_by = old.manifest.get("processes", 1)
     if (changed or not finished) and begun_by != size and has_checkpoints(old.checkpoints):

@@ -14,9 +14,9 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress import recipe
+from compress import console, recipe
 from compress.batches import Batch, Batches, Phase, stream
-from compress.checkpoint import Checkpoint
+from compress.checkpoint import Checkpoint, newest_checkpoint
 from compress.divergence import DivergenceWatch
 from compress.errors import InputError, UsageError
 from compress.frozen import Frozen
@@ -46,6 +46,8 @@ class Training:
     settings: recipe.Train
     phase: Phase
     world: World
+    epochs_before: int
+    """Of the training that this one follows: the schedules of terms count them."""
     watch: DivergenceWatch = field(init=False)
     means: Means = field(default_factory=Means)
     epoch: int = 0
@@ -90,6 +92,7 @@ def prepare(
     phase: Phase,
     *,
     teacher: Frozen | None = None,
+    epochs_before: int = 0,
 ) -> Training:
     """Moves the model to the images' device and makes terms, optimisers, schedule and moving average.
 
@@ -136,6 +139,7 @@ def prepare(
         settings=settings,
         phase=phase,
         world=world,
+        epochs_before=epochs_before,
     )
     if settings.schedule != "constant" and epochs:
         state.schedule, _ = create_scheduler_v2(
@@ -170,7 +174,7 @@ def loss_parts(state: Training, batch: Batch) -> tuple[dict[str, Tensor], Tensor
     autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
     with autocast, state.terms.recording() if state.terms is not None else nullcontext():
         student_logits = state.forward(batch.images)
-    epoch = state.epoch + state.step / state.batches.steps_per_epoch
+    epoch = state.epochs_before + state.epoch + state.step / state.batches.steps_per_epoch
     parts = state.objective(
         student_logits,
         batch.teacher_logits,
@@ -240,6 +244,12 @@ def restore(state: Training, found: Checkpoint, provenance: dict[str, Any], fold
     torch.set_rng_state(state.world.own_random_state(found.tensors["random.cpu"]))
     if device.type == "cuda" and "random.cuda" in found.tensors:
         torch.cuda.set_rng_state(state.world.own_random_state(found.tensors["random.cuda"]), device)
+
+
+def take_terms(state: Training, checkpoints: Path) -> None:
+    """Projections and discriminators as they were at the end of an earlier training."""
+    if state.terms is not None and (found := newest_checkpoint(checkpoints, warn=console.warn)) is not None:
+        state.terms.load_state_dict(found.part("terms"))
 
 
 def _optimizer_slots(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:

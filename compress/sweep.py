@@ -106,6 +106,7 @@ def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[s
             resume=True,
             device=device,
             shared=shared,
+            extend=False,
             label=f"{cell.arm}-s{cell.seed}: " if len(group) > 1 else "",
         )
         for cell in group

@@ -164,7 +164,9 @@ def _take_over(kept: Path, run: Run) -> None:
 
 def _save_foreign_teacher(settings: Member, folder: Path, dataset: Dataset, splits: Splits) -> Path:
     make = models.checkpoint_teacher if settings.source == "checkpoint" else models.pretrained_teacher
-    _save_with_facts(make(settings, dataset), folder, dataset, splits, source=settings.source)
+    model = make(settings, dataset)
+    check_logits(model, dataset, "teacher")
+    _save_with_facts(model, folder, dataset, splits, source=settings.source)
     return folder
 
 

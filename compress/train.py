@@ -17,14 +17,14 @@ from compress.augment import Splits
 from compress.batches import Shared, batches_and_teacher
 from compress.checkpoint import newest_checkpoint, save_checkpoint
 from compress.divergence import DivergenceWatch, gradient_norm
-from compress.errors import Interrupted
+from compress.errors import Interrupted, UsageError
 from compress.evaluate import accuracy, logits_of
 from compress.interrupts import deferred
 from compress.metrics import MetricsLog, peak_memory_mb
 from compress.objective import Means, Objective
 from compress.outlook import epoch_line, memory_explained, outlook
 from compress.parallel import Agreement
-from compress.state import Phase, Training, loss_parts, prepare, restore, snapshot
+from compress.state import Phase, Training, loss_parts, prepare, restore, snapshot, take_terms
 from compress.views import TeacherViews
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ def train(
     provenance: dict[str, Any],
     checkpoints: Path | None = None,
     views: TeacherViews | None = None,
+    follows: Path | None = None,
     shared: Shared | None = None,
     label: str = "",
 ) -> Generator[Position, None, nn.Module]:
@@ -61,19 +62,29 @@ def train(
     A generator that stops before every step, so that several trainings can go on in turns (`finish` runs one to its
     end). folder gets metrics.jsonl and, where they have no other place, checkpoints/; from a valid checkpoint training
     goes on, bit-identical on CPU. provenance must be equal in the checkpoint and now. views: keeps the teacher's logits
-    (compress.views).
+    (compress.views). follows: the checkpoints of the training that this one follows, of settings.epochs; the terms go
+    on as they were at its end.
     shared: of trainings in turns. label: before each line.
     Raises DivergedError before a step whose loss or gradient is not finite, Interrupted after a signal, once the step
-    is finished and saved, and MachineError where the device's memory is too small, with a batch size that fits.
+    is finished and saved, MachineError where the device's memory is too small, with a batch size that fits, and
+    UsageError where the checkpoints are further than `epochs`.
     With several processes (compress.parallel) each has its part of every batch, and the leader alone writes.
     """
     batches, cheap = batches_and_teacher(
         splits.train, teacher, objective, settings, augment, phase, views=views, shared=shared or Shared()
     )
-    state = prepare(model, batches, objective, settings, epochs, phase, teacher=cheap)
+    before = 0 if follows is None else settings.epochs
+    state = prepare(model, batches, objective, settings, epochs, phase, teacher=cheap, epochs_before=before)
     checkpoints = checkpoints or folder / "checkpoints"
     if (found := newest_checkpoint(checkpoints, warn=console.warn)) is not None:
         restore(state, found, provenance, checkpoints)
+        if (state.epoch, state.step) > (epochs, 0):
+            raise UsageError(
+                f"the checkpoints in {checkpoints} are of epoch {state.epoch + 1}, and {epochs} were asked for",
+                "Go on with the train.epochs that the run was extended to, or start a new one.",
+            )
+    elif follows is not None:
+        take_terms(state, follows)
     log = MetricsLog(folder, tensorboard=settings.tensorboard) if state.world.leads else None
     if log is not None:
         log.keep_before(phase, state.epoch)

@@ -83,7 +83,8 @@ class Opened(Protocol):
 def find_models(run: Run) -> list[Model]:
     """Teacher, student, and the files that their exports recorded, in the order of the waterfall.
 
-    Raises InputError where the run has no export, or a file is missing or not the one that was recorded.
+    Raises InputError where the run has no export or one of other weights, or a file is missing or not the one that was
+    recorded.
     """
     files = read_export(run)["files"]
     if (run.path / "export" / record_file("teacher")).exists():
@@ -120,6 +121,7 @@ class _Exported(BaseModel):
     """What a benchmark takes from export.json."""
 
     files: dict[str, _File]
+    provenance: dict[str, str] = {}
     calibration: _Calibration | None = None
     failed: str | None = None
 
@@ -136,11 +138,16 @@ def _read_record(run: Run, role: Role) -> dict[str, Any]:
     path = run.path / "export" / record_file(role)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        _Exported.model_validate(record)
+        made_of = _Exported.model_validate(record).provenance.get("weights_sha256")
     except FileNotFoundError:
         raise InputError(f"{run.path} has no export", _make_it(run)) from None
     except (OSError, ValueError) as error:  # pydantic's are ValueErrors
         raise InputError(f"{path} is damaged ({str(error).splitlines()[0]})", _make_it(run)) from None
+    manifest = run.manifest
+    if made_of is not None and made_of != (
+        manifest["student_sha256"] if role == "student" else manifest["teacher"]["sha256"]
+    ):
+        raise InputError(f"the export of {run.path} is of other weights of the {role} than it has now", _make_it(run))
     return record
 
 

@@ -1,8 +1,11 @@
 """`compress export`: the student of a finished run, and its teacher where asked for, to the files of RUN/export."""
 
+import contextlib
 import dataclasses
+import json
 import shutil
-from collections.abc import Collection
+import zipfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from compress.recipe import Export
 from compress.run import Run, held
 from export.bundle import make_bundle
 from export.pipeline import Format, export_student
+from export.stage import record_file
 from export.trt import Precision
 
 EXPORT = "export"
@@ -42,7 +46,7 @@ def export_run(
     if compute_capabilities and "trt" not in formats:
         raise UsageError("--capability is of engines, and none are built", "Add --format trt.")
     folder = run.path / EXPORT
-    with held(run.path), console.phases() as progress:
+    with held(run.path), _warning_of_bundles(folder), console.phases() as progress:
         student = load_student(run)
         recipe, manifest = run.recipe, run.manifest
         dataset = load_data(recipe.data, say=console.say)
@@ -86,6 +90,38 @@ def export_run(
         if bundle:
             record["bundle"] = str(_bundle(folder, record, dataset, manifest, bundle, threads))
     return record
+
+
+@contextlib.contextmanager
+def _warning_of_bundles(folder: Path) -> Iterator[None]:
+    """Also where a gate fails: a bundle of other files than the export now has passes `compress verify` as ever."""
+    try:
+        yield
+    finally:
+        for path in (folder / "bundle", folder / "bundle.zip"):
+            if path.exists() and not _onnx_files(path) <= _recorded(folder):
+                console.warn(f"{path} is of an earlier export: --bundle makes it anew")
+
+
+def _onnx_files(bundle: Path) -> set[str]:
+    """Their hashes; of a bundle that cannot be read that of no file."""
+    try:
+        if bundle.is_dir():
+            content = (bundle / "manifest.json").read_bytes()
+        else:
+            with zipfile.ZipFile(bundle) as archive:
+                content = archive.read("manifest.json")
+        return {sha256 for name, sha256 in json.loads(content)["files"].items() if name.endswith(".onnx")}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return {""}
+
+
+def _recorded(folder: Path) -> set[str]:
+    try:
+        files = json.loads((folder / record_file("student")).read_bytes())["files"]
+    except (OSError, ValueError, KeyError):
+        return set()
+    return {entry["sha256"] for entry in files.values()}
 
 
 def _with_capabilities(settings: Export, capabilities: Collection[str]) -> Export:

@@ -50,7 +50,12 @@ def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = Fals
     api = HfApi(library_name="compress")
     try:
         outcome["url"] = str(api.create_repo(repo, private=private, exist_ok=True))
-        api.upload_folder(folder_path=folder, repo_id=repo, commit_message=f"compress push {run.path.resolve().name}")
+        api.upload_folder(
+            folder_path=folder,
+            repo_id=repo,
+            commit_message=f"compress push {run.path.resolve().name}",
+            delete_patterns="onnx/*",  # of an earlier push, whose weights were others
+        )
     except Exception as error:  # which HTTP library huggingface_hub fails with depends on its version
         raise MachineError(
             f"the Hub did not take {repo}: {' '.join(str(error).split())}",

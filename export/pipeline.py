@@ -74,8 +74,8 @@ def export_student(
             _pixels(stage)
         if "trt" in formats:
             engine_files(stage, precisions, progress)
-    except CompressError as error:
-        stage.record["failed"] = str(error)
+    except BaseException as error:
+        stage.record["failed"] = str(error) if isinstance(error, CompressError) else type(error).__name__
         raise
     finally:
         left = {name: entry for name, entry in stage.earlier.items() if (out_dir / name).exists()}

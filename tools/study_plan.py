@@ -95,7 +95,8 @@ def load_study(path: Path) -> Study:
     for setting in study.settings:
         if teacher_recipe(study, setting).teacher.source != "train":
             raise UsageError(f"{path}: base: teacher.source must be train", "A study trains its own teachers.")
-        final_cells(study, setting, anywhere, {arm: grid[0] for arm, grid in study.tune.grid.items()})
+        for chosen in zip(*study.tune.grid.values(), strict=True):
+            final_cells(study, setting, anywhere, dict(zip(study.tune.grid, chosen, strict=True)))
     return study
 
 
@@ -148,5 +149,5 @@ def _of_run(arm: Arm, seed: int, teacher: Path, values: Values) -> Values:
 def _recipe(study: Study, name: str, setting: Values, own: Values) -> Recipe:
     raw = deepcopy(study.base)
     for key, value in {**setting, **own}.items():
-        assign(raw, key.split("."), value, f"study {study.name}, {name}, {key}")
+        assign(raw, key.split("."), deepcopy(value), f"study {study.name}, {name}, {key}")
     return validate_recipe(raw, source=f"study {study.name}, {name}")

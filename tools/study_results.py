@@ -11,8 +11,8 @@ from typing import Any
 
 from study_plan import Study, Values, final_cells
 from study_plots import CAPTIONS, MEASURES_SHOWN, plots, shown
-from study_run import Progress, Tried, is_finished, tuning_results, winners
-from study_state import MEASURES
+from study_run import Progress, Tried, tuning_results, winners
+from study_state import MEASURES, is_finished
 
 from compress import files
 from compress.errors import DivergedError
@@ -29,23 +29,24 @@ SCHEMA_VERSION = 1
 
 
 def write_results(progress: Progress, study_file: Path, out: Path) -> list[Path]:
-    """Writes the files into `out` and returns their paths."""
+    """Writes the files into `out` and returns their paths. Of some settings, the names of those are in theirs."""
     study = progress.study
+    stem = "-".join([study.name, *(progress.settings if len(progress.settings) < len(study.settings) else [])])
     content = collect(progress)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.cannot_write(out, error) from error
     figures = plots(content)
-    names = {title: f"{study.name}-{title}.png" for title in figures}
+    names = {title: f"{stem}-{title}.png" for title in figures}
     for title, png in figures.items():
         write_bytes(out / names[title], png)
-    write_bytes(out / f"{study.name}.md", markdown(study, content, study_file, names).encode())
+    write_bytes(out / f"{stem}.md", markdown(study, content, study_file, names).encode())
     for setting in content["settings"].values():
         for run in setting["runs"]:
             run["measures"] = {**run["measures"], "temperatures": None} if run["measures"] else None
-    write_json(out / f"{study.name}.json", content)
-    return [out / f"{study.name}{ending}" for ending in (".json", ".md")] + [out / name for name in names.values()]
+    write_json(out / f"{stem}.json", content)
+    return [out / f"{stem}{ending}" for ending in (".json", ".md")] + [out / name for name in names.values()]
 
 
 def collect(progress: Progress) -> dict[str, Any]:
@@ -148,7 +149,10 @@ def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: d
             score = "failed" if one["mean"] is None else percent(one["mean"])
             lines.append(f"| {arm} | {_values(one['values'])} | {score} | {'chosen' if one['chosen'] else ''} |")
     lines += ["", "## Arms", "", "| arm | method | sets |", "|---|---|---|"]
-    lines += [f"| {arm.name} | {f'`{arm.method}`' if arm.method else 'of the setting'} | {_values(arm.set)} |" for arm in study.arms]
+    lines += [
+        f"| {arm.name} | {f'`{arm.method}`' if arm.method else 'of the setting'} | {_values(arm.set)} |"
+        for arm in study.arms
+    ]
     lines += ["", "## Plots", ""]
     lines += [f"![{CAPTIONS[title]}]({file})\n\n{CAPTIONS[title]}\n" for title, file in figures.items()]
     seen = {

@@ -3,6 +3,7 @@
 In: a Study and its State. Out: finished runs below runs/, and the Outlook on what is left.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,16 +13,16 @@ from statistics import mean
 import torch
 from study_measure import measure
 from study_plan import Study, Values, final_cells, final_name, teacher_recipe, tuned_name, tuning_cells
-from study_state import MEASURES, State
+from study_state import DIVERGED, MEASURES, State, is_done, is_finished
 
 from compress import console, files
 from compress.augment import on_device
 from compress.data import load_data
-from compress.errors import DivergedError
+from compress.errors import DivergedError, InputError
 from compress.metrics import METRICS, read_metrics
 from compress.recipe import Recipe
 from compress.resume import resolve
-from compress.run import MANIFEST, RUNS, TEACHERS, Run, read_manifest
+from compress.run import RUNS, TEACHERS, Run, read_manifest
 from compress.sweep import Cell, lockstep_groups, raise_if_failed, run_group
 from compress.teacher import teacher_hash, trained_teacher
 from compress.train import finish
@@ -66,17 +67,11 @@ def run_study(progress: Progress) -> None:
         folder = RUNS / TEACHERS / teacher_hash(recipe, load_data(recipe.data, say=console.say))
         progress.teachers[setting] = folder
     _train_teacher(progress, in_tuning, resolved[in_tuning])
-    _run_groups(progress, tuning_cells(study, progress.teachers[in_tuning]))
+    _run_groups(progress, tuning_cells(study, progress.teachers[in_tuning]), measured=False)
     chosen = winners(tuning_results(study))
     for setting in progress.settings:
         _train_teacher(progress, setting, resolved[setting])
-        cells = final_cells(study, setting, progress.teachers[setting], chosen)
-        _run_groups(progress, cells)
-        for cell in cells:
-            if is_finished(cell.folder) and not (cell.folder / MEASURES).exists():
-                console.say(f"measuring {cell.name}")
-                files.write_json(cell.folder / MEASURES, measure(Run(cell.folder), progress.device))
-        progress.save()
+        _run_groups(progress, final_cells(study, setting, progress.teachers[setting], chosen), measured=True)
 
 
 def _train_teacher(progress: Progress, setting: str, recipe: Recipe) -> None:
@@ -86,15 +81,32 @@ def _train_teacher(progress: Progress, setting: str, recipe: Recipe) -> None:
     progress.save()
 
 
-def _run_groups(progress: Progress, cells: Sequence[Cell]) -> None:
+def _run_groups(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> None:
     """A run that diverges is a result. Any other failure is raised: it says nothing about the arm."""
-    for group in lockstep_groups(cells):
+    for group in lockstep_groups([cell for cell in cells if not (cell.folder / DIVERGED).exists()]):
         outcomes = run_group(group, recipe_name=progress.study.name, device=progress.device.type)
+        for cell in group:
+            if isinstance(outcome := outcomes[cell.name], DivergedError):
+                console.warn(f"{cell.name} failed: {outcome}")
+                files.write_json(cell.folder / DIVERGED, {"error": str(outcome)})
+            elif measured and isinstance(outcome, Run):
+                _refuse_other_teacher(outcome)
+                if not (cell.folder / MEASURES).exists():
+                    console.say(f"measuring {cell.name}")
+                    files.write_json(cell.folder / MEASURES, measure(outcome, progress.device))
         progress.save()
         raise_if_failed({name: each for name, each in outcomes.items() if not isinstance(each, DivergedError)})
-        for name, outcome in outcomes.items():
-            if isinstance(outcome, DivergedError):
-                console.warn(f"{name} failed: {outcome}")
+
+
+def _refuse_other_teacher(run: Run) -> None:
+    """A finished run may have come from elsewhere, and so may a teacher of the same recipe whose bits are others."""
+    folder = Path(run.recipe.teacher.checkpoint or "")
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    if facts["sha256"] != run.manifest["teacher"]["sha256"]:
+        raise InputError(
+            f"{run.path} learned from another teacher than {folder}, of the same recipe",
+            "Remove that teacher, and go on with --resume: the state has the one that its runs learned from.",
+        )
 
 
 def tuning_results(study: Study) -> dict[str, list[Tried]]:
@@ -118,10 +130,6 @@ def winners(results: dict[str, list[Tried]]) -> dict[str, Values]:
         arm: max(tried, key=lambda one: -math.inf if one.mean is None else one.mean).values
         for arm, tried in results.items()
     }
-
-
-def is_finished(folder: Path) -> bool:
-    return (folder / MANIFEST).exists() and read_manifest(folder).get("status") == "finished"
 
 
 def planned(progress: Progress) -> list[tuple[str, str, int]]:
@@ -157,7 +165,7 @@ def outlook(progress: Progress) -> str:
     for phase, setting, folder, epochs in [*teachers, *runs]:
         lines = [line for line in read_metrics(folder / METRICS) if line["phase"] == phase]
         seconds.setdefault((phase, setting), []).extend(line["seconds"] for line in lines)
-        if not (is_finished(folder) or (folder / "model" / "facts.json").exists()):
+        if not (is_done(folder) or (folder / "model" / "facts.json").exists()):
             left.append((phase, setting, epochs - len(lines)))
     if not left:
         return ""

@@ -20,6 +20,7 @@ from compress.run import MANIFEST, RECIPE, RUNS, TEACHERS, now, read_manifest
 PART_BYTES = 15_000_000
 INDEX = "state.json"
 MEASURES = "measures.json"
+DIVERGED = "diverged.json"
 _PARTS = "parts"
 _FINISHED = "finished"  # sorts behind every name of a checkpoint
 _SMALL_BYTES = PART_BYTES  # of a student's weights that are carried along
@@ -75,19 +76,23 @@ class State:
         self.index = found
 
     def restore(self) -> None:
-        """Puts into runs/ every unit that is further on here than there."""
+        """Puts into runs/ every unit that is further on here than there, each whole or not at all."""
+        making = RUNS / f".{self.index.study}-restored.tmp"
         for name, unit in self.index.units.items():
             target = RUNS / name
             if _progress(target) >= unit.progress:
                 continue
-            shutil.rmtree(target, ignore_errors=True)
-            for path, entry in unit.files.items():
-                place = target / path
-                try:
+            try:
+                shutil.rmtree(making, ignore_errors=True)
+                for path, entry in unit.files.items():
+                    place = making / path
                     place.parent.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise files.cannot_write(place, error) from error
-                files.write_bytes(place, self._read(entry, f"{name}/{path}"))
+                    files.write_bytes(place, self._read(entry, f"{name}/{path}"))
+                shutil.rmtree(target, ignore_errors=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                making.rename(target)
+            except OSError as error:
+                raise files.cannot_write(target, error) from error
 
     def save(self, teachers: Iterable[Path], runs: Iterable[Path]) -> None:
         """Adds what these folders below runs/ hold by now; what has not begun is left out."""
@@ -134,24 +139,36 @@ def refuse_existing(folder: Path) -> None:
         raise MachineError(f"{folder} holds the state of a study", "Go on with --resume, or choose another --state.")
 
 
+def is_finished(folder: Path) -> bool:
+    return (folder / MANIFEST).exists() and read_manifest(folder).get("status") == "finished"
+
+
+def is_done(folder: Path) -> bool:
+    """Finished, or diverged, which is a result as well."""
+    return is_finished(folder) or (folder / DIVERGED).exists()
+
+
 def _progress(folder: Path) -> str:
     """How far a run or teacher is; "" where there is nothing to go on from."""
-    if folder.parent.name == TEACHERS:
-        finished = (folder / "model" / "facts.json").exists()
-    else:
-        finished = (folder / MANIFEST).exists() and read_manifest(folder).get("status") == "finished"
+    finished = (folder / "model" / "facts.json").exists() if folder.parent.name == TEACHERS else is_done(folder)
     checkpoints = sorted(path.stem for path in (folder / "checkpoints").glob("epoch-*-step-*.json"))
     return _FINISHED if finished else (checkpoints or [""])[-1]
 
 
 def _kept(folder: Path, progress: str) -> list[str]:
-    """What goes on, or stands for, a folder with this progress: paths below it."""
-    wanted = [MANIFEST, RECIPE, METRICS, MEASURES]
+    """What goes on, or stands for, a folder with this progress: paths below it.
+
+    Large weights of a student are left out once it is measured.
+    """
+    wanted = [MANIFEST, RECIPE, METRICS, MEASURES, DIVERGED]
     if progress != _FINISHED:
         wanted += [f"checkpoints/{progress}{suffix}" for suffix in (".json", ".safetensors")]
     elif folder.parent.name == TEACHERS:
         wanted += [f"model/{path.name}" for path in sorted((folder / "model").iterdir())]
-    elif sum(path.stat().st_size for path in (folder / "student").glob("*")) <= _SMALL_BYTES:
+    elif (
+        not (folder / MEASURES).exists()
+        or sum(path.stat().st_size for path in (folder / "student").glob("*")) <= _SMALL_BYTES
+    ):
         wanted += [f"student/{path.name}" for path in sorted((folder / "student").glob("*"))]
     return [path for path in wanted if (folder / path).is_file()]
 
