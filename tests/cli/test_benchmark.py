@@ -71,6 +71,23 @@ def test_without_an_export_it_says_which_command_is_missing(command: Command, fi
     assert not (tmp_path / "run" / "benchmark.json").exists()
 
 
+def test_an_export_of_the_weights_before_is_refused_and_so_said_of_a_bundle(
+    command: Command, measured: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(measured, run)
+    assert command("export", run, "--bundle", cwd=tmp_path).returncode == 0
+    longer = command("distill", tiny_recipe, "--out", run, "--resume", "--set", "train.epochs=3", cwd=tmp_path)
+    assert longer.returncode == 0, longer.stderr
+    for arguments in (("benchmark", run, *BRIEFLY), ("push", run, "you/small", "--dry-run")):
+        assert_fails(command(*arguments, cwd=tmp_path), 3, "other weights of the student", "compress export")
+    anew = command("export", run, cwd=tmp_path)
+    assert "bundle is of an earlier export" in anew.stderr
+    assert command("benchmark", run, *BRIEFLY, cwd=tmp_path).returncode == 0
+    anew = command("export", run, "--bundle", cwd=tmp_path)
+    assert "earlier export" not in anew.stderr
+
+
 def test_an_altered_file_is_refused_and_the_earlier_benchmark_stays(
     command: Command, measured: Path, tmp_path: Path
 ) -> None:

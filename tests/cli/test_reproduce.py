@@ -37,8 +37,8 @@ def reproduce(*arguments: object, cwd: Path, study: Path = SMOKE) -> subprocess.
     )
 
 
-def runs(home: Path) -> dict[str, dict[str, Any]]:
-    content = json.loads((home / "runs/smoke-results/smoke.json").read_text())
+def runs(home: Path, name: str = "smoke") -> dict[str, dict[str, Any]]:
+    content = json.loads((home / f"runs/smoke-results/{name}.json").read_text())
     return {run["name"]: run for setting in content["settings"].values() for run in setting["runs"]}
 
 
@@ -204,7 +204,33 @@ def test_the_state_of_another_study_is_refused_but_seeds_may_be_added(whole: Pat
     arguments = ("--resume", "--state", tmp_path / "state", "--setting", "clean")
     result = reproduce(*arguments, cwd=tmp_path, study=more)
     assert result.returncode == 0, result.stderr
-    assert set(runs(tmp_path)) == {f"clean-{arm}-s{seed}" for arm in ("ce", "kd", "ka+dtd") for seed in (0, 1, 2)}
+    assert set(runs(tmp_path, "smoke-clean")) == {
+        f"clean-{arm}-s{seed}" for arm in ("ce", "kd", "ka+dtd") for seed in (0, 1, 2)
+    }
+
+
+def test_an_arm_that_diverges_is_a_result_and_is_not_tried_again(tmp_path: Path) -> None:
+    study = yaml.safe_load(SMOKE.read_text())
+    study["arms"] = [{"name": "kd", "method": "kd"}, {"name": "wild", "method": "kd", "set": {"train.lr": 1e30}}]
+    study["tune"]["grid"] = {"kd": [{}], "wild": [{}]}
+    study |= {"settings": {"clean": {}}, "seeds": [0]}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    first = reproduce(cwd=tmp_path, study=path)
+    assert first.returncode == 0, first.stderr
+    assert "clean-wild-s0 failed: " in first.stderr
+    assert set(runs(tmp_path)) == {"clean-kd-s0"}
+    assert "| wild | \u2013 | failed |" in (tmp_path / "runs/smoke-results/smoke.md").read_text()
+    again = reproduce("--resume", cwd=tmp_path, study=path)
+    assert again.returncode == 0, again.stderr
+    assert not re.search(r"in lockstep|left: | 1/3  loss|failed", again.stderr), again.stderr
+
+
+def test_a_teacher_of_the_same_recipe_with_other_bits_is_refused(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "runs", tmp_path / "runs")
+    for facts in (tmp_path / "runs/teachers").glob("*/model/facts.json"):
+        facts.write_text(json.dumps(json.loads(facts.read_text()) | {"sha256": "0" * 64}))
+    assert_fails(reproduce("--resume", cwd=tmp_path), 3, "another teacher", "Remove that teacher")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The real `compress sweep`: finished runs are skipped, stopped and failed ones go on, and the table is written."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,27 @@ def test_the_table_is_written_beside_the_runs_and_json_is_its_content(
     assert again.stdout == ""
     assert again.stderr.strip().splitlines()[-1] == "the table: there/tiny-sweep.html, there/tiny-sweep.md"
     assert "| ce | 2 |" in (tmp_path / "there" / "tiny-sweep.md").read_text()
+
+
+def test_a_finished_run_is_not_extended_to_be_compared(
+    command: Command, tiny_recipe: Path, swept: tuple[Path, str], tmp_path: Path
+) -> None:
+    shutil.copytree(swept[0] / "runs", tmp_path / "runs")
+    before = (tmp_path / "runs" / "tiny-ce-s0" / "manifest.json").read_bytes()
+    for longer in ("train.epochs=3", "train.quantize=int8"):
+        result = command("sweep", tiny_recipe, *ARMS, "--set", longer, cwd=tmp_path)
+        assert_fails(result, 2, "tiny-ce-s0", longer.split("=")[0], "another folder")
+    assert (tmp_path / "runs" / "tiny-ce-s0" / "manifest.json").read_bytes() == before
+
+
+def test_what_runs_further_down_learned_from_is_not_pruned(command: Command, tiny_recipe: Path, tmp_path: Path) -> None:
+    assert command("sweep", tiny_recipe, "--method", "kd", "--out", "runs/there", cwd=tmp_path).returncode == 0
+    (teacher,) = (tmp_path / "runs" / "teachers").glob("[0-9a-f]*")
+    assert command("runs", "prune", "--yes", cwd=tmp_path).returncode == 0
+    assert (teacher / "model" / "model.safetensors").exists()
+    shutil.rmtree(tmp_path / "runs" / "there")
+    assert command("runs", "prune", "--yes", cwd=tmp_path).returncode == 0
+    assert not teacher.exists()
 
 
 def test_sigterm_in_the_middle_is_143_and_the_same_command_ends_at_the_same_bits(

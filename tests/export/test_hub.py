@@ -53,11 +53,17 @@ class _Handler(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    del self.server.files[line["value"]["path"]]
             self._answer(200, {"commitUrl": f"{self.server.url}/me/small/commit/1", "commitOid": "1", "success": True})
         else:
             self._answer(404, {"error": self.path})
 
     def do_GET(self) -> None:
+        if "/tree/main" in self.path:
+            entries = [{"type": "file", "path": name, "size": 1, "oid": "1"} for name in self.server.files]
+            self._answer(200, entries)
+            return
         self._answer(200, {"id": "me/small", "modelId": "me/small", "private": True, "siblings": [], "tags": []})
 
     def _answer(self, status: int, content: object) -> None:
@@ -131,6 +137,7 @@ def test_with_a_token_the_hub_gets_the_files_of_the_folder(
     dry = command("push", run, "me/small", "--dry-run", cwd=run.parent, **environment | token)
     assert dry.returncode == 0, dry.stderr
     assert not hub.files
+    hub.files["onnx/student.int8.onnx"] = b"of an earlier push, with other weights"
     result = command("push", run, "me/small", "--private", cwd=run.parent, **environment | token)
     assert result.returncode == 0, result.stderr
     assert hub.created.get("visibility") == "private" or hub.created.get("private") is True  # old and new clients

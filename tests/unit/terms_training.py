@@ -9,6 +9,7 @@ from torch import nn
 
 from compress import recipe
 from compress.augment import Images, Splits
+from compress.batches import Shared
 from compress.objective import Objective
 from compress.terms import Terms
 from compress.train import finish, train
@@ -60,6 +61,7 @@ def run(
     teacher: nn.Module | None = None,
     model: nn.Module | None = None,
     data: Splits | None = None,
+    shared: Shared | None = None,
     **options: Any,
 ) -> nn.Module:
     settings = recipe.Train.model_validate({"epochs": epochs, "batch_size": 16, "lr": 0.05, **options})
@@ -75,6 +77,7 @@ def run(
             phase="student",
             folder=folder,
             provenance={"data": "x"},
+            shared=shared,
         )
     )
 

@@ -144,6 +144,24 @@ def test_a_run_that_diverges_does_not_stop_the_others(here: Path, recipe: Path, 
     assert Run(here / "both with dropout").manifest["status"] == "failed"
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ZeroDivisionError("a fault")])
+def test_an_error_that_is_none_of_ours_comes_after_the_others_have_ended(
+    here: Path, recipe: Path, alone: dict[str, str], error: Exception
+) -> None:
+    def broken(steps: Steps) -> Steps:
+        yield next(steps)
+        raise error
+
+    runs = together(recipe, "kd", "labels, wider")
+    runs["kd"] = broken(runs["kd"])
+    if isinstance(error, torch.OutOfMemoryError):
+        assert "memory is too small for kd" in str(run_in_lockstep(runs)["kd"])
+    else:
+        with pytest.raises(ZeroDivisionError):
+            run_in_lockstep(runs)
+    assert Run(here / "labels, wider").manifest["student_sha256"] == alone["labels, wider"]
+
+
 def test_a_first_run_that_fails_before_it_begins_does_not_stop_the_others(
     here: Path, recipe: Path, alone: dict[str, str]
 ) -> None:

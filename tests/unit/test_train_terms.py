@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compress import recipe
-from compress.batches import stream
+from compress.batches import Shared, stream
 from compress.errors import DivergedError, Interrupted, UsageError
 from compress.metrics import read_metrics
 from compress.objective import Objective
@@ -174,6 +174,16 @@ def test_a_feature_that_does_not_exist_is_refused_before_anything_is_trained(tmp
 
 
 @pytest.mark.slow
+def test_a_model_that_was_compiled_before_anybody_looked_inside_is_looked_into(tmp_path: Path) -> None:
+    """Also by a second student in another place."""
+    shared, teacher = Shared(), network(2, channels=12)
+    for number, terms in enumerate(([], [FITNET], [{"name": "relational", "student": "3", "teacher": "3"}])):
+        folder = tmp_path / str(number)
+        run(folder, terms, model=network(1), teacher=teacher, shared=shared, compile=True, epochs=1)
+        (line,) = read_metrics(folder / "metrics.jsonl")
+        assert line[terms[0]["name"]] > 0 if terms else "fitnet" not in line
+
+
 def test_compiled_training_agrees_with_eager(tmp_path: Path) -> None:
     run(tmp_path / "eager", ALL, model=network(1), precision="fp32")
     run(tmp_path / "compiled", ALL, model=network(1), precision="fp32", compile=True)

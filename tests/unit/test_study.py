@@ -1,0 +1,98 @@
+"""tools/study_*.py from the inside: what a carried state keeps, and that configurations stay apart."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import study_plan
+import study_state
+import yaml
+
+from compress import files
+from compress.errors import MachineError, UsageError
+
+SMOKE = Path(__file__).parents[2] / "tools" / "studies" / "smoke.yaml"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def finished(path: Path) -> Path:
+    (path / "student").mkdir(parents=True)
+    (path / "student" / "model.safetensors").write_bytes(b"weights" * 10)
+    files.write_json(path / "manifest.json", {"schema_version": 1, "status": "finished"})
+    return path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def state(folder: Path) -> study_state.State:
+    folder.mkdir(exist_ok=True)
+    return study_state.State(folder, "s", "0" * 64)
+
+
+def test_large_weights_are_carried_until_the_student_is_measured(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_state, "_SMALL_BYTES", 10)
+    run = finished(study_state.RUNS / "s" / "run")
+    carried = state(here / "state")
+    carried.save([], [run])
+    assert "student/model.safetensors" in carried.index.units["s/run"].files
+    files.write_json(run / study_state.MEASURES, {})
+    carried.save([], [run])
+    assert set(carried.index.units["s/run"].files) == {"manifest.json", "measures.json"}
+
+
+def test_what_is_restored_by_half_does_not_count_as_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished(study_state.RUNS / "s" / "run")
+    expected = content(run)
+    state(here / "state").save([], [run])
+    monkeypatch.chdir(here / "state")
+    written: list[Path] = []
+
+    def full(path: Path, data: bytes) -> None:
+        if written:
+            raise MachineError("no space left")
+        written.append(path)
+        path.write_bytes(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_state.files, "write_bytes", full)
+        with pytest.raises(MachineError):
+            state(here / "state").restore()
+    assert written
+    assert not run.exists()
+    state(here / "state").restore()
+    assert content(run) == expected
+
+
+def study(tmp_path: Path, **changes: Any) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(SMOKE.read_text()) | changes))
+    return path
+
+
+def test_a_configuration_s_value_reaches_no_other_one(tmp_path: Path) -> None:
+    arms = [
+        {"name": "kd", "method": "kd"},
+        {"name": "both", "method": "ka+dtd", "set": {"supervision.dtd": {"beta": 10.0}}},
+    ]
+    tune = yaml.safe_load(SMOKE.read_text())["tune"]
+    tune["grid"] = {"kd": [{}, {}], "both": [{"supervision.dtd.gamma": 0.25}, {}]}
+    loaded = study_plan.load_study(study(tmp_path, arms=arms, tune=tune))
+    cells = {cell.arm: cell.recipe.supervision.dtd for cell in study_plan.tuning_cells(loaded, Path("t"))}
+    assert (cells["both#0"].gamma, cells["both#1"].gamma) == (0.25, 0.5)
+    assert cells["both#0"].beta == cells["both#1"].beta == 10.0
+
+
+def test_a_configuration_that_no_setting_can_have_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    """The second one keeps logits, which a setting with a term on features cannot."""
+    tune = yaml.safe_load(SMOKE.read_text())["tune"]
+    tune["grid"] = {arm: [{}, {"teacher.cache": {"views": 1}}] for arm in tune["grid"]}
+    settings = {"clean": {}, "noisy": {"supervision.terms": [{"name": "relational"}]}}
+    with pytest.raises(UsageError, match=r"relational .* teacher\.cache"):
+        study_plan.load_study(study(tmp_path, settings=settings, tune=tune))
