@@ -150,6 +150,7 @@ def test_an_error_that_is_none_of_ours_comes_after_the_others_have_ended(
 ) -> None:
     def broken(steps: Steps) -> Steps:
         yield next(steps)
+        steps.close()
         raise error
 
     runs = together(recipe, "kd", "labels, wider")
