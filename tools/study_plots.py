@@ -139,7 +139,8 @@ def _temperature(content: Mapping[str, Any]) -> Figure | None:
             axes.plot(epochs, np.stack([low, high], axis=1), color=color, linewidth=0.8, alpha=0.6)
             axes.fill_between(epochs, low, high, color=color, alpha=0.08, linewidth=0)
         _epochs(axes, name, "temperature")
-        axes.legend(fontsize=8)
+        axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(fontsize=8, loc="upper left", ncols=2)
     return figure
 
 
@@ -155,8 +156,8 @@ def _adjusted(content: Mapping[str, Any]) -> Figure | None:
     if not axes.lines:
         return None
     _epochs(axes, "", "rows that KA changes, %")
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
+    axes.legend(fontsize=8, loc="upper left", ncols=3)
     return figure
 
 
