@@ -198,9 +198,9 @@ def _confusion(content: Mapping[str, Any]) -> Figure | None:
             points = run["measures"]["temperatures"]
             cause = "confidence" if "cwsm" in run["method"] else "cosine"
             x, y, right = (np.array(points[key][:_SCATTERED]) for key in (cause, "temperature", "right"))
-            for value, color, label in ((1, _STUDENT, "student right"), (0, _BAD, "student wrong")):
-                chosen = right == value
-                axes.scatter(x[chosen], y[chosen], s=5, color=color, alpha=0.4, linewidths=0, label=label)
+            axes.scatter(x, y, s=5, c=np.where(right == 1, _STUDENT, _BAD), alpha=0.4, linewidths=0)
+            for color, label in ((_STUDENT, "student right"), (_BAD, "student wrong")):
+                axes.scatter([], [], s=5, color=color, label=label)
             axes.set_title(f"{name}: {arm}")
             axes.set_xlabel(
                 "cosine of the logits of student and teacher" if cause == "cosine" else "student's confidence"

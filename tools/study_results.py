@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
+from scipy.stats import mannwhitneyu
 from study_plan import Study, Values, final_cells
 from study_plots import CAPTIONS, MEASURES_SHOWN, plots, shown
 from study_run import Progress, Tried, tuning_results, winners
@@ -188,7 +190,25 @@ def _setting_lines(name: str, setting: dict[str, Any], sweep: Sweep) -> list[str
         lines.append(f"| {arm.name} | {' | '.join(cells)} |")
     own = measured[0]["measures"]["teacher"]
     lines.append(f"| teacher | – | {100 * own['ece']:.2f} | {own['nll']['value']:.2f} |")
-    return lines
+    return lines + _temperature_lines(name, measured)
+
+
+def _temperature_lines(name: str, measured: list[dict[str, Any]]) -> list[str]:
+    """Whether DTD is cooler where the finished student is wrong: the area under the ROC curve is then above 50 %."""
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for run in measured:
+        if points := run["measures"]["temperatures"]:
+            each, right = np.array(points["temperature"]), np.array(points["right"]) == 1
+            if 0 < right.sum() < len(right):
+                area = mannwhitneyu(each[right], each[~right]).statistic / (right.sum() * (~right).sum())
+                found.setdefault(run["arm"], []).append((each[right].mean(), each[~right].mean(), 100 * area))
+    if not found:
+        return []
+    lines = ["", f"| {name}: temperature | student right | student wrong | area under ROC, % |", "|---|---:|---:|---:|"]
+    return lines + [
+        f"| {arm} | {' | '.join(_mean_sd(list(values)) for values in zip(*rows, strict=True))} |"
+        for arm, rows in found.items()
+    ]
 
 
 def _mean_sd(values: list[float]) -> str:
