@@ -21,6 +21,9 @@ from compress.sweep import Cell
 Values = dict[str, Any]
 """Keys of a recipe, with dots, and their values."""
 
+TUNED = "tune-"
+"""How the names of runs begin that are there to choose a configuration."""
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 
 
@@ -132,7 +135,7 @@ def final_cells(study: Study, setting: str, teacher: Path, chosen: Mapping[str, 
 
 
 def tuned_name(arm: str, number: int, seed: int) -> str:
-    return f"tune-{arm}-{number}-s{seed}"
+    return f"{TUNED}{arm}-{number}-s{seed}"
 
 
 def final_name(setting: str, arm: str, seed: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from pydantic import Field, ValidationError
+from study_plan import TUNED
 
 from compress import files
 from compress.errors import InputError, MachineError
@@ -158,18 +159,19 @@ def _progress(folder: Path) -> str:
 def _kept(folder: Path, progress: str) -> list[str]:
     """What goes on, or stands for, a folder with this progress: paths below it.
 
-    Large weights of a student are left out once it is measured.
+    Large weights of a student are left out once it is measured, or where it never will be.
     """
     wanted = [MANIFEST, RECIPE, METRICS, MEASURES, DIVERGED]
     if progress != _FINISHED:
         wanted += [f"checkpoints/{progress}{suffix}" for suffix in (".json", ".safetensors")]
     elif folder.parent.name == TEACHERS:
         wanted += [f"model/{path.name}" for path in sorted((folder / "model").iterdir())]
-    elif (
-        not (folder / MEASURES).exists()
-        or sum(path.stat().st_size for path in (folder / "student").glob("*")) <= _SMALL_BYTES
-    ):
-        wanted += [f"student/{path.name}" for path in sorted((folder / "student").glob("*"))]
+    else:
+        weights = sorted((folder / "student").glob("*"))
+        small = sum(path.stat().st_size for path in weights) <= _SMALL_BYTES
+        to_be_measured = not folder.name.startswith(TUNED) and not (folder / MEASURES).exists()
+        if small or to_be_measured:
+            wanted += [f"student/{path.name}" for path in weights]
     return [path for path in wanted if (folder / path).is_file()]
 
 

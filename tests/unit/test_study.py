@@ -38,10 +38,11 @@ def state(folder: Path) -> study_state.State:
 
 def test_large_weights_are_carried_until_the_student_is_measured(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_state, "_SMALL_BYTES", 10)
-    run = finished(study_state.RUNS / "s" / "run")
+    run, tuning = (finished(study_state.RUNS / "s" / name) for name in ("run", study_plan.tuned_name("kd", 0, 100)))
     carried = state(here / "state")
-    carried.save([], [run])
+    carried.save([], [run, tuning])
     assert "student/model.safetensors" in carried.index.units["s/run"].files
+    assert set(carried.index.units["s/tune-kd-0-s100"].files) == {"manifest.json"}
     files.write_json(run / study_state.MEASURES, {})
     carried.save([], [run])
     assert set(carried.index.units["s/run"].files) == {"manifest.json", "measures.json"}
