@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -20,53 +21,38 @@ raise_on_signals()
 """
 CASES = {
     "plain": """
-try:
-    send()
-    print("went on")
-except Interrupted as stop:
-    print("interrupted", stop.code)
+send()
+print("went on")
 """,
     "again while it tidies up": """
 try:
-    try:
-        send()
-    finally:
-        send()
-        print("tidied up")
-except Interrupted as stop:
-    print("interrupted", stop.code)
+    send()
+finally:
+    send()
+    print("tidied up")
 """,
     "after the block that waited for the step": """
 try:
-    try:
-        with deferred() as stop:
-            send()
-            print("step finished")
-            stop.raise_if_set()
-    finally:
+    with deferred() as stop:
         send()
-        print("tidied up")
-except Interrupted as stop:
-    print("interrupted", stop.code)
+        print("step finished")
+        stop.raise_if_set()
+finally:
+    send()
+    print("tidied up")
 """,
     "in a weak reference's callback": """
-try:
-    node = Node()
-    reference = weakref.ref(node, send)
-    del node
-    print("its exception was dropped")
-    time.sleep(10)
-except Interrupted as stop:
-    print("interrupted", stop.code)
+node = Node()
+reference = weakref.ref(node, send)
+del node
+print("its exception was dropped")
+time.sleep(10)
 """,
     "in a finalizer": """
 Node.__del__ = send
-try:
-    Node()
-    print("its exception was dropped")
-    time.sleep(10)
-except Interrupted as stop:
-    print("interrupted", stop.code)
+Node()
+print("its exception was dropped")
+time.sleep(10)
 """,
 }
 PRINTED = {
@@ -79,7 +65,9 @@ PRINTED = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_signal_interrupts_once_and_is_never_lost(case: str) -> None:
-    done = subprocess.run([sys.executable, "-c", START + CASES[case]], capture_output=True, text=True, timeout=60)
+    body = textwrap.indent(CASES[case], "    ")
+    script = f'{START}try:{body}except Interrupted as stop:\n    print("interrupted", stop.code)\n'
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == (PRINTED.get(case, "") + "interrupted 143\n", "")
 
 

@@ -184,6 +184,7 @@ def test_a_model_that_was_compiled_before_anybody_looked_inside_is_looked_into(t
         assert line[terms[0]["name"]] > 0 if terms else "fitnet" not in line
 
 
+@pytest.mark.slow
 def test_compiled_training_agrees_with_eager(tmp_path: Path) -> None:
     run(tmp_path / "eager", ALL, model=network(1), precision="fp32")
     run(tmp_path / "compiled", ALL, model=network(1), precision="fp32", compile=True)
