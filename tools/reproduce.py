@@ -86,7 +86,7 @@ def main(
         kept = State(folder, study.name, study.sha256)
         kept.restore()
         chosen = [name for name in study.settings if not settings or name in settings]
-        progress = Progress(study, chosen, kept, torch_device(device))
+        progress = Progress(study, chosen if study.seeds else [], kept, torch_device(device))
         try:
             run_study(progress)
         except Interrupted:

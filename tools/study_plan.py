@@ -52,7 +52,7 @@ class Study(Section):
     tune: Tuning
     arms: list[Arm] = Field(min_length=2)
     baseline: str = Field(description="The arm that the others are compared with.")
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[int] = Field(description="Of the final runs. None: a search alone.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 from study_plan import Study, Values, final_cells
 from study_plots import CAPTIONS, MEASURES_SHOWN, plots, shown
-from study_run import Progress, Tried, tuning_results, winners
+from study_run import Progress, Tried, planned, tuning_results, winners
 from study_state import MEASURES, is_finished
 
 from compress import files
@@ -21,13 +21,19 @@ from compress.errors import DivergedError
 from compress.files import write_bytes, write_json
 from compress.lockstep import Outcome
 from compress.metrics import METRICS, read_metrics
-from compress.run import Run, now
+from compress.run import Run, now, read_manifest
 from compress.sweep import Cell, results
-from export.report import percent
+from export.report import percent, points
 from export.sweep_report import sweep_markdown
 from export.sweep_results import Sweep, compare
 
 SCHEMA_VERSION = 1
+_COMPARED = (
+    "What won there is used in every setting. Each setting has one teacher, trained on the rest of train, in tuning and "
+    "afterwards. The final students are trained on all of train and evaluated on the official split after the last "
+    "epoch. Differences are paired by seed."
+)
+_SEARCHED = "It is a search alone, without final runs."
 
 
 def write_results(progress: Progress, study_file: Path, out: Path) -> list[Path]:
@@ -39,7 +45,7 @@ def write_results(progress: Progress, study_file: Path, out: Path) -> list[Path]
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.cannot_write(out, error) from error
-    figures = plots(content)
+    figures = plots(content) if content["settings"] else {}
     names = {title: f"{stem}-{title}.png" for title in figures}
     for title, png in figures.items():
         write_bytes(out / names[title], png)
@@ -85,14 +91,28 @@ def collect(progress: Progress) -> dict[str, Any]:
         "baseline": study.baseline,
         "tuning": {
             **study.tune.model_dump(mode="json", exclude={"grid"}),
-            "arms": {arm: [_tried(one, chosen[arm]) for one in tried] for arm, tried in tuning.items()},
+            "arms": {arm: [_tried(one, tried[0], chosen[arm]) for one in tried] for arm, tried in tuning.items()},
         },
         "settings": settings,
+        "made_with": _made_with(progress),
     }
 
 
-def _tried(one: Tried, chosen: Values) -> dict[str, Any]:
-    return {**vars(one), "mean": one.mean, "chosen": one.values == chosen}
+def _tried(one: Tried, first: Tried, chosen: Values) -> dict[str, Any]:
+    """differences: against the arm's first configuration, one for each seed."""
+    both = one is not first and not (one.failed or first.failed)
+    differences = [own - other for own, other in zip(one.top1, first.top1, strict=True)] if both else None
+    return {**vars(one), "mean": one.mean, "differences": differences, "chosen": one.values == chosen}
+
+
+def _made_with(progress: Progress) -> list[tuple[str, dict[str, str]]]:
+    """The devices and the versions of all runs, each pair once."""
+    seen = set()
+    for name, _, _ in planned(progress):
+        if is_finished(folder := progress.study.folder / name):
+            manifest = read_manifest(folder)
+            seen.add((manifest["device"], json.dumps(manifest["versions"])))
+    return [(device, json.loads(versions)) for device, versions in sorted(seen)]
 
 
 def _run(cell: Cell) -> dict[str, Any]:
@@ -129,10 +149,8 @@ def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: d
         f"Made by `python tools/reproduce.py {_shown(study_file)}`, in any number of calls "
         f"(`--budget-minutes M --resume`). Every arm was tuned with {len(next(iter(study.tune.grid.values())))} "
         f"configurations on {100 * study.tune.holdout:g} % of the training images of {study.tune.setting}, which "
-        "neither students nor teacher were trained on; what won there is used in every setting. Each setting has one "
-        "teacher, trained on the rest of train, in tuning and afterwards. The final students are trained on all of "
-        "train and evaluated on the official split after the last epoch; runs of one seed share initial weights, "
-        "batches and augmentation. Differences are paired by seed.",
+        "neither students nor teacher were trained on; runs of one seed share initial weights, batches and "
+        f"augmentation. {_COMPARED if study.seeds else _SEARCHED}",
     ]
     for name, setting in content["settings"].items():
         lines += ["", *_setting_lines(name, setting, Sweep.model_validate(setting["comparison"]))]
@@ -143,30 +161,32 @@ def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: d
         f"Epochs: {study.tune.epochs}; seeds: {_list(study.tune.seeds)}. Top-1 on what was held "
         "out, after the last epoch. The best mean wins, of equal ones the first.",
         "",
-        "| arm | configuration, beside what the arm sets | held-out top-1 | |",
-        "|---|---|---:|---|",
+        "| arm | configuration, beside what the arm sets | held-out top-1 | less the first, points, by seed | |",
+        "|---|---|---:|---:|---|",
     ]
     for arm, tried in tuning["arms"].items():
         for one in tried:
             score = "failed" if one["mean"] is None else percent(one["mean"])
-            lines.append(f"| {arm} | {_values(one['values'])} | {score} | {'chosen' if one['chosen'] else ''} |")
+            less = ", ".join(map(points, one["differences"] or [])) or "–"
+            won = "chosen" if one["chosen"] else ""
+            lines.append(f"| {arm} | {_values(one['values'])} | {score} | {less} | {won} |")
     lines += ["", "## Arms", "", "| arm | method | sets |", "|---|---|---|"]
     lines += [
         f"| {arm.name} | {f'`{arm.method}`' if arm.method else 'of the setting'} | {_values(arm.set)} |"
         for arm in study.arms
     ]
-    lines += ["", "## Plots", ""]
-    lines += [f"![{CAPTIONS[title]}]({file})\n\n{CAPTIONS[title]}\n" for title, file in figures.items()]
-    seen = {
-        json.dumps([run["versions"], run["device"]]) for each in content["settings"].values() for run in each["runs"]
-    }
+    if figures:
+        lines += ["", "## Plots"]
+    for title, file in figures.items():
+        lines += ["", f"![{CAPTIONS[title]}]({file})", "", CAPTIONS[title]]
     lines += [
+        "",
         "## Versions",
         "",
-        f"Final seeds {_list(study.seeds)}; study {study.sha256[:16]}; {content['date'][:10]}.",
+        f"Final seeds: {_list(study.seeds) or 'none'}; study {study.sha256[:16]}; {content['date'][:10]}.",
         "",
     ]
-    for versions, device in sorted(map(json.loads, seen)):
+    for device, versions in content["made_with"]:
         lines.append(f"- {device}: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     return "\n".join(lines) + "\n"
 

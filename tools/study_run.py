@@ -30,7 +30,7 @@ from compress.train import finish
 
 @dataclass
 class Progress:
-    """Where a study stands: its settings that are asked for, and their teachers (folders below runs/teachers)."""
+    """Where a study stands: the settings of its final runs, and all teachers (folders below runs/teachers)."""
 
     study: Study
     settings: list[str]

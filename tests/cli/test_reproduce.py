@@ -226,6 +226,30 @@ def test_an_arm_that_diverges_is_a_result_and_is_not_tried_again(tmp_path: Path)
     assert not re.search(r"in lockstep|left: | 1/3  loss|failed", again.stderr), again.stderr
 
 
+def test_a_study_without_final_seeds_is_a_search_that_never_looks_at_the_official_split(tmp_path: Path) -> None:
+    study = yaml.safe_load(SMOKE.read_text())
+    study["tune"]["seeds"], study["seeds"] = [100, 101], []
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    result = reproduce(cwd=tmp_path, study=path)
+    assert result.returncode == 0, result.stderr
+    assert "left: " not in result.stderr
+    manifests = {path.parent.name: path for path in (tmp_path / "runs/smoke").glob("*/manifest.json")}
+    top1 = {name: json.loads(path.read_text())["student_top1"] for name, path in manifests.items()}
+    arms = ("ce", "kd", "ka+dtd")
+    assert set(top1) == {f"tune-{arm}-{number}-s{seed}" for arm in arms for number in (0, 1) for seed in (100, 101)}
+    assert len(list((tmp_path / "runs/teachers").iterdir())) == 1
+    results = tmp_path / "runs/smoke-results"
+    assert sorted(each.name for each in results.iterdir()) == ["smoke.json", "smoke.md"]
+    table = (results / "smoke.md").read_text()
+    for arm in arms:
+        less = [100 * (top1[f"tune-{arm}-1-s{seed}"] - top1[f"tune-{arm}-0-s{seed}"]) for seed in (100, 101)]
+        row = next(line for line in table.splitlines() if line.startswith(f"| {arm} | `") and "%" in line)
+        assert [float(value) for value in row.split("|")[4].split(",")] == pytest.approx(less, abs=0.006)
+    ((device, versions),) = json.loads((results / "smoke.json").read_text())["made_with"]
+    assert f"- {device}: " in table and f"torch {versions['torch']}" in table
+
+
 def test_a_teacher_of_the_same_recipe_with_other_bits_is_refused(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "runs", tmp_path / "runs")
     for facts in (tmp_path / "runs/teachers").glob("*/model/facts.json"):
