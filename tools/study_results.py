@@ -29,9 +29,9 @@ from export.sweep_results import Sweep, compare
 
 SCHEMA_VERSION = 1
 _COMPARED = (
-    "What won there is used in every setting. Each setting has one teacher, trained on the rest of train, in tuning and "
-    "afterwards. The final students are trained on all of train and evaluated on the official split after the last "
-    "epoch. Differences are paired by seed."
+    "What won there is used in every setting. Each setting has one teacher, trained on the rest of train, in tuning "
+    "and afterwards. The final students are trained on all of train and evaluated on the official split after the "
+    "last epoch. Differences are paired by seed."
 )
 _SEARCHED = "It is a search alone, without final runs."
 
