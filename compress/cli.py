@@ -11,7 +11,7 @@ import click
 
 from compress import launch, streams
 from compress.commands import deploy, manage, train
-from compress.errors import CompressError, Interrupted, MachineError, UsageError
+from compress.errors import CompressError, Interrupted, MachineError, UsageError, is_out_of_memory
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -79,9 +79,11 @@ def _run(debug: bool) -> int:
     except OSError as error:
         streams.silence(1)  # it may be stdout that cannot be written
         return _fail(MachineError(f"{error.filename or 'stdout'}: {error.strerror or error}"), debug)
-    except MemoryError as error:
-        return _fail(MachineError(f"not enough memory: {error}", "Use smaller batches, or a larger machine."), debug)
     except Exception as error:  # noqa: BLE001 - the last resort: a fault of ours, said as one
+        if is_out_of_memory(error):
+            return _fail(
+                MachineError(f"not enough memory: {error}", "Use smaller batches, or a larger machine."), debug
+            )
         if debug:
             traceback.print_exc()
         first = (str(error).strip().splitlines() or [""])[0]

@@ -3,6 +3,8 @@
 Everything raised on purpose for a user is a CompressError; cli.py prints it as one line, `error: WHAT. HINT`.
 """
 
+import sys
+
 EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_ENVIRONMENT = 4
@@ -54,6 +56,16 @@ class GateError(CompressError):
     """A measured value misses its limit."""
 
     code = EXIT_GATE
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """The device's or the host's memory was too small. torch says the host's by a plain RuntimeError."""
+    torch = sys.modules.get("torch")  # not imported for this: whoever raises its error has done so
+    return (
+        isinstance(error, MemoryError)
+        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+    )
 
 
 class Interrupted(BaseException):

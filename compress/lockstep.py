@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compress.batches import PHASES
-from compress.errors import CompressError, Interrupted, MachineError
+from compress.errors import CompressError, Interrupted, MachineError, is_out_of_memory
 from compress.run import Run
 from compress.train import Position
 
@@ -77,15 +77,16 @@ class _Trainee:
         except CompressError as error:
             traceback.clear_frames(error.__traceback__)  # they hold the model of a run that is over
             self.position, self.outcome = None, error
-        except torch.OutOfMemoryError as error:
-            traceback.clear_frames(error.__traceback__)
-            self.position = None
-            self.outcome = MachineError(
-                f"the device's memory is too small for {self.name} beside what is there",
-                "Put fewer runs into the sweep, or lower train.batch_size.",
-            )
         except Exception as error:  # noqa: BLE001 - a fault of ours, raised when the others have ended
-            self.position, self.fault = None, error
+            self.position = None
+            if is_out_of_memory(error):
+                traceback.clear_frames(error.__traceback__)
+                self.outcome = MachineError(
+                    f"the memory is too small for {self.name} beside what is there",
+                    "Put fewer runs into the sweep, or lower train.batch_size.",
+                )
+            else:
+                self.fault = error
         finally:
             self.random = _random_state()
             _set_random_state(others)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from compress import console
-from compress.errors import MachineError
+from compress.errors import MachineError, is_out_of_memory
 from compress.state import Training, loss_parts
 
 
@@ -32,7 +32,9 @@ def outlook(state: Training, epochs: int) -> str:
 def memory_explained(state: Training) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
         if state.world.size > 1:  # a pass takes all processes, and the others may have room
             hint = "Lower train.batch_size, or start more processes"
@@ -56,8 +58,10 @@ def _batch_size_that_fits(state: Training) -> int:
             torch.cuda.empty_cache()
         try:
             _seconds_per_step(state, size)
-        except torch.OutOfMemoryError:
-            continue
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                continue
+            raise
         return size
     return 0
 

@@ -47,12 +47,13 @@ def test_a_student_that_diverges_leaves_its_teacher_and_the_finished_run_alone(
     ]
 
 
+@pytest.mark.parametrize("whose", ["host", "device"])
 def test_out_of_memory_names_a_batch_size_that_fits_and_the_folder_can_be_resumed(
-    command: Command, tiny_recipe: Path, tmp_path: Path
+    command: Command, tiny_recipe: Path, tmp_path: Path, whose: str
 ) -> None:
     """By fault injection here; tests/gpu has the same with a device's real limit."""
     out = tmp_path / "run"
-    result = command("distill", tiny_recipe, "--out", out, cwd=tmp_path, **faulty("out-of-memory"))
+    result = command("distill", tiny_recipe, "--out", out, cwd=tmp_path, **faulty(f"out-of-memory {whose}"))
     assert_fails(result, 4, "out of memory at epoch 1, step 1", "batches of 16", "train.batch_size=8 fits")
     again = ("distill", tiny_recipe, "--out", out, "--resume", "--json")
     result = command(*again, "--set", "train.batch_size=8", cwd=tmp_path)

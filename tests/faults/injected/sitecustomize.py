@@ -3,7 +3,7 @@
 FAULT is one of
     kill EVENT PATH N   SIGKILL just before the Nth time that audit event EVENT touches a path that matches PATH
     slow-sync SECONDS   every fsync takes that long
-    out-of-memory       the first step of an optimiser finds the device's memory full
+    out-of-memory WHOSE the first step of an optimiser finds the memory full: of the host, or of the device
     clock               the wall clock jumps back an hour each time it is read
     list EVENT          every EVENT with its path, a line each, into the file of FAULT_LOG
 """
@@ -48,7 +48,7 @@ def slow_sync(seconds: str) -> None:
     os.fsync = slow
 
 
-def out_of_memory() -> None:
+def out_of_memory(whose: str) -> None:
     """Patches torch's SGD as soon as it has been imported."""
 
     class Finder:
@@ -58,6 +58,8 @@ def out_of_memory() -> None:
                 import torch
 
                 def full(*_: object, **__: object) -> None:
+                    if whose == "host":
+                        torch.empty(1 << 55)
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
                 torch.optim.SGD.step = full
