@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress import features
 from compress.adversarial import Discriminator, adversarial_losses, count_classes
+from compress.errors import UsageError
 from compress.methods import Adjust
 from compress.parallel import ALONE, World
 from compress.recipe import Term
@@ -28,7 +29,8 @@ _FEATURE_LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 _LOOK_ACROSS_THE_BATCH = {"similarity_preserving", "relational", "dist"}
 _NEED_EQUAL_CHANNELS = {"fitnet"}
-_NEED_EQUAL_SIZE = {"fitnet", "attention_transfer", "neuron_selectivity"}
+_COMPARE_PIXELS = {"attention_transfer", "neuron_selectivity"}
+_NEED_EQUAL_SIZE = {"fitnet", *_COMPARE_PIXELS}
 _NOT_OPTIONS = {"name", "weight", "schedule", "student", "teacher", "temperature", "lr", "width"}
 
 
@@ -138,9 +140,22 @@ class Terms(nn.Module):
 
 
 def tap(model: nn.Module, terms: Sequence[Term], images: Tensor, *, role: str) -> Tap:
-    """What records the features of that role which the terms name. Raises UsageError for one that is none."""
-    names = [term.student if role == "student" else term.teacher for term in terms if isinstance(term, FeatureTerm)]
-    return Tap(model, names, images, role=role)
+    """What records the features of that role which the terms name.
+
+    Raises UsageError for one that is none, and for one of a single pixel under a loss that compares pixels: it is 0.
+    """
+    names = {
+        term: term.student if role == "student" else term.teacher for term in terms if isinstance(term, FeatureTerm)
+    }
+    found = Tap(model, names.values(), images, role=role)
+    for term, name in names.items():
+        path = found.paths[name]
+        if term.name in _COMPARE_PIXELS and found.shapes[path][1:] == (1, 1):
+            raise UsageError(
+                f"{term.name} compares the pixels of a map, and {path!r} of the {role} has one",
+                "Name earlier modules as student: and teacher: of the term, such as layer2.",
+            )
+    return found
 
 
 def _part_names(terms: Sequence[Term]) -> list[str]:

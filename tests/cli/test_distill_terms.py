@@ -93,6 +93,11 @@ def test_sigterm_saves_and_resume_ends_at_the_same_weights(tmp_path: Path) -> No
         ("{name: fitnet, student: layer5}", ["student has no feature 'layer5'", "Nearest:", "layer4", "layer3"]),
         ("{name: fitnet, teacher: layer5}", ["teacher has no feature 'layer5'", "Nearest:", "layer4", "layer3"]),
         ("{name: fitnet, student: layer1.0.bn1}", ["feature 'layer1.0.bn1' of the student", "in place"]),
+        ("{name: attention_transfer}", ["attention_transfer compares the pixels", "'layer4' of the student has one"]),
+        (
+            "{name: neuron_selectivity, student: layer1, teacher: fc}",
+            ["neuron_selectivity compares the pixels", "'fc' of the teacher has one"],
+        ),
         ("{name: rkd}", ["unknown name 'rkd'", "Did you mean relational?"]),
     ],
 )
