@@ -1,11 +1,13 @@
 """Exported files that several tests look at, made once."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from compress.errors import MachineError
@@ -46,6 +48,20 @@ def data() -> Digits:
 @pytest.fixture(scope="session")
 def trained(data: Digits) -> nn.Module:
     return trained_net(data)
+
+
+@pytest.fixture(scope="session")
+def hostile(trained: nn.Module) -> nn.Module:
+    """The trained net with weights in its second convolution far beyond the others, for a channel that is always 0.
+
+    In float they change nothing; in 8 bits all other weights of those filters round to 0.
+    """
+    model = copy.deepcopy(trained)
+    first, norm, _, second = list(model.children())[:4]
+    with torch.no_grad():
+        first.weight[0], norm.weight[0], norm.bias[0] = 0, 0, -1.0
+        second.weight[:8, 0, 1, 1] = 300.0
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from torch import nn
 from compress.errors import CompressError, GateError, MachineError
 from compress.recipe import Export
 from export.pipeline import export_student
+from export.quantize import Quantizer
 from export.sidecar import check_engine
 from export.trt import tensorrt
 from tests.export.classifiers import Digits, float_logits, normalised
@@ -83,6 +84,26 @@ def test_measured_accuracies_are_those_of_the_files(
     assert record["files"]["student.onnx"]["top1"] == pytest.approx(accuracy_score(data.eval_labels, by_torch))
     assert record["files"]["student.int8.onnx"]["float_layers"] == []
     assert record["files"]["student.int8.onnx"]["int8_macs"] == 1.0
+
+
+def test_what_int8_would_lose_without_layers_in_float_is_measured(
+    hostile: nn.Module, data: Digits, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"max_int8_top1_drop": 0.0, "min_int8_macs": 0.1})
+    said: list[str] = []
+    record = export_student(
+        hostile, out_dir=tmp_path, data=data, settings=settings, precisions=("int8",), log=said.append
+    )["files"]["student.int8.onnx"]
+    assert record["float_layers"] == ["3/Conv"]
+    indices = json.loads((tmp_path / "export.json").read_text())["calibration"]["indices"]
+    quantizer = Quantizer(tmp_path / "student.onnx", data.train_images[indices], data.mean, data.std)
+    quantizer.write(tmp_path / "all.onnx", target="ort")
+    for entry, file in (("drop_all_int8", "all.onnx"), ("drop", "student.int8.onnx")):
+        here = predictions(tmp_path / file, data.eval_images)
+        assert record[entry]["candidate_top1"] == pytest.approx(accuracy_score(data.eval_labels, here))
+    assert record["drop_all_int8"]["low"] > 0.0
+    line = next(line for line in said if "in float to lose" in line)
+    assert f"not {100 * record['drop_all_int8']['drop']:.2f}: 3/Conv" in line
 
 
 def test_metadata_says_all_that_a_deployer_needs(result: tuple[Path, dict], data: Digits) -> None:
