@@ -65,6 +65,18 @@ class Training:
         """By their names in a checkpoint."""
         return {"optimizer": self.optimizer} | ({} if self.adversary is None else {"adversary": self.adversary})
 
+    def begin_training(self) -> None:
+        """Puts the model into train mode.
+
+        BatchNorm keeps its statistics where inputs are quantised: their ranges are then those of inference. The
+        statistics of a batch give others, most of all where a map has few pixels.
+        """
+        self.model.train()
+        if self.phase == "quantize":
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
     def zero_grad(self) -> None:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()

@@ -148,7 +148,7 @@ def run_epoch(
     parameters = [parameter for parameter in state.trained.parameters() if parameter.requires_grad]
     opponents = [] if state.terms is None else list(state.terms.discriminators.parameters())
     state.watch = DivergenceWatch(device, state.step, terms=state.terms.parts if state.terms is not None else ())
-    state.model.train()
+    state.begin_training()
     now = shown = saved = time.perf_counter()
     while state.step < batches.steps_per_epoch:
         stop, due = interrupted.before_step(save=now - saved > 60 * state.settings.checkpoint_minutes)

@@ -1,11 +1,13 @@
 """`train.quantize` with the real command: as a part of a run, added to a finished one, and interrupted."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from compress.metrics import read_metrics
 from tests.conftest import Command
@@ -26,10 +28,18 @@ def test_a_finished_run_is_fine_tuned_for_int8_to_the_student_of_one_go(
 
     first = json.loads(command("distill", tiny_recipe, "--out", "later", "--json", cwd=tmp_path).stdout)
     assert first["student_sha256"] != whole["student_sha256"]
+    student = tmp_path / "later" / "student" / "model.safetensors"
+    shutil.copyfile(student, tmp_path / "before.safetensors")
     assert first["teacher"]["sha256"] == whole["teacher"]["sha256"]  # the same teacher serves both
     added = command("distill", tiny_recipe, *SET, "--out", "later", "--resume", "--json", cwd=tmp_path)
     assert added.returncode == 0, added.stderr
     assert json.loads(added.stdout)["student_sha256"] == whole["student_sha256"]
+
+    before, after = (load_file(path) for path in (tmp_path / "before.safetensors", student))
+    statistics = {name for name in before if "running_" in name}
+    assert statistics
+    for name in before:
+        assert name.endswith("num_batches_tracked") or before[name].equal(after[name]) == (name in statistics), name
 
     exported = command("export", "later", "--precision", "fp32", "--precision", "int8", cwd=tmp_path)
     assert exported.returncode in (0, 6), exported.stderr  # such a small student may miss its gate
