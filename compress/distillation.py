@@ -208,10 +208,11 @@ def _distill_into(
         views=_views(recipe, dataset, supervising, config, device),
         **common,
     )
+    ranges = None
     if recipe.train.quantize is None:
         world.from_leader(lambda: MetricsLog(run.path).keep_before("quantize", 0))
     else:
-        yield from quantize.fine_tune(trained, run, recipe.train, provenance=provenance, **common)
+        ranges = yield from quantize.fine_tune(trained, run, recipe.train, provenance=provenance, **common)
     result = accuracy(logits_of(trained, splits.evaluation), splits.evaluation.labels)
     sha256 = world.from_leader(lambda: models.save_model(trained, run.student, dataset))
     return {
@@ -230,6 +231,7 @@ def _distill_into(
         "student_top1": result.top1,
         "student_balanced_top1": result.balanced_top1,
         "student_sha256": sha256,
+        "int8_input_ranges": ranges,
     }
 
 

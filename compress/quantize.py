@@ -1,7 +1,8 @@
 """Quantisation-aware fine-tuning: convolutions and linear layers compute with what INT8 would leave of their inputs and
 weights, under the teacher and supervision of before.
 
-In: a trained float student. Out: the same student with weights that bear INT8. The quantisers are torch.ao's: straight
+In: a trained float student. Out: the same student with weights that bear INT8, and the range of each layer's input that
+they were fine-tuned to, with which it is to be exported. The quantisers are torch.ao's: straight
 through, with ranges that follow the data. Of the two INT8 graphs that an export writes (export.quantize) they imitate
 the coarser, TensorRT's: symmetric, one scale for an input, one for each channel of a weight. A weight's scale for each
 channel also holds for the weight that a BatchNorm is later folded into.
@@ -39,8 +40,8 @@ _RANGE = {"quant_min": -127, "quant_max": 127, "dtype": torch.qint8}
 
 def fine_tune(
     student: nn.Module, run: Run, settings: Train, *, provenance: dict[str, Any], **training: Any
-) -> Generator[Position, None, None]:
-    """Fine-tunes the student in place for settings.quantize_epochs, resumable as any training.
+) -> Generator[Position, None, dict[str, list[float]]]:
+    """Fine-tunes the student in place for settings.quantize_epochs, resumable as any training. Returns `input_ranges`.
 
     provenance and training: what `compress.train.train` takes and these settings do not say.
     """
@@ -61,6 +62,7 @@ def fine_tune(
         **training,
     )
     student.load_state_dict(float_weights(quantized))
+    return input_ranges(quantized)
 
 
 def _remove_others(checkpoints: Path, provenance: dict[str, Any], epochs: int) -> None:
@@ -95,6 +97,17 @@ def float_weights(quantized: nn.Module) -> dict[str, Tensor]:
             continue
         weights[name.replace(prefix, "").removesuffix(suffix)] = value
     return weights
+
+
+def input_ranges(quantized: nn.Module) -> dict[str, list[float]]:
+    """[lowest, highest] input of each layer in training, a moving average over batches, by the layer's name."""
+    found = {}
+    for name, layer in quantized.named_modules():
+        if isinstance(layer, LAYERS):
+            observer: Any = layer.get_submodule(_INPUT).activation_post_process
+            if torch.isfinite(observer.min_val):  # what never ran saw nothing
+                found[name] = [observer.min_val.item(), observer.max_val.item()]
+    return found
 
 
 def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -81,13 +81,15 @@ def activation_ranges(
 
 def _plain(ranges: dict[str, tuple[np.ndarray, np.ndarray]]) -> TensorsData:
     """Every method ends in a plain range, whatever it was computed from."""
-    data: dict[str, TensorData | tuple] = {
-        name: TensorData(lowest=_scalar(low), highest=_scalar(high)) for name, (low, high) in ranges.items()
-    }
+    data: dict[str, TensorData | tuple] = {name: plain_range(low, high) for name, (low, high) in ranges.items()}
     return TensorsData(CalibrationMethod.MinMax, data)
 
 
-def _scalar(value: np.ndarray) -> np.ndarray:
+def plain_range(low: np.ndarray | float, high: np.ndarray | float) -> TensorData:
+    return TensorData(lowest=_scalar(low), highest=_scalar(high))
+
+
+def _scalar(value: np.ndarray | float) -> np.ndarray:
     """Minmax comes as [1], the histograms as scalars."""
     return np.asarray(value, np.float32).reshape(())
 

@@ -72,6 +72,7 @@ def export_run(
             data=dataset,
             preprocess=preprocess,
             provenance={**source, "weights_sha256": manifest["student_sha256"]},
+            input_ranges=manifest.get("int8_input_ranges"),
             **shared,
         )
         if teacher:

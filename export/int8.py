@@ -40,6 +40,7 @@ def int8_files(stage: Stage, formats: Collection[str], progress: Callable[[str, 
         data.std,
         method=settings.calibration_method,
         threads=stage.threads,
+        input_ranges=stage.input_ranges,
     )
     stage.record["calibration"] = {
         "split": "train",

@@ -6,7 +6,7 @@ file has its final name only once it passed; where a gate fails nothing is left 
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -44,19 +44,21 @@ def export_student(
     precisions: Collection[Precision] = ("fp32",),
     preprocess: bool = False,
     provenance: Mapping[str, str] | None = None,
+    input_ranges: Mapping[str, Sequence[float]] | None = None,
     threads: int | None = None,
     log: Callable[[str], None] = lambda line: None,
     progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
 ) -> dict[str, Any]:
     """Export `model` and return what export.json holds.
 
-    `provenance`: strings for the metadata of the files, such as run, recipe_sha256, weights_sha256. `log`: one line for
+    `provenance`: strings for the metadata of the files, such as run, recipe_sha256, weights_sha256. `input_ranges`: of
+    a model that was fine-tuned for INT8, (lowest, highest) input by layer; the rest is calibrated. `log`: one line for
     each file. `progress`: (phase, done, total) of long steps.
     Raises GateError when a limit is missed, MachineError when `formats` asks for TensorRT and there is none; the ONNX
     files that passed are then there, and export.json says what was not. A file that an earlier export made of the same
     weights (`provenance`'s weights_sha256), data, settings and versions is not made again.
     """
-    stage = Stage(name, out_dir, data, settings, threads, log)
+    stage = Stage(name, out_dir, data, settings, threads, input_ranges, log)
     stage.record = _header(stage, formats, precisions, provenance or {})
     _continue_earlier(stage)
     if "trt" in formats:
@@ -98,6 +100,7 @@ def _header(
         "settings": stage.settings.model_dump(mode="json"),
         "data_sha256": stage.data.sha256,
         "eval_images": len(stage.data.eval_images),
+        "int8_input_ranges": stage.input_ranges,
         "versions": {package: version(package) for package in packages},
         "files": {},
     }
@@ -110,7 +113,7 @@ def _continue_earlier(stage: Stage) -> None:
         settings = {key: value for key, value in record["settings"].items() if key not in _ENGINE_SETTINGS}
         versions = {key: value for key, value in record["versions"].items() if key != "tensorrt"}
         source = {key: value for key, value in record["provenance"].items() if key != "run"}  # it may be renamed
-        return settings, versions, source, record["data_sha256"], record["eval_images"]
+        return settings, versions, source, *(record[key] for key in ("data_sha256", "eval_images", "int8_input_ranges"))
 
     try:
         earlier = json.loads(stage.record_path.read_text(encoding="utf-8"))

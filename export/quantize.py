@@ -7,7 +7,7 @@ unsigned activations and stored 8-bit weights (fast on x86); `trt` is signed and
 import platform
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from compress.errors import InputError, UsageError
-from export.calibrate import Method, activation_ranges
+from export.calibrate import Method, activation_ranges, plain_range
 from export.macs import WEIGHTED
 from export.onnx_file import get_metadata, load, save, set_metadata
 from export.runtimes import open_session
@@ -43,7 +43,8 @@ TRT_OPTIONS = {
 class Quantizer:
     """One model, calibrated once; `write` then makes as many quantised files of it as are needed.
 
-    `calibration`: uint8 images [N, H, W, C] of the training split. `mean`, `std`: per channel in 0..1.
+    `calibration`: uint8 images [N, H, W, C] of the training split. `mean`, `std`: per channel in 0..1. `input_ranges`:
+    (lowest, highest) input by layer, where training has settled it; nodes are named LAYER/OPERATOR.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Quantizer:
         *,
         method: Method = "percentile",
         threads: int | None = None,
+        input_ranges: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         if len(calibration) == 0:
             raise UsageError("there are no calibration images", "Set export.calibration_images to 1 or more")
@@ -68,6 +70,11 @@ class Quantizer:
             self.ranges = activation_ranges(
                 prepared, calibration, mean, std, method=method, op_types=ORT_OPS, threads=threads
             )
+
+        for node in self.model.graph.node:
+            settled = (input_ranges or {}).get(node.name.rpartition("/")[0])
+            if node.op_type in WEIGHTED and settled is not None:
+                self.ranges[node.input[0]] = plain_range(*settled)
 
     @property
     def layers(self) -> list[str]:

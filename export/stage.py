@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,17 @@ def record_file(name: str) -> str:
 
 @dataclass
 class Stage:
-    """One export. `record` becomes export.json; `earlier` holds the entries of files that need not be made again."""
+    """One export. `record` becomes export.json; `earlier` holds the entries of files that need not be made again.
+
+    `input_ranges`: what training has settled of INT8, (lowest, highest) input by layer; None where it has not.
+    """
 
     name: str
     out_dir: Path
     data: Dataset
     settings: Export
     threads: int | None
+    input_ranges: Mapping[str, Sequence[float]] | None
     log: Callable[[str], None]
     record: dict[str, Any] = field(default_factory=dict)
     earlier: dict[str, Any] = field(default_factory=dict)

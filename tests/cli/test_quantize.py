@@ -41,9 +41,17 @@ def test_a_finished_run_is_fine_tuned_for_int8_to_the_student_of_one_go(
     for name in before:
         assert name.endswith("num_batches_tracked") or before[name].equal(after[name]) == (name in statistics), name
 
+    settled = json.loads(added.stdout)["int8_input_ranges"]
+    checkpoint = load_file(max((tmp_path / "later" / "checkpoints-quantize").glob("*.safetensors")))
+    observed = ".input_quantizer.activation_post_process."
+    for layer, limits in settled.items():
+        assert limits == [checkpoint[f"model.{layer}{observed}{end}_val"].item() for end in ("min", "max")]
+    assert len(settled) == sum(name.endswith(".input_quantizer.scale") for name in checkpoint)
+
     exported = command("export", "later", "--precision", "fp32", "--precision", "int8", cwd=tmp_path)
     assert exported.returncode in (0, 6), exported.stderr  # such a small student may miss its gate
     assert (tmp_path / "later" / "export" / "student.onnx").exists()
+    assert json.loads((tmp_path / "later" / "export" / "export.json").read_text())["int8_input_ranges"] == settled
 
 
 @pytest.mark.slow
