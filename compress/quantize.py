@@ -2,10 +2,10 @@
 weights, under the teacher and supervision of before.
 
 In: a trained float student. Out: the same student with weights that bear INT8, and the range of each layer's input that
-they were fine-tuned to, with which it is to be exported. The quantisers are torch.ao's: straight
-through, with ranges that follow the data. Of the two INT8 graphs that an export writes (export.quantize) they imitate
-the coarser, TensorRT's: symmetric, one scale for an input, one for each channel of a weight. A weight's scale for each
-channel also holds for the weight that a BatchNorm is later folded into.
+they were fine-tuned to, with which it is to be exported. The quantisers are torch.ao's: straight through, with ranges
+that follow the data. Of the two INT8 graphs that an export writes (export.quantize) they imitate the coarser,
+TensorRT's: symmetric, one scale for an input, one for each channel of a weight. A weight's scale for each channel also
+holds for the weight that a BatchNorm is later folded into.
 """
 
 import copy
