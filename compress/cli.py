@@ -11,7 +11,7 @@ import click
 
 from compress import launch, streams
 from compress.commands import deploy, manage, train
-from compress.errors import CompressError, Interrupted, MachineError, UsageError, is_out_of_memory
+from compress.errors import CompressError, FaultError, Interrupted, MachineError, UsageError, fault, is_out_of_memory
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -86,8 +86,7 @@ def _run(debug: bool) -> int:
             )
         if debug:
             traceback.print_exc()
-        first = (str(error).strip().splitlines() or [""])[0]
-        return _end(1, f"{type(error).__name__}: {first} This is a fault in compress: please report it, with --debug.")
+        return _end(FaultError.code, str(fault(error)))
 
 
 def _fail(error: CompressError, debug: bool) -> int:

@@ -4,6 +4,7 @@ Everything raised on purpose for a user is a CompressError; cli.py prints it as 
 """
 
 import sys
+import traceback
 
 EXIT_USAGE = 2
 EXIT_INPUT = 3
@@ -56,6 +57,25 @@ class GateError(CompressError):
     """A measured value misses its limit."""
 
     code = EXIT_GATE
+
+
+class FaultError(CompressError):
+    """What nobody foresaw."""
+
+
+def fault(error: BaseException) -> FaultError:
+    """An unforeseen error as one line. Its traceback is a note, which --debug prints and which other processes get."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    found = FaultError(
+        f"{type(error).__name__}: {first}", "This is a fault in compress: please report it, with --debug."
+    )
+    found.add_note("".join(traceback.format_exception(error)))
+    return found
+
+
+def install_extra(name: str) -> str:
+    """The hint where an optional library is missing: how this very Python gets it."""
+    return f"{sys.executable} -m pip install 'compress[{name}]'"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

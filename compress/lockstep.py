@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compress.batches import PHASES
-from compress.errors import CompressError, Interrupted, MachineError, is_out_of_memory
+from compress.errors import CompressError, Interrupted, MachineError, fault, is_out_of_memory
 from compress.run import Run
 from compress.train import Position
 
@@ -23,8 +23,7 @@ def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
     """Each run ends at the same bits as alone: it has a random stream of its own.
 
     The first run makes a teacher that they share before the next begins. Where a run fails, the others go on. Raises
-    Interrupted after a signal, once every run that had begun is saved, and what is no CompressError once the others
-    have ended.
+    Interrupted after a signal, once every run that had begun is saved.
     """
     trainees = [_Trainee(name, steps) for name, steps in runs.items()]
     begun: list[_Trainee] = []
@@ -43,9 +42,6 @@ def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
     finally:
         for trainee in begun:
             trainee.steps.close()
-    for trainee in trainees:
-        if trainee.fault is not None:
-            raise trainee.fault
     return {trainee.name: trainee.outcome for trainee in trainees if trainee.outcome is not None}
 
 
@@ -57,7 +53,6 @@ class _Trainee:
     steps: Steps
     position: Position | None = None
     outcome: Outcome | None = None
-    fault: Exception | None = None
     random: list[Tensor] = field(default_factory=lambda: _random_state())
 
     @property
@@ -77,16 +72,14 @@ class _Trainee:
         except CompressError as error:
             traceback.clear_frames(error.__traceback__)  # they hold the model of a run that is over
             self.position, self.outcome = None, error
-        except Exception as error:  # noqa: BLE001 - a fault of ours, raised when the others have ended
-            self.position = None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on
+            self.position, self.outcome = None, fault(error)
             if is_out_of_memory(error):
-                traceback.clear_frames(error.__traceback__)
                 self.outcome = MachineError(
                     f"the memory is too small for {self.name} beside what is there",
                     "Put fewer runs into the sweep, or lower train.batch_size.",
                 )
-            else:
-                self.fault = error
+            traceback.clear_frames(error.__traceback__)
         finally:
             self.random = _random_state()
             _set_random_state(others)

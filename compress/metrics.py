@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from compress import files
-from compress.errors import MachineError
+from compress.errors import MachineError, install_extra
 
 METRICS = "metrics.jsonl"
 
@@ -22,9 +22,7 @@ class MetricsLog:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise MachineError(
-                    "train.tensorboard needs TensorBoard", "pip install 'compress[tensorboard]'"
-                ) from None
+                raise MachineError("train.tensorboard needs TensorBoard", install_extra("tensorboard")) from None
             self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def keep_before(self, phase: str, epoch: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from compress.errors import InputError, Interrupted, MachineError
+from compress.errors import CompressError, InputError, Interrupted, MachineError, fault, install_extra
 from compress.interrupts import deferred
 from compress.lockstep import Outcome
 from compress.run import finished_run
@@ -35,7 +35,7 @@ def run_on_ray(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: st
     try:
         import ray
     except ImportError:
-        raise MachineError("--engine ray needs Ray", "pip install 'compress[ray]'") from None
+        raise MachineError("--engine ray needs Ray", install_extra("ray")) from None
     # What workers print belongs to stderr, as everything does that is no result.
     with contextlib.redirect_stdout(sys.stderr), _cluster(ray), deferred() as interrupted:
         gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
@@ -81,13 +81,16 @@ def _work(
 
 
 def _outcomes(ray: Any, task: Any, group: Sequence[Cell]) -> dict[str, Outcome]:
-    """What the task returned. Raises what is a fault in the runs' code; a task that Ray gave up is an outcome."""
+    """What the task returned, or for each of its runs why it did not."""
     try:
         return ray.get(task)
     except ray.exceptions.RayTaskError as error:
-        if not isinstance(error.cause, WorkerStopped):
-            raise
-        return {cell.name: _left(cell, error) for cell in group}
+        if isinstance(error.cause, WorkerStopped):
+            return {cell.name: _left(cell, error) for cell in group}
+        reason: CompressError = fault(error.cause if isinstance(error.cause, Exception) else error)
+        if "failed to import on the worker" in str(error):
+            reason = MachineError("a Ray worker cannot import compress", "Install the same version on every node.")
+        return {cell.name: reason for cell in group}
     except ray.exceptions.RayError as error:
         return {cell.name: _left(cell, error) for cell in group}
 
@@ -110,11 +113,11 @@ def _cluster(ray: Any) -> Iterator[None]:
     try:
         if place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
             # Ray itself tries for minutes.
-            socket.create_connection((place[1], int(place[2])), timeout=_ANSWER_SECONDS).close()
+            socket.create_connection((place[1].strip("[]"), int(place[2])), timeout=_ANSWER_SECONDS).close()
         ray.init(address=address, logging_level="warning")
-    except OSError as error:  # ConnectionError is one
+    except (OSError, ValueError, RuntimeError) as error:  # no answer, no address, other versions than the cluster's
         raise MachineError(
-            f"no Ray cluster answers at RAY_ADDRESS={address}: {error}", "Start it, or unset that."
+            f"no Ray cluster can be had at RAY_ADDRESS={address}: {error}", "Start it, or unset that."
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)

@@ -39,18 +39,13 @@ def open_run(
         return run_folder.new_run(resolved, name, out), resolved, True
     before = old.recipe
     resolved = resolve(given, device, like=before)
-    changed = [key for key in changed_keys(before, resolved) if key not in _FREE_TO_CHANGE]
+    changed = _changed(before, resolved)
     finished = old.manifest["status"] == "finished"
     extends = extend and set(changed) <= _EXTENSIONS and resolved.train.epochs >= before.train.epochs
     if changed and not extends:
-        if "student_sha256" not in old.manifest and not has_checkpoints(old.checkpoints):  # it starts afresh
+        if not _has_begun(old):
             return old if out is not None else run_folder.new_run(resolved, name, out), resolved, True
-        raise UsageError(
-            f"the recipe differs from that of {old.path} in {', '.join(changed)}",
-            "Undo that, or start a new run without --resume (train.epochs may be raised, train.quantize be changed)."
-            if extend
-            else "Runs that are compared are not extended: undo that, or have them in another folder.",
-        )
+        raise _other_recipe(old, changed, extend=extend)
     begun_by = old.manifest.get("processes", 1)
     if (changed or not finished) and begun_by != size and has_checkpoints(old.checkpoints):
         raise UsageError(
@@ -62,6 +57,31 @@ def open_run(
     if finished and changed and newest_checkpoint(old.checkpoints, warn=console.warn) is None:
         raise InputError(f"the checkpoints of {old.path} were removed, so it cannot go on", "Start a new run.")
     return old, resolved, not finished or bool(changed)
+
+
+def refuse_other_recipe(run: Run, given: Recipe) -> None:
+    """Raises UsageError where a run that is to be compared was begun with another recipe, or for fewer epochs."""
+    before = run.recipe
+    changed = _changed(before, resolve(given, torch.device("cpu"), like=before))
+    if changed and _has_begun(run):
+        raise _other_recipe(run, changed, extend=False)
+
+
+def _changed(before: Recipe, resolved: Recipe) -> list[str]:
+    return [key for key in changed_keys(before, resolved) if key not in _FREE_TO_CHANGE]
+
+
+def _has_begun(run: Run) -> bool:
+    return "student_sha256" in run.manifest or has_checkpoints(run.checkpoints)
+
+
+def _other_recipe(run: Run, changed: list[str], *, extend: bool) -> UsageError:
+    return UsageError(
+        f"the recipe differs from that of {run.path} in {', '.join(changed)}",
+        "Undo that, or start a new run without --resume (train.epochs may be raised, train.quantize be changed)."
+        if extend
+        else "Runs that are compared are not extended: undo that, or have them in another folder.",
+    )
 
 
 def _check_data_of_finished(run: Run, dataset: Dataset) -> None:

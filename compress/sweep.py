@@ -3,6 +3,8 @@
 In: a recipe file and what varies. Out: the runs, and what became of each.
 """
 
+import contextlib
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,9 +17,13 @@ from compress.batches import Shared
 from compress.distillation import distill_in_steps
 from compress.errors import CompressError, UsageError
 from compress.lockstep import Outcome, run_in_lockstep
+from compress.methods import canonical_method
 from compress.recipe import Recipe, load_recipe
-from compress.run import RUNS, Run
+from compress.resume import refuse_other_recipe
+from compress.run import MANIFEST, RUNS, Run
 from compress.strict_yaml import parse_yaml
+
+_LONGEST_ARM = 120
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,8 @@ def grid(
     out: the folder of the runs, runs/ where it is not given. A run is named after the recipe and what it has in
     particular, so that the same sweep finds its runs again. Raises UsageError for anything wrong with one of them.
     """
-    keys, choices = [], []
-    for override in varied:
-        key, separator, text = override.partition("=")
-        values = parse_yaml(f"[{text}]", f"--set {key}") if separator and text.strip() else None
-        if not values:
-            raise UsageError(f"--set {override!r} is not KEY=VALUE,VALUE", "For example: --set train.lr=0.1,0.05.")
-        keys.append(key.strip())
-        choices.append([json.dumps(value) for value in values])
+    keys, choices = _choices(varied)
+    _refuse_twice([*keys, *(["supervision.method"] if methods else []), *(["train.seed"] if seeds else [])])
     cells = []
     for method, *values in itertools.product(methods or [None], *choices):
         fixed = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
@@ -60,11 +60,39 @@ def grid(
             settings = fixed if seed is None else [*fixed, f"train.seed={seed}"]
             recipe = load_recipe(path, method=method, overrides=settings)
             arm = "-".join([recipe.supervision.method, *map(_plain, several)])
-            name = f"{path.stem}-{arm}-s{recipe.train.seed}"
+            name = f"{path.stem}-{_shortened(arm)}-s{recipe.train.seed}"
             cells.append(Cell(name, arm, recipe.train.seed, recipe, (out or RUNS) / name))
-    if doubled := [cell.name for cell in cells if [other.name for other in cells].count(cell.name) > 1]:
-        raise UsageError(f"{doubled[0]} is in the sweep twice", "Give every method, seed and value once.")
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        if (other := first.setdefault(cell.name, cell)) is cell:
+            continue
+        if other.recipe == cell.recipe:
+            raise UsageError(f"{cell.name} is in the sweep twice", "Give every method, seed and value once.")
+        raise UsageError(
+            f"two runs of the sweep would both be named {cell.name}",
+            "Their values differ in signs that a name cannot hold: sweep each value alone, with an --out of its own.",
+        )
     return cells
+
+
+def _choices(varied: Iterable[str]) -> tuple[list[str], list[list[str]]]:
+    """Keys, and for each its values as JSON."""
+    keys, choices = [], []
+    for override in varied:
+        key, separator, text = override.partition("=")
+        values = parse_yaml(f"[{text}]", f"--set {key}") if separator and text.strip() else None
+        if not values:
+            raise UsageError(f"--set {override!r} is not KEY=VALUE,VALUE", "For example: --set train.lr=0.1,0.05.")
+        keys.append(key.strip())
+        choices.append([json.dumps(value) for value in values])
+    return keys, choices
+
+
+def _refuse_twice(keys: Sequence[str]) -> None:
+    """A key that is given once more, or a part of one, would replace the values that an arm is named after."""
+    for key, other in itertools.permutations(keys, 2):
+        if other == key or other.startswith(f"{key}."):
+            raise UsageError(f"the sweep sets {other} twice", "Give every key once, with all its values.")
 
 
 def sweep(
@@ -73,8 +101,12 @@ def sweep(
     """Runs what is not finished yet, from where it stands, and returns what became of each, by name.
 
     engine: one group after another in this process, or as tasks of a Ray cluster.
-    Raises Interrupted after a signal, once all that runs is saved.
+    Raises UsageError, before anything runs, where a run was begun with another recipe, and Interrupted after a signal,
+    once all that runs is saved.
     """
+    for cell in cells:
+        if (cell.folder / MANIFEST).exists():
+            refuse_other_recipe(Run(cell.folder), cell.recipe)
     if engine == "ray":
         from compress.ray_engine import run_on_ray as run_groups
     else:
@@ -118,6 +150,9 @@ def baseline_arm(cells: Sequence[Cell], name: str | None) -> str:
     """The arm that the others are compared with, the first by default. Raises UsageError where there is none such."""
     arms = list(dict.fromkeys(cell.arm for cell in cells))
     if name is not None and name not in arms:
+        with contextlib.suppress(ValueError):
+            name = canonical_method(name)
+    if name is not None and name not in arms:
         raise UsageError(f"--baseline {name!r} is no arm of this sweep", f"Its arms are {', '.join(arms)}.")
     return name or arms[0]
 
@@ -142,7 +177,7 @@ def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[st
             manifest = outcome.manifest
             measured = {key: manifest[key] for key in ("student_top1", "teacher_top1", "student_sha256")}
             data = {key: manifest["data"][key] for key in ("name", "eval_split", "eval_images")}
-            row |= {"status": "finished", **measured, "data": data}
+            row |= {"status": "finished", **measured, "teacher_sha256": manifest["teacher"]["sha256"], "data": data}
         else:
             row |= {"status": "failed", "error": str(outcome)}
         rows.append(row)
@@ -161,3 +196,10 @@ def _plain(text: str) -> str:
     """KEY=VALUE as a part of a folder's name."""
     kept = "".join(character if character.isalnum() or character in "=._" else "_" for character in text)
     return kept.strip("_")
+
+
+def _shortened(arm: str) -> str:
+    """Always the same for an arm; file systems end at 255 bytes."""
+    if len(arm) <= _LONGEST_ARM:
+        return arm
+    return f"{arm[: _LONGEST_ARM - 9]}-{hashlib.sha256(arm.encode()).hexdigest()[:8]}"

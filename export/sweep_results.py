@@ -34,6 +34,7 @@ class SweepRun(Section):
     student_top1: float | None = None
     teacher_top1: float | None = None
     student_sha256: str | None = None
+    teacher_sha256: str | None = None
     data: EvaluatedOn | None = None
     error: str | None = None
 

@@ -7,13 +7,14 @@ library is imported when it is first needed, so the rest of the package works wi
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from compress.errors import GateError, InputError, MachineError, UsageError
+from compress.errors import GateError, InputError, MachineError, UsageError, install_extra
 from compress.files import replacing, sha256_file, write_json
 from export.macs import WEIGHTED, layer_macs
 from export.sidecar import EngineInfo, sidecar
@@ -32,9 +33,13 @@ def tensorrt() -> ModuleType:
             return importlib.import_module(name)
         except (ImportError, OSError):
             continue
-    raise MachineError(
-        "TensorRT is not installed", "pip install 'compress[trt]', or 'compress[trt-rtx]' to build without a GPU"
-    )
+    raise MachineError("TensorRT is not installed", f"{install_extra('trt')}, or [trt-rtx] to build without a GPU")
+
+
+def _get_rtx() -> str:
+    if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
+        return install_extra("trt-rtx")
+    return "it is here, and is taken once tensorrt, which goes before it, is uninstalled"
 
 
 @functools.cache
@@ -137,7 +142,7 @@ def _gpu_object(make: Callable[[], Any], what: str) -> Any:
     if made is None:
         raise MachineError(
             f"TensorRT cannot make its {what} here: {tensorrt_logger().last()}",
-            "It needs an NVIDIA GPU and driver; TensorRT for RTX builds without one: pip install 'compress[trt-rtx]'",
+            f"It needs an NVIDIA GPU and driver; TensorRT for RTX builds without one: {_get_rtx()}",
         )
     return made
 
@@ -220,7 +225,7 @@ def _configure(
         if known is None:
             raise UsageError(
                 "this TensorRT builds only for the GPU that is here",
-                "Leave export.compute_capabilities empty, or use TensorRT for RTX: pip install 'compress[trt-rtx]'",
+                f"Leave export.compute_capabilities empty, or use TensorRT for RTX: {_get_rtx()}",
             )
         config.num_compute_capabilities = len(compute_capabilities)
         for index, capability in enumerate(compute_capabilities):

@@ -1,6 +1,7 @@
 """Trainings in turns: the bits of each alone, one pass of the teacher for all, and nobody's failure is another's."""
 
 import json
+import pickle
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from compress.batches import Shared
 from compress.distillation import distill, distill_in_steps
-from compress.errors import DivergedError, Interrupted
+from compress.errors import DivergedError, FaultError, Interrupted, MachineError
 from compress.frozen import Frozen
 from compress.lockstep import Steps, run_in_lockstep
 from compress.metrics import read_metrics
@@ -153,7 +154,7 @@ def host_memory_error() -> Exception:
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), host_memory_error(), ZeroDivisionError("a fault")]
 )
-def test_an_error_that_is_none_of_ours_comes_after_the_others_have_ended(
+def test_an_error_that_is_none_of_ours_ends_its_own_run_alone(
     here: Path, recipe: Path, alone: dict[str, str], error: Exception
 ) -> None:
     def broken(steps: Steps) -> Steps:
@@ -163,11 +164,14 @@ def test_an_error_that_is_none_of_ours_comes_after_the_others_have_ended(
 
     runs = together(recipe, "kd", "labels, wider")
     runs["kd"] = broken(runs["kd"])
+    ended = run_in_lockstep(runs)["kd"]
     if "memory" in str(error):
-        assert "memory is too small for kd" in str(run_in_lockstep(runs)["kd"])
+        assert isinstance(ended, MachineError)
+        assert "memory is too small for kd" in str(ended)
     else:
-        with pytest.raises(ZeroDivisionError):
-            run_in_lockstep(runs)
+        assert isinstance(ended, FaultError)
+        assert str(ended).startswith("ZeroDivisionError: a fault. This is a fault in compress")
+        assert any("raise error" in note for note in pickle.loads(pickle.dumps(ended)).__notes__)
     assert Run(here / "labels, wider").manifest["student_sha256"] == alone["labels, wider"]
 
 

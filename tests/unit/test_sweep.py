@@ -78,7 +78,17 @@ def test_null_and_words_and_numbers_stay_what_they_are(tiny_recipe: Path) -> Non
         (["kd", "kd"], [0], [], "tiny-kd-s0 is in the sweep twice"),
         (["ka+dtd", "ka-ps+dtd-flsw"], [], [], "tiny-ka-ps+dtd-flsw-s0 is in the sweep twice"),
         ([], [1, 1], [], "twice"),
-        ([], [], ["train.lr=0.1,0.1"], "twice"),
+        ([], [], ["train.lr=0.1,0.1"], "tiny-ka-ps+dtd-flsw-train.lr=0.1-s0 is in the sweep twice"),
+        ([], [], ["train.lr=0.1,0.2", "train.lr=0.3,0.4"], "sets train.lr twice"),
+        (["kd"], [], ["supervision.method=ce,ka"], "sets supervision.method twice"),
+        ([], [1], ["train.seed=2,3"], "sets train.seed twice"),
+        (
+            [],
+            [],
+            ["student.args={},{drop_rate: 0.1}", "student.args.channels=[8, 8, 8, 8]"],
+            "student.args.channels twice",
+        ),
+        ([], [], ["data.root=a/b,a_b"], "would both be named tiny-ka-ps+dtd-flsw-data.root=_a_b-s0"),
         (["kdd"], [], [], "kdd"),
         ([], [-1], [], "train.seed"),
         ([], [], ["train.learning_rate=0.1,0.2"], "learning_rate"),
@@ -95,6 +105,15 @@ def test_anything_wrong_with_one_cell_is_a_usage_error(
         grid(tiny_recipe, methods, seeds, varied)
     assert word in str(caught.value)
     assert caught.value.code == 2
+
+
+def test_a_long_name_is_shortened_to_what_a_file_system_takes_and_stays_unique(tiny_recipe: Path) -> None:
+    terms = ", ".join(f"{{name: {name}, weight: WEIGHT}}" for name in ("dkd", "dist", "adversarial"))
+    varied = "supervision.terms=" + ",".join(f"[{terms}]".replace("WEIGHT", weight) for weight in ("0.5", "0.25"))
+    cells = grid(tiny_recipe, [], [], [varied])
+    assert all(len(cell.arm) > 120 and len(cell.name) < 140 for cell in cells)
+    assert len(set(names(cells))) == 2
+    assert names(grid(tiny_recipe, [], [], [varied])) == names(cells)
 
 
 def test_supervision_and_student_alone_may_differ_in_lockstep(tiny_recipe: Path) -> None:
@@ -120,6 +139,7 @@ def test_the_baseline_is_the_first_arm_or_one_that_is_named(tiny_recipe: Path) -
     cells = grid(tiny_recipe, ["kd", "ce"], [0, 1], [])
     assert baseline_arm(cells, None) == "kd"
     assert baseline_arm(cells, "ce") == "ce"
+    assert baseline_arm(grid(tiny_recipe, ["kd", "ka+dtd"], [], []), "ka+dtd") == "ka-ps+dtd-flsw"
     with pytest.raises(UsageError, match="kd, ce"):
         baseline_arm(cells, "dtd")
 
