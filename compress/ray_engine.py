@@ -111,7 +111,7 @@ def _cluster(ray: Any) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        if place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
+        if place := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address):
             # Ray itself tries for minutes.
             socket.create_connection((place[1].strip("[]"), int(place[2])), timeout=_ANSWER_SECONDS).close()
         ray.init(address=address, logging_level="warning")

@@ -38,14 +38,18 @@ def sweep_markdown(sweep: Sweep) -> str:
 def _rendered(template: str, sweep: Sweep, **more: Markup) -> str:
     templates = environment()
     templates.filters["p_value"] = p_value
+    teachers: dict[int, set[str | None]] = {}
+    for run in sweep.runs:
+        if run.status == "finished":
+            teachers.setdefault(run.seed, set()).add(run.teacher_sha256)
+    differences = [arm.difference for arm in sweep.arms if arm.difference is not None]
     return templates.get_template(template).render(
         sweep=sweep,
         failed=[run for run in sweep.runs if run.status == "failed"],
-        single=any(arm.finished == 1 for arm in sweep.arms),
-        alike=any(
-            arm.difference is not None and arm.difference.p is None and len(arm.difference.seeds) > 1
-            for arm in sweep.arms
-        ),
+        alone=len(sweep.arms) > 1 and not any(arm.finished for arm in sweep.arms if arm.name == sweep.baseline),
+        single=any(arm.finished == 1 for arm in sweep.arms) or any(len(each.seeds) == 1 for each in differences),
+        several_teachers=any(len(of_a_seed) > 1 for of_a_seed in teachers.values()),
+        alike=any(each.p is None and len(each.seeds) > 1 for each in differences),
         **more,
     )
 

@@ -108,6 +108,11 @@ def _differences(finished: Mapping[str, Mapping[int, SweepRun]], baseline: str) 
         same = [(reference, candidate) for reference, candidate in both if reference.data == candidate.data]
         if name != baseline and same:
             pairs[name] = same
+    return paired_differences(pairs)
+
+
+def paired_differences(pairs: Mapping[str, Sequence[tuple[SweepRun, SweepRun]]]) -> dict[str, Difference]:
+    """Of each arm the second runs less the first; Holm's p is for all arms together."""
     tests = {
         name: statistics.paired_t([_top1(run) for run, _ in same], [_top1(run) for _, run in same])
         for name, same in pairs.items()

@@ -4,6 +4,8 @@ In: what study_results.collect returned. Out: PNG bytes by title; a plot for whi
 """
 
 import io
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
@@ -35,6 +37,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _SCATTERED = 1000  # points of an arm
+_COLUMNS = 6
 
 CAPTIONS = {
     "differences": "Student top-1 less that of the baseline with the same seed: mean, 95 % interval, and every "
@@ -126,20 +129,24 @@ def _measures(content: Mapping[str, Any]) -> Figure | None:
 
 
 def _temperature(content: Mapping[str, Any]) -> Figure | None:
-    settings = content["settings"]
-    arms = {name: _by_arm(setting["runs"], lambda run: "dtd-" in run["method"]) for name, setting in settings.items()}
-    if not any(arms.values()):
+    found = {
+        name: _by_arm(setting["runs"], lambda run: "dtd-" in run["method"])
+        for name, setting in content["settings"].items()
+    }
+    arms = {name: by_arm for name, by_arm in found.items() if by_arm}
+    if not arms:
         return None
-    figure, panels = _panels(1, len(settings), height=3.0)
+    figure, panels = _panels(1, len(arms), height=3.0)
     for axes, (name, by_arm) in zip(panels[0], arms.items(), strict=True):
-        for color, (arm, runs) in zip(_SERIES, by_arm.items(), strict=False):
+        lines = itertools.product(("-", "--"), _SERIES)
+        for (style, color), (arm, runs) in zip(lines, by_arm.items(), strict=False):
             epochs = [line["epoch"] + 1 for line in runs[0]]
             low, middle, high = (_mean(runs, f"temperature_{which}") for which in ("min", "mean", "max"))
-            axes.plot(epochs, middle, color=color, label=arm, marker=".")
+            axes.plot(epochs, middle, style, color=color, label=arm, marker=".")
             axes.plot(epochs, np.stack([low, high], axis=1), color=color, linewidth=0.8, alpha=0.6)
             axes.fill_between(epochs, low, high, color=color, alpha=0.08, linewidth=0)
         _epochs(axes, name, "temperature")
-        axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
+        axes.set_ylim(top=(1 + 0.12 * max(3, math.ceil(len(by_arm) / 2))) * axes.get_ylim()[1])  # room for the legend
         axes.legend(fontsize=8, loc="upper left", ncols=2)
     return figure
 
@@ -185,23 +192,25 @@ def _epochs(axes: Axes, title: str, label: str) -> None:
 
 def _confusion(content: Mapping[str, Any]) -> Figure | None:
     """For each setting and DTD arm the first seed's student: flsw follows the cosine, cwsm the confidence."""
-    settings = {
-        name: {run["arm"]: run for run in reversed(setting["runs"]) if (run["measures"] or {}).get("temperatures")}
-        for name, setting in content["settings"].items()
-    }
-    columns = max((len(arms) for arms in settings.values()), default=0)
-    if not columns:
+    rows = []
+    for name, setting in content["settings"].items():
+        runs = {run["arm"]: run for run in reversed(setting["runs"]) if (run["measures"] or {}).get("temperatures")}
+        each = [(f"{name}: {arm}", run) for arm, run in reversed(runs.items())]
+        rows += [each[start : start + _COLUMNS] for start in range(0, len(each), _COLUMNS)]
+    if not rows:
         return None
-    figure, panels = _panels(len(settings), columns, height=2.6)
-    for row, (name, arms) in zip(panels, settings.items(), strict=True):
-        for axes, (arm, run) in zip(row, reversed(arms.items()), strict=False):
+    figure, panels = _panels(len(rows), max(map(len, rows)), height=2.6)
+    for row, each in zip(panels, rows, strict=True):
+        for axes in row[len(each) :]:
+            axes.remove()
+        for axes, (title, run) in zip(row, each, strict=False):
             points = run["measures"]["temperatures"]
             cause = "confidence" if "cwsm" in run["method"] else "cosine"
             x, y, right = (np.array(points[key][:_SCATTERED]) for key in (cause, "temperature", "right"))
             axes.scatter(x, y, s=5, c=np.where(right == 1, _STUDENT, _BAD), alpha=0.4, linewidths=0)
             for color, label in ((_STUDENT, "student right"), (_BAD, "student wrong")):
                 axes.scatter([], [], s=5, color=color, label=label)
-            axes.set_title(f"{name}: {arm}")
+            axes.set_title(title)
             axes.set_xlabel(
                 "cosine of the logits of student and teacher" if cause == "cosine" else "student's confidence"
             )

@@ -4,6 +4,7 @@ In: finished runs below runs/. Out: NAME.json, NAME.md and NAME-*.png. Accuracie
 Markdown.
 """
 
+import itertools
 import json
 from pathlib import Path
 from statistics import mean, stdev
@@ -23,9 +24,9 @@ from compress.lockstep import Outcome
 from compress.metrics import METRICS, read_metrics
 from compress.run import Run, now, read_manifest
 from compress.sweep import Cell, results
-from export.report import percent, points
-from export.sweep_report import sweep_markdown
-from export.sweep_results import Sweep, compare
+from export.report import percent, points, points_range
+from export.sweep_report import p_value, sweep_markdown
+from export.sweep_results import Difference, Sweep, SweepRun, compare, paired_differences
 
 SCHEMA_VERSION = 1
 _COMPARED = (
@@ -83,6 +84,7 @@ def collect(progress: Progress) -> dict[str, Any]:
             "comparison": sweep.model_dump(mode="json"),
             "runs": runs,
         }
+    sweeps = {name: Sweep.model_validate(setting["comparison"]) for name, setting in settings.items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "study": study.name,
@@ -94,8 +96,24 @@ def collect(progress: Progress) -> dict[str, Any]:
             "arms": {arm: [_tried(one, tried[0], chosen[arm]) for one in tried] for arm, tried in tuning.items()},
         },
         "settings": settings,
+        "across": {
+            f"{other} against {first}": {arm: found.model_dump(mode="json") for arm, found in arms.items()}
+            for first, other in itertools.combinations(sweeps, 2)
+            if (arms := across(sweeps[first], sweeps[other]))
+        },
         "made_with": _made_with(progress),
     }
+
+
+def across(first: Sweep, other: Sweep) -> dict[str, Difference]:
+    """What each arm has in another setting less what it has in the first, by seed, where both have the same teacher."""
+    finished = {(run.arm, run.seed): run for run in first.runs if run.status == "finished"}
+    pairs: dict[str, list[tuple[SweepRun, SweepRun]]] = {}
+    for run in other.runs:
+        one = finished.get((run.arm, run.seed))
+        if run.status == "finished" and one and (one.teacher_sha256, one.data) == (run.teacher_sha256, run.data):
+            pairs.setdefault(run.arm, []).append((one, run))
+    return paired_differences(pairs)
 
 
 def _tried(one: Tried, first: Tried, chosen: Values) -> dict[str, Any]:
@@ -154,6 +172,10 @@ def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: d
     ]
     for name, setting in content["settings"].items():
         lines += ["", *_setting_lines(name, setting, Sweep.model_validate(setting["comparison"]))]
+    for title, arms in content["across"].items():
+        lines += ["", f"## {title}", "", "| arm | seeds | points | p | p, Holm |", "|---|---:|---:|---:|---:|"]
+        lines += [_across_line(arm, Difference.model_validate(found)) for arm, found in arms.items()]
+        lines += ["", "Both have the same teacher; differences are paired by seed as above."]
     lines += [
         "",
         "## Tuning",
@@ -211,6 +233,12 @@ def _setting_lines(name: str, setting: dict[str, Any], sweep: Sweep) -> list[str
     own = measured[0]["measures"]["teacher"]
     lines.append(f"| teacher | – | {100 * own['ece']:.2f} | {own['nll']['value']:.2f} |")
     return lines + _temperature_lines(name, measured)
+
+
+def _across_line(arm: str, found: Difference) -> str:
+    interval = points_range(found.interval) if found.interval else "no interval"
+    p_values = [p_value(p) if p is not None else "–" for p in (found.p, found.holm_p)]
+    return f"| {arm} | {len(found.seeds)} | {points(found.mean)} ({interval}) | {' | '.join(p_values)} |"
 
 
 def _temperature_lines(name: str, measured: list[dict[str, Any]]) -> list[str]:

@@ -92,6 +92,16 @@ def test_a_finished_run_is_not_extended_to_be_compared(
     assert (tmp_path / "runs" / "tiny-ce-s0" / "manifest.json").read_bytes() == before
 
 
+def test_another_recipe_for_some_of_the_runs_is_refused_before_any_is_trained(
+    command: Command, tiny_recipe: Path, swept: tuple[Path, str], tmp_path: Path
+) -> None:
+    shutil.copytree(swept[0] / "runs", tmp_path / "runs")
+    before = snapshot(tmp_path / "runs")
+    result = command("sweep", tiny_recipe, *ARMS, "--seed", 5, "--seed", 0, "--set", "train.lr=0.07", cwd=tmp_path)
+    assert_fails(result, 2, "tiny-ce-s0", "train.lr", "another folder")
+    assert snapshot(tmp_path / "runs") == before
+
+
 def test_what_runs_further_down_learned_from_is_not_pruned(command: Command, tiny_recipe: Path, tmp_path: Path) -> None:
     assert command("sweep", tiny_recipe, "--method", "kd", "--out", "runs/there", cwd=tmp_path).returncode == 0
     (teacher,) = (tmp_path / "runs" / "teachers").glob("[0-9a-f]*")

@@ -104,6 +104,29 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
     assert "One seed" not in write_sweep(compare("r", rows(**TOP1), "ce"), tmp_path)[1].read_text()
 
 
+def test_arms_that_lost_different_seeds_say_why_there_is_no_interval(tmp_path: Path) -> None:
+    sweep = compare("r", rows(ce=[0.70, None, 0.72], kd=[0.74, 0.75, None]), "ce")
+    assert "One seed says nothing about other seeds" in write_sweep(sweep, tmp_path)[1].read_text()
+
+
+def test_a_baseline_of_which_no_run_finished_is_said_to_be_none(tmp_path: Path) -> None:
+    for path in write_sweep(compare("r", rows(ce=[None, None], kd=[0.7, 0.72]), "ce"), tmp_path)[:2]:
+        assert "No run of the baseline finished" in path.read_text()
+    for path in write_sweep(compare("r", rows(ce=[0.71, None], kd=[0.7, 0.72]), "ce"), tmp_path)[:2]:
+        assert "No run of the baseline" not in path.read_text()
+
+
+def test_other_teachers_in_one_seed_are_said_and_other_teachers_by_seed_are_not(tmp_path: Path) -> None:
+    def taught(by: str, arm: str, seed: int) -> dict[str, Any]:
+        return row(arm, seed, 0.7, teacher_sha256=by * 64)
+
+    by_arm = [taught("a", "lr=0.1", 0), taught("b", "lr=0.2", 0)]
+    by_seed = [taught("a", "ce", 0), taught("a", "kd", 0), taught("b", "ce", 1), taught("b", "kd", 1)]
+    for content, said in ((by_arm, True), (by_seed, False)):
+        for path in write_sweep(compare("r", content, content[0]["arm"]), tmp_path)[:2]:
+            assert ("learned from different teachers" in path.read_text()) is said
+
+
 def test_equal_arms_differ_by_nothing_and_nothing_is_nan(tmp_path: Path) -> None:
     sweep = compare("r", rows(ce=[0.7, 0.8, 0.75], kd=[0.7, 0.8, 0.75], ka=[0.71, 0.8, 0.76]), "ce")
     difference = arm_of(sweep, "kd").difference

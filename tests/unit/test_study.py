@@ -5,11 +5,16 @@ from typing import Any
 
 import pytest
 import study_plan
+import study_plots
+import study_results
 import study_state
 import yaml
+from matplotlib.figure import Figure
+from scipy.stats import ttest_rel
 
 from compress import files
 from compress.errors import MachineError, UsageError
+from export.sweep_results import Sweep, compare
 
 SMOKE = Path(__file__).parents[2] / "tools" / "studies" / "smoke.yaml"
 
@@ -97,3 +102,54 @@ def test_a_configuration_that_no_setting_can_have_is_refused_before_anything_run
     settings = {"clean": {}, "noisy": {"supervision.terms": [{"name": "relational"}]}}
     with pytest.raises(UsageError, match=r"relational .* teacher\.cache"):
         study_plan.load_study(study(tmp_path, settings=settings, tune=tune))
+
+
+def test_settings_under_one_teacher_are_compared_arm_by_arm_and_other_teachers_are_not() -> None:
+    def setting(name: str, teacher: str, **top1: list[float]) -> Sweep:
+        data = {"name": "digits", "eval_split": "test", "eval_images": 1000}
+        rows = [
+            {"name": f"{name}-{arm}-s{seed}", "arm": arm, "seed": seed, "run": "", "status": "finished", "data": data}
+            | {"student_top1": value, "teacher_top1": 0.9, "student_sha256": "", "teacher_sha256": teacher}
+            for arm, values in top1.items()
+            for seed, value in enumerate(values)
+        ]
+        return compare(name, rows, "none")
+
+    plain = setting("ce", "a", none=[0.50, 0.52, 0.51], dkd=[0.61, 0.60, 0.63])
+    adjusted = setting("ka", "a", none=[0.55, 0.56, 0.58], dkd=[0.60, 0.60, 0.61])
+    found = study_results.across(plain, adjusted)
+    assert list(found) == ["none", "dkd"]
+    for arm in found:
+        expected = ttest_rel(*([run.student_top1 for run in each.runs if run.arm == arm] for each in (adjusted, plain)))
+        assert found[arm].p == pytest.approx(expected.pvalue)
+        interval = found[arm].interval
+        assert interval is not None
+        assert (interval.low, interval.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert found["dkd"].mean == pytest.approx(-0.01)
+    smaller, larger = sorted(each.p or 1 for each in found.values())
+    corrected = [2 * smaller, max(2 * smaller, larger)]
+    assert sorted(each.holm_p or 1 for each in found.values()) == pytest.approx(corrected)
+    assert study_results.across(plain, setting("ka", "b", none=[0.55], dkd=[0.6])) == {}
+
+
+def test_settings_without_temperatures_and_rows_without_an_arm_leave_no_empty_panel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    epochs = [{"epoch": 0, **{f"temperature_{which}": 2.0 for which in ("min", "mean", "max")}}]
+    temperatures = {"cosine": [0.1, 0.9], "temperature": [1.0, 2.0], "right": [0, 1]}
+
+    def setting(method: str, measured: dict[str, Any] | None) -> dict[str, Any]:
+        arms = [f"arm{number}" for number in range(9)]
+        shown = {"agreement": {"value": 0.5}, "student": {"ece": 0.1, "nll": {"value": 1.0}}, "temperatures": measured}
+        runs = [{"arm": arm, "seed": 0, "method": method, "epochs": epochs, "measures": shown} for arm in arms]
+        compared = [{"name": arm, "difference": None} for arm in arms]
+        return {"runs": [run | {"student_top1": 0.5} for run in runs], "comparison": {"arms": compared}}
+
+    settings = {"ce": setting("ce", None), "dtd": setting("dtd-flsw", temperatures)}
+    found = study_plots.plots({"settings": settings, "baseline": "arm0"})
+    panels = {title: len(figure.axes) for title, figure in zip(found, drawn, strict=True)}
+    assert panels == {"differences": 2, "measures": 6, "temperature": 1, "confusion": 9}
+    labels = drawn[list(found).index("temperature")].axes[0].get_legend_handles_labels()[1]
+    assert len(labels) == 9
