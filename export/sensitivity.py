@@ -88,7 +88,8 @@ def quantize_until(
         raise GateError(
             f"{breach.message}, even with {returned} layers in float, which leaves {share:.1%} of the multiply-adds in "
             f"INT8 ({min_int8_macs:.1%} required)",
-            "Calibrate on more images or by another export.calibration_method, or deploy FP16",
+            "Calibrate on more images or by another export.calibration_method, fine-tune the student for it (compress "
+            "distill --resume --set train.quantize=int8), or deploy FP16",
         ) from breach
     except BaseException:
         dst.unlink(missing_ok=True)
