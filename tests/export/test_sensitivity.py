@@ -116,4 +116,5 @@ def test_layers_that_would_cost_too_much_int8_are_passed_over_and_nothing_is_lef
         )
     assert "12 needed" in str(caught.value)
     assert "95.0% required" in str(caught.value)
+    assert "train.quantize=int8" in str(caught.value)
     assert not path.exists()
