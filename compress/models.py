@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from compress import files, recipe, small_stem
+from compress import console, files, recipe, small_stem
 from compress.data import Dataset
 from compress.errors import InputError, MachineError, UsageError
 from compress.model_folder import CONFIG, ENSEMBLE, WEIGHTS, empty_ensemble, write_model
@@ -70,13 +70,18 @@ def pretrained_teacher(settings: recipe.Member, dataset: Dataset) -> nn.Module:
 
 
 def checkpoint_teacher(settings: recipe.Member, dataset: Dataset) -> nn.Module:
-    """A teacher from a weights file, or from a folder that holds config.json and model.safetensors."""
+    """A teacher from a weights file, or from a folder that holds config.json and model.safetensors.
+
+    A config.json beside the file says the mean and std that its images were normalised with, as timm's save_for_hf
+    writes it; where it does not, a warning says that those of the data set are taken.
+    """
     assert settings.checkpoint
     path = Path(settings.checkpoint).expanduser()
-    config: dict[str, Any] = {}
     if path.is_dir():
-        config = read_config(path)
         path = path / WEIGHTS
+        config = read_config(path.parent)
+    else:
+        config = read_config(path.parent) if (path.parent / CONFIG).exists() else {}
     weights = read_weights(path)
     model: Any = create_model(settings, num_classes=dataset.num_classes, image_size=dataset.image_size)
     expected = model.state_dict()
@@ -98,13 +103,19 @@ def checkpoint_teacher(settings: recipe.Member, dataset: Dataset) -> nn.Module:
         what = f"lacks {min(missing)}" if missing else f"has a strange {min(strange)}"
         raise InputError(f"{path} does not fit {settings.model}: it {what}", "Check teacher.model and teacher.args.")
     model.load_state_dict(weights)
-    own = config.get("pretrained_cfg", {})
-    model.pretrained_cfg = {
-        **model.pretrained_cfg,
-        "mean": own.get("mean", dataset.mean),
-        "std": own.get("std", dataset.std),
+    own = config.get("pretrained_cfg") or {}
+    model.pretrained_cfg |= {
+        "mean": own.get("mean") or dataset.mean,
+        "std": own.get("std") or dataset.std,
         "label_names": config.get("label_names"),
     }
+    if not (own.get("mean") and own.get("std")):
+        mean, std = ([round(value, 4) for value in model.pretrained_cfg[key]] for key in ("mean", "std"))
+        console.warn(
+            f"teacher {path} does not say how its images were normalised: mean {mean} and std {std}, those of "
+            f"{dataset.name}, are taken. {path.parent / CONFIG} sets others, as timm's save_for_hf writes it: "
+            '{"pretrained_cfg": {"mean": [...], "std": [...]}}'
+        )
     return fit_teacher(model, dataset, str(path))
 
 
