@@ -52,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._create(json.loads(body))
         elif self.path == "/api/validate-yaml":
             self._answer(200, {"errors": [], "warnings": []})
-        elif repo := self._repository("/preupload/main"):
+        elif self._repository("/preupload/main"):
             names = [entry["path"] for entry in json.loads(body)["files"]]
             files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
             self._answer(200, {"files": files})
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repo := self._repository("/tree/main"):
             entries = [{"type": "file", "path": name, "size": 1, "oid": "1"} for name in self.server.files[repo]]
             self._answer(200, entries)
-        elif repo := self._repository() or self._repository("/revision/main"):
+        elif repo := self._repository():
             about = {"id": repo, "modelId": repo, "private": repo in self.server.private, "siblings": [], "tags": []}
             self._answer(200, about)
         else:
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, answer)
 
     def _repository(self, rest: str = "") -> str | None:
-        """The repository that exists and that the path is about, as /api/models/REPOSITORY and the rest."""
+        """The repository of the path /api/models/REPOSITORY and the rest; None where it is another path."""
         path = self.path.partition("?")[0]
         return next((repo for repo in self.server.files if path == f"/api/models/{repo}{rest}"), None)
 

@@ -149,6 +149,14 @@ def test_the_normalisation_of_a_teacher_is_that_of_its_config_and_else_is_assume
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("normalisation", [{"mean": 0.5}, {"std": [0.5, 0.5]}, {"std": [0.5, 0.0, 0.5]}, "x"])
+def test_a_normalisation_that_is_none_is_an_input_error(tmp_path: Path, digits: Dataset, normalisation: object) -> None:
+    torch.save(make().state_dict(), tmp_path / "teacher.pth")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": normalisation}))
+    with pytest.raises(InputError, match=r"config\.json: pretrained_cfg.*three numbers each"):
+        models.checkpoint_teacher(teacher_settings(tmp_path / "teacher.pth"), digits)
+
+
 def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, digits: Dataset) -> None:
     torch.save(make(classes=7).state_dict(), tmp_path / "seven.pth")
     with pytest.raises(InputError, match="7 classes and digits has 10"):
