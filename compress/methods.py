@@ -14,6 +14,9 @@ METHODS = (
     *DYNAMIC_TEMPERATURES,
     *(f"{ka}+{dtd}" for ka in KNOWLEDGE_ADJUSTMENTS for dtd in DYNAMIC_TEMPERATURES),
 )
+_KA, _DTD = (*KNOWLEDGE_ADJUSTMENTS, "ka"), (*DYNAMIC_TEMPERATURES, "dtd")
+SPELLINGS = ("ce", "kd", *_KA, *_DTD, *(f"{ka}+{dtd}" for ka in _KA for dtd in _DTD))
+"""What editors offer: the full names and those with a short part, all of which canonical_method takes."""
 METHOD_HELP = "ce, kd, ka-ps, ka-lsr, dtd-flsw, dtd-cwsm, a KA and a DTD joined by +, or ka, dtd, ka+dtd for short."
 
 

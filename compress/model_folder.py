@@ -30,11 +30,10 @@ def write_model(model: Any, folder: Path, dataset: Dataset, *, own_normalization
     _write_timm_model(model, folder, dataset, own_normalization=own_normalization)
     size = dataset.image_size
     name = model.pretrained_cfg["architecture"]
-    first = "import compress  # registers the architecture\n" if name.endswith(small_stem.SUFFIX) else ""
     card = (
         f"---\nlibrary_name: timm\ntags: [image-classification, timm, knowledge-distillation]\n---\n"
         f"# {name}, {dataset.num_classes} classes of {dataset.name}, {size} x {size} pixels\n\n"
-        f"```python\n{first}import timm\n\n"
+        f"```python\n{small_stem.import_line(name)}import timm\n\n"
         f'model = timm.create_model("local-dir:PATH", pretrained=True)  # the folder of this file\n```\n'
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

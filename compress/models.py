@@ -11,11 +11,12 @@ from typing import Any
 
 import timm
 import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from compress import files, recipe, small_stem
+from compress import console, files, recipe, small_stem
 from compress.data import Dataset
 from compress.errors import InputError, MachineError, UsageError
 from compress.model_folder import CONFIG, ENSEMBLE, WEIGHTS, empty_ensemble, write_model
@@ -23,6 +24,15 @@ from compress.wrappers import Renormalized
 
 _RESERVED = ("num_classes", "in_chans", "pretrained", "pretrained_cfg", "checkpoint_path", "features_only")
 _OF_OTHER_WEIGHTS = ("url", "file", "hf_hub_id", "tag", "license", "origin_url", "paper_ids", "notes")
+
+
+class _Normalization(BaseModel):
+    """What timm's pretrained_cfg says of the images' RGB values, which are in 0..1 before."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    mean: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
 
 
 def architecture(settings: recipe.Model, image_size: int) -> str:
@@ -70,13 +80,19 @@ def pretrained_teacher(settings: recipe.Member, dataset: Dataset) -> nn.Module:
 
 
 def checkpoint_teacher(settings: recipe.Member, dataset: Dataset) -> nn.Module:
-    """A teacher from a weights file, or from a folder that holds config.json and model.safetensors."""
+    """A teacher from a weights file, or from a folder that holds config.json and model.safetensors.
+
+    A config.json beside the file says the mean and std that its images were normalised with, as timm's save_for_hf
+    writes it; where it does not, a warning says that those of the data set are taken.
+    Raises InputError where the weights cannot be read or do not fit the model or the data, or config.json is damaged.
+    """
     assert settings.checkpoint
     path = Path(settings.checkpoint).expanduser()
-    config: dict[str, Any] = {}
     if path.is_dir():
-        config = read_config(path)
         path = path / WEIGHTS
+        config = read_config(path.parent)
+    else:
+        config = read_config(path.parent) if (path.parent / CONFIG).exists() else {}
     weights = read_weights(path)
     model: Any = create_model(settings, num_classes=dataset.num_classes, image_size=dataset.image_size)
     expected = model.state_dict()
@@ -98,13 +114,26 @@ def checkpoint_teacher(settings: recipe.Member, dataset: Dataset) -> nn.Module:
         what = f"lacks {min(missing)}" if missing else f"has a strange {min(strange)}"
         raise InputError(f"{path} does not fit {settings.model}: it {what}", "Check teacher.model and teacher.args.")
     model.load_state_dict(weights)
-    own = config.get("pretrained_cfg", {})
-    model.pretrained_cfg = {
-        **model.pretrained_cfg,
-        "mean": own.get("mean", dataset.mean),
-        "std": own.get("std", dataset.std),
+    try:
+        own = _Normalization.model_validate(config.get("pretrained_cfg", {}))
+    except ValidationError as error:
+        key = ".".join(map(str, ("pretrained_cfg", *error.errors()[0]["loc"])))
+        raise InputError(
+            f"{path.parent / CONFIG}: {key} is not as timm writes it",
+            "mean and std are three numbers each, std above 0.",
+        ) from None
+    model.pretrained_cfg |= {
+        "mean": own.mean or dataset.mean,
+        "std": own.std or dataset.std,
         "label_names": config.get("label_names"),
     }
+    if not (own.mean and own.std):
+        mean, std = ([round(value, 4) for value in model.pretrained_cfg[key]] for key in ("mean", "std"))
+        console.warn(
+            f"teacher {path} does not say how its images were normalised: mean {mean} and std {std}, those of "
+            f"{dataset.name}, are taken. {path.parent / CONFIG} sets others, as timm's save_for_hf writes it: "
+            '{"pretrained_cfg": {"mean": [...], "std": [...]}}'
+        )
     return fit_teacher(model, dataset, str(path))
 
 

@@ -116,7 +116,7 @@ class Export(Section):
         return value
 
     workspace_mb: int = Field(default=1024, ge=1, description="Memory that TensorRT may use while it builds.")
-    compute_capabilities: list[Annotated[str, Field(pattern=r"^(?i:sm)?[1-9]\d?\.?\d[af]?$")]] = Field(
+    compute_capabilities: list[Annotated[str, Field(pattern=r"^([sS][mM])?[1-9]\d?\.?\d[af]?$")]] = Field(
         default=[], description='GPUs to build for, such as "86", "89".'
     )
     version_compatible: bool = False

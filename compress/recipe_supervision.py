@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from compress.methods import METHOD_HELP, canonical_method
+from compress.methods import METHOD_HELP, SPELLINGS, canonical_method
 
 
 class Section(BaseModel):
@@ -139,7 +139,7 @@ Term = Annotated[
 
 
 class Supervision(Section):
-    method: str = Field(default="ka-ps+dtd-flsw", description=METHOD_HELP)
+    method: str = Field(default="ka-ps+dtd-flsw", description=METHOD_HELP, json_schema_extra={"enum": list(SPELLINGS)})
     temperature: float = Field(default=4.0, gt=0, description="T, or T_0 with DTD.")
     alpha: float | None = Field(
         default=None, ge=0, le=1, description="Weight of kd against ce. Default: 1 with KA, else 0.9."

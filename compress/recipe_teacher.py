@@ -43,7 +43,9 @@ class Member(Model):
 
     source: Literal["train", "checkpoint", "pretrained"] = "train"
     checkpoint: str | None = Field(
-        default=None, description="A safetensors file, or a folder with config.json beside it."
+        default=None,
+        description="A file of weights, beside which a config.json says mean and std, or a folder of both, as timm's "
+        "save_for_hf makes it. Default of mean and std: the data set's.",
     )
     epochs: int | None = Field(
         default=None,

@@ -15,6 +15,17 @@ __all__: list[str] = []
 SUFFIX = "_smallstem"
 
 
+def import_line(architecture: str) -> str:
+    """What the code in a model's card needs before `import timm`: for a small stem the import that registers it."""
+    if not architecture.endswith(SUFFIX):
+        return ""
+    return (
+        "# compress is the toolchain that made this model, not the package of that name on PyPI:\n"
+        "# install it from its source checkout, `pip install PATH`.\n"
+        "import compress  # registers the architecture\n"
+    )
+
+
 def replace_stem(model: Any) -> None:
     """Gives a timm ResNet its small stem, in place; the deep stems keep their convolutions, at stride 1."""
     if isinstance(model.conv1, nn.Sequential):

@@ -27,19 +27,22 @@ HUB = "hub"
 
 
 def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
-    """Writes RUN/hub and, unless it is a dry run or there is no token, uploads it to `repo`, "name" or "user/name".
+    """Writes RUN/hub and, unless it is a dry run or there is no token, uploads it to `repo`, "user/name".
 
-    The folder holds the student as timm reads it, the recipe, the ONNX files of the run's export and a model card with
-    what `compress benchmark` measured; where either was not run, it is left out. Returns repo, folder, files, and url,
-    which is None after a dry run.
-    Raises UsageError for a name that the Hub does not take, InputError where weights or files are not those of the
-    run's manifest or the student is no model of timm's, MachineError where the Hub refuses or cannot be reached.
+    The folder holds the student as timm reads it, the recipe, the export's ONNX files for ONNX Runtime and a model card
+    with what `compress benchmark` measured; where either was not run, it is left out. Returns repo, folder, files, and
+    url, which is None after a dry run.
+    Raises UsageError for a name that the Hub does not take and, before anything is uploaded, where the repository is
+    to be private and is public; InputError where weights or files are not those of the run's manifest or the student is
+    no model of timm's, MachineError where the Hub refuses or cannot be reached.
     """
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{repo!r} is no name for a repository: {reason}", "For example: you/cifar100.") from None
+    if "/" not in repo:  # the Hub would create it below the user's name, and take no files for it without one
+        raise UsageError(f"{repo!r} does not say whose repository it is", f"For example: you/{repo}.")
     with held(run.path):
         load_student(run)
         folder = _write_folder(run, repo)
@@ -50,12 +53,19 @@ def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = Fals
     api = HfApi(library_name="compress")
     try:
         outcome["url"] = str(api.create_repo(repo, private=private, exist_ok=True))
+        if private and not api.repo_info(repo).private:  # one that exists keeps its visibility
+            raise UsageError(
+                f"{repo} exists and is public, and nothing was uploaded",
+                "Make it private in its settings on the Hub, or choose another name.",
+            )
         api.upload_folder(
             folder_path=folder,
             repo_id=repo,
             commit_message=f"compress push {run.path.resolve().name}",
             delete_patterns="onnx/*",  # of an earlier push, whose weights were others
         )
+    except UsageError:
+        raise
     except Exception as error:  # which HTTP library huggingface_hub fails with depends on its version
         raise MachineError(
             f"the Hub did not take {repo}: {' '.join(str(error).split())}",
@@ -124,7 +134,6 @@ def _card(run: Run, repo: str) -> str:
         model_name=repo.rsplit("/")[-1],
         eval_results=[result],
     )
-    first = "import compress  # registers the architecture\n" if architecture.endswith(small_stem.SUFFIX) else ""
     measured = markdown([run.path]) if (run.path / BENCHMARK).exists() else ""
     return f"""---
 {head.to_yaml()}
@@ -137,7 +146,7 @@ was trained stands in `recipe.yaml`, from which paths are left out; the hash of 
 `{manifest["recipe_sha256"]}`.
 
 ```python
-{first}import timm
+{small_stem.import_line(architecture)}import timm
 
 model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()
 ```

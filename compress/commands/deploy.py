@@ -155,11 +155,13 @@ def verify(bundle: Path, threads: int | None) -> None:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("repo")
-@click.option("--private", is_flag=True, help="Where the repository does not exist yet.")
+@click.option("--private", is_flag=True, help="Create it as private; one that is public is refused.")
 @click.option("--dry-run", is_flag=True, help="Only write RUN/hub. So it is without a token, too.")
 @as_json
 def push(run: Path, repo: str, private: bool, dry_run: bool, json_: bool) -> None:
     """Put the student of RUN on the Hugging Face Hub as REPO, in timm's format, with a card of what was measured.
+
+    REPO is USER/NAME, or ORGANISATION/NAME. Of the run's export the ONNX files for ONNX Runtime go with it.
 
     \b
     compress push runs/NAME you/cifar100-resnet18 --dry-run

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,18 +16,25 @@ import yaml
 from huggingface_hub import ModelCard
 
 from compress import load_student
+from compress.errors import MachineError
+from compress.run import Run
+from export.from_run import export_run
+from export.results import Accuracy, NotRun
+from export.trt import LIBRARIES
 from tests.conftest import Command, assert_fails
+from tests.export.benchmarked import benchmarked
 
 
 class Hub(ThreadingHTTPServer):
-    """Takes a repository in one commit, from whoever has the token."""
+    """Keeps repositories for whoever has the token, who is the user "me". Of a path each part counts."""
 
     token = "hf_right"
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.created: dict[str, object] = {}
-        self.files: dict[str, bytes] = {}
+        self.files: dict[str, dict[str, bytes]] = {}
+        """By repository."""
+        self.private: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -41,30 +49,48 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self._answer(401, {"error": "Invalid username or password."})
         elif self.path == "/api/repos/create":
-            self.server.created = json.loads(body)
-            self._answer(200, {"url": f"{self.server.url}/me/small", "name": "me/small"})
+            self._create(json.loads(body))
         elif self.path == "/api/validate-yaml":
             self._answer(200, {"errors": [], "warnings": []})
-        elif self.path.endswith("/preupload/main"):
+        elif self._repository("/preupload/main"):
             names = [entry["path"] for entry in json.loads(body)["files"]]
             files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
             self._answer(200, {"files": files})
-        elif self.path.endswith("/commit/main"):
+        elif repo := self._repository("/commit/main"):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
-                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                    self.server.files[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
                 elif line["key"] == "deletedFile":
-                    del self.server.files[line["value"]["path"]]
-            self._answer(200, {"commitUrl": f"{self.server.url}/me/small/commit/1", "commitOid": "1", "success": True})
+                    del self.server.files[repo][line["value"]["path"]]
+            self._answer(200, {"commitUrl": f"{self.server.url}/{repo}/commit/1", "commitOid": "1", "success": True})
         else:
             self._answer(404, {"error": self.path})
 
     def do_GET(self) -> None:
-        if "/tree/main" in self.path:
-            entries = [{"type": "file", "path": name, "size": 1, "oid": "1"} for name in self.server.files]
+        if repo := self._repository("/tree/main"):
+            entries = [{"type": "file", "path": name, "size": 1, "oid": "1"} for name in self.server.files[repo]]
             self._answer(200, entries)
+        elif repo := self._repository():
+            about = {"id": repo, "modelId": repo, "private": repo in self.server.private, "siblings": [], "tags": []}
+            self._answer(200, about)
+        else:
+            self._answer(404, {"error": self.path})
+
+    def _create(self, asked: dict[str, object]) -> None:
+        repo = f"{asked['organization'] or 'me'}/{asked['name']}"
+        answer = {"url": f"{self.server.url}/{repo}", "name": repo}
+        if repo in self.server.files:
+            self._answer(409, answer | {"error": "You already created this model repo"})
             return
-        self._answer(200, {"id": "me/small", "modelId": "me/small", "private": True, "siblings": [], "tags": []})
+        self.server.files[repo] = {}
+        if asked.get("visibility") == "private" or asked.get("private"):  # new and old clients
+            self.server.private.add(repo)
+        self._answer(200, answer)
+
+    def _repository(self, rest: str = "") -> str | None:
+        """The repository of the path /api/models/REPOSITORY and the rest; None where it is another path."""
+        path = self.path.partition("?")[0]
+        return next((repo for repo in self.server.files if path == f"/api/models/{repo}{rest}"), None)
 
     def _answer(self, status: int, content: object) -> None:
         raw = json.dumps(content).encode()
@@ -100,6 +126,10 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / finished.name))
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.slow
 def test_without_a_token_the_folder_is_written_and_timm_loads_the_student_from_it(
     command: Command, run: Path, environment: dict[str, str], hub: Hub
@@ -114,6 +144,10 @@ def test_without_a_token_the_folder_is_written_and_timm_loads_the_student_from_i
     assert not hub.files
     folder = run / "hub"
     assert outcome["files"] == ["README.md", "config.json", "model.safetensors", "recipe.yaml"]
+    what_compress_is = (
+        "not the package of that name on PyPI:\n# install it from its source checkout, `pip install PATH`."
+    )
+    assert f"{what_compress_is}\nimport compress" in (folder / "README.md").read_text()
 
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     size = model.pretrained_cfg["input_size"][-1]
@@ -137,12 +171,10 @@ def test_with_a_token_the_hub_gets_the_files_of_the_folder(
     dry = command("push", run, "me/small", "--dry-run", cwd=run.parent, **environment | token)
     assert dry.returncode == 0, dry.stderr
     assert not hub.files
-    hub.files["onnx/student.int8.onnx"] = b"of an earlier push, with other weights"
     result = command("push", run, "me/small", "--private", cwd=run.parent, **environment | token)
     assert result.returncode == 0, result.stderr
-    assert hub.created.get("visibility") == "private" or hub.created.get("private") is True  # old and new clients
-    folder = run / "hub"
-    assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert hub.private == {"me/small"}
+    assert hub.files == {"me/small": files_in(run / "hub")}
 
 
 @pytest.mark.slow
@@ -153,3 +185,74 @@ def test_a_token_that_the_hub_refuses_and_a_name_that_is_none_are_one_line_each(
     refused = command("push", run, "me/small", cwd=run.parent, **environment | wrong)
     assert_fails(refused, 4, "me/small", "hf auth whoami")
     assert_fails(command("push", run, "a/b/c", cwd=run.parent, **environment), 2, "a/b/c")
+
+
+@pytest.mark.slow
+def test_a_name_without_a_user_is_refused_and_leaves_no_repository_behind(
+    command: Command, run: Path, environment: dict[str, str], hub: Hub
+) -> None:
+    result = command("push", run, "small", cwd=run.parent, **environment | {"HF_TOKEN": hub.token})
+    assert_fails(result, 2, "'small'", "you/small")
+    assert not hub.files
+
+
+@pytest.mark.slow
+def test_a_repository_that_exists_is_pushed_to_again_but_not_as_private_where_it_is_public(
+    command: Command, run: Path, environment: dict[str, str], hub: Hub
+) -> None:
+    token = {"HF_TOKEN": hub.token}
+    earlier = {"onnx/student.int8.onnx": b"of an earlier push, with other weights"}
+    hub.files = {"me/public": dict(earlier), "me/own": dict(earlier)}
+    hub.private = {"me/own"}
+    result = command("push", run, "me/public", "--private", cwd=run.parent, **environment | token)
+    assert_fails(result, 2, "me/public", "public", "settings", "another name")
+    assert hub.files["me/public"] == earlier
+    for arguments in (("me/public",), ("me/own", "--private")):
+        result = command("push", run, *arguments, cwd=run.parent, **environment | token)
+        assert result.returncode == 0, result.stderr
+        assert hub.files[arguments[0]] == files_in(run / "hub")
+
+
+@pytest.mark.slow
+def test_the_card_has_what_was_measured_and_the_onnx_files_go_as_they_were_exported(
+    command: Command,
+    finished: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    environment: dict[str, str],
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, benchmark = benchmarked(finished, tmp_path_factory.getbasetemp() / "benchmarked")
+    run = Run(tmp_path / source.path.name)
+    shutil.copytree(source.path, run.path)
+    for library in LIBRARIES:
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MachineError):  # no engines, but the ONNX file for them
+        export_run(run, formats=("onnx", "trt"), precisions=("fp32", "fp16", "int8"), preprocess=True, threads=1)
+    result = command("push", run.path, "me/small", cwd=tmp_path, **environment | {"HF_TOKEN": hub.token})
+    assert result.returncode == 0, result.stderr
+    pushed = hub.files["me/small"]
+    exported = files_in(run.path / "export")
+    assert {"student.int8.trt.onnx", "student.pixels.onnx"} < set(exported)  # which stay here
+    names = ("student.onnx", "student.fp16.onnx", "student.int8.onnx")
+    assert {name: content for name, content in pushed.items() if name.startswith("onnx/")} == {
+        f"onnx/{name}": exported[name] for name in names
+    }
+
+    rows = [line.strip("| ").split(" | ") for line in pushed["README.md"].decode().splitlines() if line[:1] == "|"]
+    head = next(row for row in rows if row[:2] == ["model", "top-1"])
+    table = {row[0].removesuffix(" ★"): dict(zip(head, row, strict=True)) for row in rows if len(row) == len(head)}
+    assert {"teacher.torch", "student.torch", *names} <= set(table)
+    for candidate in benchmark.candidates:
+        row = table[candidate.name]
+        assert isinstance(candidate.accuracy, Accuracy)
+        top1 = float(row["top-1"].removesuffix(" (proxy)").removesuffix(" %"))
+        assert top1 == pytest.approx(100 * candidate.accuracy.top1.value, abs=0.006)
+        assert float(row["MB"]) == pytest.approx(candidate.size_bytes / 1e6, abs=0.006)
+        if isinstance(candidate.latency, NotRun):
+            assert row["p50 ms"] == "not run"
+        else:
+            (latency,) = [one for one in candidate.latency if (one.scope, one.batch) == ("model", 1)]
+            assert float(row["p50 ms"]) == pytest.approx(latency.p50_ms.value, rel=0.01)
+            assert float(row["p90 ms"]) == pytest.approx(latency.p90_ms.value, rel=0.01)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from compress import models, recipe
@@ -117,6 +118,43 @@ def test_a_teacher_of_other_normalisation_sees_its_own(tmp_path: Path, digits: D
         for mean, std in (([0.1, 0.2, 0.3], [0.5, 0.6, 0.7]), (digits.mean, digits.std))
     )
     torch.testing.assert_close(teacher(data), model(own), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["by hand", "timm's folder", "timm's file"])
+def test_the_normalisation_of_a_teacher_is_that_of_its_config_and_else_is_assumed_aloud(
+    tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    model = make().eval()
+    pixels = torch.rand(2, 3, 16, 16)
+    own, data = (
+        (pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+        for mean, std in ((IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), (digits.mean, digits.std))
+    )
+    path = tmp_path / "teacher.pth"
+    torch.save(model.state_dict(), path)
+    teacher = models.checkpoint_teacher(teacher_settings(path), digits).eval()
+    torch.testing.assert_close(teacher(data), model(data))
+    said = capsys.readouterr().err
+    for part in ("warning: ", str([round(value, 4) for value in digits.mean]), "of digits", f"{tmp_path}/config.json"):
+        assert part in said
+    if way == "by hand":  # as the warning says
+        normalisation = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+        (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": normalisation}))
+    else:
+        assert model.pretrained_cfg["mean"] == IMAGENET_DEFAULT_MEAN
+        timm.models.save_for_hf(model, tmp_path / "saved", safe_serialization=True)
+        path = tmp_path / "saved" / ("model.safetensors" if way == "timm's file" else "")
+    teacher = models.checkpoint_teacher(teacher_settings(path), digits).eval()
+    torch.testing.assert_close(teacher(data), model(own), atol=1e-4, rtol=1e-4)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("normalisation", [{"mean": 0.5}, {"std": [0.5, 0.5]}, {"std": [0.5, 0.0, 0.5]}, "x"])
+def test_a_normalisation_that_is_none_is_an_input_error(tmp_path: Path, digits: Dataset, normalisation: object) -> None:
+    torch.save(make().state_dict(), tmp_path / "teacher.pth")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": normalisation}))
+    with pytest.raises(InputError, match=r"config\.json: pretrained_cfg.*three numbers each"):
+        models.checkpoint_teacher(teacher_settings(tmp_path / "teacher.pth"), digits)
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, digits: Dataset) -> None:

@@ -288,9 +288,3 @@ def test_means_are_means_and_extremes_are_extremes() -> None:
     for value in (1.0, 4.0, 1.0):
         means.add({"loss": torch.tensor(value), "t_min": torch.tensor(value), "t_max": torch.tensor(value)})
     assert means.read() == {"loss": 2.0, "t_min": 1.0, "t_max": 4.0}
-
-
-def test_tensorboard_events_are_written_when_asked_for(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    run(tmp_path, epochs=1, tensorboard=True)
-    assert list((tmp_path / "tensorboard").glob("events.*"))
