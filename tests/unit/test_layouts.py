@@ -32,7 +32,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], bool]] = {
         True,
     ),
     "vit": ("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 36, "depth": 1, "qk_norm": True}, True),
-    "coatnet": ("coatnet_nano_rw_224", {"depths": (1, 1, 1, 1), "embed_dim": (32, 32, 64, 64), "stem_width": 12}, True),
+    "maxvit": ("maxvit_nano_rw_256", {"depths": (1, 1), "embed_dim": (32, 64), "stem_width": 12}, True),
 }
 SIDE = 32
 
