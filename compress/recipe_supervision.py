@@ -28,8 +28,10 @@ class Schedule(Section):
     Those of train.quantize_epochs go on counting from train.epochs.
     """
 
-    start: float = Field(default=0.0, ge=0, description="Epochs before the term counts.")
-    warmup: float = Field(default=0.0, ge=0, description="Epochs from start in which it rises linearly.")
+    start: float = Field(default=0.0, ge=0, description="Epochs before the term counts, fewer than train.epochs.")
+    warmup: float = Field(
+        default=0.0, ge=0, description="Epochs from start in which it rises linearly, at most to the end of training."
+    )
     end: float | None = Field(default=None, gt=0, description="The epoch from which on it counts no more.")
     decay: float = Field(default=0.0, ge=0, description="Epochs before end in which it falls linearly.")
 

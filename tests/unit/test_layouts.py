@@ -96,7 +96,7 @@ def maps(name: str) -> Iterator[tuple[str, Tensor | None]]:
             yield path, channels_first(square, wide[path])
 
 
-def tapped(model: nn.Module, path: str) -> tuple[Tap | None, str]:
+def tapped(model: nn.Module, path: str | None) -> tuple[Tap | None, str]:
     try:
         return Tap(model, [path], images(), role="student"), ""
     except UsageError as error:
@@ -129,10 +129,29 @@ def test_stages_within_a_user_s_own_module_are_those_of_timm_s_forward_intermedi
     stages = [stage["module"] for stage in model.feature_info]
     tap = Tap(Within(model).eval(), [f"net.{stage}" for stage in stages], images(), role="student")
     expected = model.forward_intermediates(images(), intermediates_only=True)
+    text = refusal(Within(model).eval(), None)
+    assert text == (
+        "the student does not say which is its last stage. "
+        f"Name a module as student: of the term, such as {', '.join(f'net.{stage}' for stage in stages[-3:])}."
+    )
     assert [tap.shapes[f"net.{stage}"] for stage in stages] == [reference.shape[1:] for reference in expected]
 
 
-def refusal(model: nn.Module, path: str) -> str:
+def test_a_stage_with_other_channels_than_its_layers_is_told_by_their_number() -> None:
+    """Channels last in the blocks, and first between the stages."""
+    args = {"img_size": SIDE, "embed_dim": 20, "depths": (1, 1), "num_heads": (2, 2), "window_size": 4}
+    model: Any = timm.create_model("swinv2_cr_tiny_224", num_classes=5, **args).eval()
+    tap = Tap(model, ["stages.0", "stages.1", "stages.1.blocks.0"], images(), role="student")
+    with torch.no_grad():
+        expected = model.forward_intermediates(images(), intermediates_only=True)
+        with tap.recording():
+            model(images())
+    found = tap.features()
+    for path, reference in (("stages.0", expected[0]), ("stages.1", expected[1]), ("stages.1.blocks.0", expected[1])):
+        torch.testing.assert_close(found[path], reference)
+
+
+def refusal(model: nn.Module, path: str | None) -> str:
     tap, error = tapped(model, path)
     assert tap is None
     return error
@@ -144,6 +163,15 @@ def test_heads_of_attention_are_no_channels() -> None:
     assert text.endswith("Name a module beside it, such as blocks.0.")
     as_many = family("vit", class_token=False, global_pool="avg", num_heads=16, embed_dim=64)
     assert "[2, 16, 16, 4], of which nothing says" in refusal(as_many, "blocks.0.attn.q_norm")
+
+
+def test_layers_on_what_is_no_map_say_nothing_of_maps() -> None:
+    """A linear classifier after convolutions, with as many channels as pixels a side."""
+    model = nn.Sequential(nn.Conv2d(3, SIDE, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(SIDE, 5))
+    tap = Tap(model.eval(), ["1"], images(), role="student")
+    with torch.no_grad(), tap.recording():
+        model(images())
+    assert torch.equal(tap.features()["1"], model[:2](images()))
 
 
 def test_where_nothing_tells_channels_from_pixels_a_stage_is_suggested() -> None:
