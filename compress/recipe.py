@@ -1,4 +1,4 @@
-"""The recipe: its frozen schema, the strict YAML loader, and overrides from the command line.
+"""The recipe: its frozen schema, and the strict YAML loader.
 
 A file goes in; a validated Recipe comes out, or a UsageError that names the key and the nearest right one.
 """
@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import InputError, UsageError
+from compress.overrides import apply_override, assign
 from compress.recipe_supervision import TERMS, FeatureTerm, Section, Supervision, Term
 from compress.recipe_teacher import Member, Model, Teacher
 from compress.strict_yaml import MAX_DEPTH, is_deep, parse_yaml
@@ -143,7 +144,7 @@ class Recipe(Section):
     benchmark: Benchmark = Benchmark()
 
     @model_validator(mode="after")
-    def _warmup_is_a_part_of_training(self) -> Self:
+    def _warmups_are_parts_of_training(self) -> Self:
         train = self.train
         if train.warmup_epochs and train.schedule == "constant":
             raise ValueError("train.warmup_epochs needs train.schedule: cosine or step")
@@ -154,6 +155,15 @@ class Recipe(Section):
         for key, epochs in trained.items():
             if train.warmup_epochs >= epochs:
                 raise ValueError(f"train.warmup_epochs {train.warmup_epochs:g} must be less than {key}, {epochs}")
+        epochs, key = train.epochs, "train.epochs"
+        if train.quantize is not None:
+            epochs, key = epochs + train.quantize_epochs, "train.epochs and train.quantize_epochs together"
+        for number, (start, risen) in enumerate((t.schedule.start, t.schedule.risen) for t in self.supervision.terms):
+            term = f"supervision.terms.{number}.schedule"
+            if start >= epochs:
+                raise ValueError(f"{term}.start {start:g} must be less than {key}, {epochs}")
+            if risen > epochs:
+                raise ValueError(f"{term}.warmup ends at epoch {risen:g}, which must not be after {key}, {epochs}")
         return self
 
     @model_validator(mode="after")
@@ -200,7 +210,7 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
     if not isinstance(raw, dict):
         raise UsageError(f"recipe {path} is not a mapping of sections", f"Sections: {', '.join(Recipe.model_fields)}.")
     for override in overrides:
-        _apply_override(raw, override)
+        apply_override(raw, override)
     if method is not None:
         assign(raw, ["supervision", "method"], method, "--method")
     return validate_recipe(raw, source=str(path))
@@ -232,24 +242,6 @@ def recipe_yaml(recipe: Recipe) -> str:
 def recipe_schema() -> dict[str, Any]:
     """The JSON schema, with which editors complete and check keys."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise UsageError(f"--set {override!r} is not KEY=VALUE", "For example: --set train.epochs=10.")
-    value = parse_yaml(text, f"--set {key}")
-    assign(raw, key.strip().split("."), value, f"--set {key}")
-
-
-def assign(raw: dict[str, Any], path: list[str], value: Any, source: str) -> None:
-    """Sets raw[a][b] = value for path [a, b], in place. Raises UsageError naming the source where a is no section."""
-    for part in path[:-1]:
-        inner = raw.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise UsageError(f"{source}: {part} is not a section")
-        raw = inner
-    raw[path[-1]] = value
 
 
 def _explain(problem: Any) -> tuple[str, str]:

@@ -23,10 +23,15 @@ class DynamicTemperature(Section):
 
 
 class Schedule(Section):
-    """The share of a term's weight, over the student's epochs: 0 before start and from end on, ramps between."""
+    """The share of a term's weight, over the student's epochs: 0 before start and from end on, ramps between.
 
-    start: float = Field(default=0.0, ge=0, description="Epochs before the term counts.")
-    warmup: float = Field(default=0.0, ge=0, description="Epochs from start in which it rises linearly.")
+    Those of train.quantize_epochs go on counting from train.epochs.
+    """
+
+    start: float = Field(default=0.0, ge=0, description="Epochs before the term counts, fewer than train.epochs.")
+    warmup: float = Field(
+        default=0.0, ge=0, description="Epochs from start in which it rises linearly, at most to the end of training."
+    )
     end: float | None = Field(default=None, gt=0, description="The epoch from which on it counts no more.")
     decay: float = Field(default=0.0, ge=0, description="Epochs before end in which it falls linearly.")
 
@@ -37,6 +42,11 @@ class Schedule(Section):
         if self.end is not None and (self.end <= self.start or self.start + self.warmup + self.decay > self.end):
             raise ValueError("schedule.end must come after start, with room for warmup and decay between them")
         return self
+
+    @property
+    def risen(self) -> float:
+        """The epoch from which on the share is whole."""
+        return self.start + self.warmup
 
     def share(self, epoch: float) -> float:
         """From 0 to 1 at `epoch`, which counts from 0 and has the steps done as its fraction."""
@@ -54,7 +64,9 @@ class BaseTerm(Section):
 
 class FeatureTerm(BaseTerm):
     student: str | None = Field(
-        default=None, min_length=1, description="A module, such as layer3. Default: the last map before pooling."
+        default=None,
+        min_length=1,
+        description="A module, such as layer3. Default: the last stage of timm's feature_info.",
     )
     teacher: str | None = Field(default=None, min_length=1, description="The same of the teacher.")
 

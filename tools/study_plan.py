@@ -13,7 +13,8 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from compress.errors import UsageError
-from compress.recipe import Recipe, Section, assign, validate_recipe
+from compress.overrides import assign
+from compress.recipe import Recipe, Section, validate_recipe
 from compress.run import RUNS
 from compress.strict_yaml import parse_yaml
 from compress.sweep import Cell

@@ -1,5 +1,6 @@
 """supervision.terms in a recipe: strict, with errors that name the key and the nearest right word."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from compress.recipe import Recipe, changed_keys, load_recipe, recipe_schema, re
 from compress.recipe_supervision import TERMS, Schedule
 
 BASE: dict[str, Any] = {"data": {"name": "digits"}, "teacher": {"model": "resnet18"}, "student": {"model": "resnet10t"}}
+QUANTIZED = {"quantize": "int8", "quantize_epochs": 2}
 
 
 def recipe(terms: str) -> Recipe:
@@ -94,6 +96,69 @@ def test_a_term_can_be_set_on_the_command_line(tmp_path: Any) -> None:
     found = load_recipe(path, method="ce", overrides=["supervision.terms=[{name: dist, weight: 2}]"]).supervision
     assert found.method == "ce"
     assert [(term.name, term.weight) for term in found.terms] == [("dist", 2.0)]
+
+
+@pytest.fixture
+def two_terms(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    terms = [{"name": "dkd"}, {"name": "dist", "beta": 2.0}]
+    path.write_text(yaml.safe_dump({**BASE, "supervision": {"terms": terms}}))
+    return path
+
+
+def test_single_values_of_terms_are_set_by_number(two_terms: Path) -> None:
+    settings = ["supervision.terms.1.weight=3", "supervision.terms.0.schedule.warmup=2"]
+    assert load_recipe(two_terms, overrides=settings) == recipe(
+        "[{name: dkd, schedule: {warmup: 2.0}}, {name: dist, beta: 2.0, weight: 3.0}]"
+    )
+    replaced = load_recipe(two_terms, overrides=["supervision.terms.1={name: relational}"])
+    assert replaced == recipe("[{name: dkd}, {name: relational}]")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("supervision.terms.2.weight=3", ["supervision.terms has no entry '2'", "Its length is 2, counted from 0."]),
+        ("supervision.terms.2={name: dkd}", ["supervision.terms has no entry '2'"]),
+        ("supervision.terms.-1.weight=3", ["supervision.terms has no entry '-1'"]),
+        ("supervision.terms.dkd.weight=3", ["supervision.terms has no entry 'dkd'"]),
+        ("supervision.terms.0.name.x=3", ["supervision.terms.0.name is not a section"]),
+        ("supervision.terms.0.wieght=3", ["unknown key supervision.terms.0.wieght", "Did you mean weight?"]),
+    ],
+)
+def test_a_number_without_a_term_is_a_usage_error(two_terms: Path, setting: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(two_terms, overrides=[setting])
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "train", "word"),
+    [
+        ({"start": 5.0}, {}, "supervision.terms.1.schedule.start 5 must be less than train.epochs, 5"),
+        ({"start": 9.5, "end": 12.0}, {}, "supervision.terms.1.schedule.start 9.5 must be less"),
+        ({"warmup": 5.5}, {}, "terms.1.schedule.warmup ends at epoch 5.5, which must not be after train.epochs, 5"),
+        ({"start": 4.0, "warmup": 2.0}, {}, "supervision.terms.1.schedule.warmup ends at epoch 6"),
+        ({"start": 7.0}, QUANTIZED, "train.epochs and train.quantize_epochs together, 7"),
+        ({"start": 4.5}, {}, None),
+        ({"warmup": 5.0}, {}, None),
+        ({"start": 4.0, "warmup": 1.0}, {}, None),
+        ({"end": 20.0, "decay": 3.0}, {}, None),
+        ({"start": 5.0}, QUANTIZED, None),
+    ],
+)
+def test_a_term_starts_and_reaches_its_weight_within_training(
+    schedule: dict[str, float], train: dict[str, Any], word: str | None
+) -> None:
+    terms = [{"name": "dkd"}, {"name": "dist", "schedule": schedule}]
+    given = {**BASE, "supervision": {"terms": terms}, "train": {"epochs": 5, **train}}
+    if word is None:
+        assert validate_recipe(given).supervision.terms[1].schedule == Schedule.model_validate(schedule)
+        return
+    with pytest.raises(UsageError) as caught:
+        validate_recipe(given)
+    assert caught.value.code == 2
+    assert word in str(caught.value)
 
 
 def test_kept_logits_serve_terms_on_logits_and_no_others() -> None:

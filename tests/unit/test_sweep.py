@@ -116,6 +116,15 @@ def test_a_long_name_is_shortened_to_what_a_file_system_takes_and_stays_unique(t
     assert names(grid(tiny_recipe, [], [], [varied])) == names(cells)
 
 
+def test_the_weight_of_one_term_is_swept_by_its_number(tiny_recipe: Path, tmp_path: Path) -> None:
+    path = tmp_path / "terms.yaml"
+    path.write_text(tiny_recipe.read_text().replace("{method: ka+dtd}", "{terms: [{name: dkd}, {name: dist}]}"))
+    cells = grid(path, [], [], ["supervision.terms.1.weight=0.5,2"])
+    weights = [[term.weight for term in cell.recipe.supervision.terms] for cell in cells]
+    assert weights == [[1.0, 0.5], [1.0, 2.0]]
+    assert [cell.arm.split("-")[-1] for cell in cells] == [f"supervision.terms.1.weight={x}" for x in ("0.5", "2")]
+
+
 def test_supervision_and_student_alone_may_differ_in_lockstep(tiny_recipe: Path) -> None:
     varied = ["supervision.temperature=2,4", "student.args={channels: [8, 8, 8, 8]},{channels: [8, 8, 8, 16]}"]
     cells = grid(tiny_recipe, ["ce", "kd"], [0, 1], varied)

@@ -33,6 +33,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "densenet": ("densenet121", {"growth_rate": 4, "block_config": (1, 1, 1, 1)}),
 }
 
+SMALL: dict[str, dict[str, Any]] = {
+    "mvitv2_tiny": {"img_size": 32},
+    "twins_pcpvt_small": {"img_size": 32, "depths": (1, 1, 1, 1), "embed_dims": (8, 8, 20, 16)},
+}
+
 
 def family(name: str) -> Any:
     torch.manual_seed(0)
@@ -141,6 +146,35 @@ def test_a_module_without_feature_info_needs_a_name() -> None:
     text = refusal(network(), None)
     assert "student: of the term" in text
     assert "has no feature 'x'" in refusal(network(), "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("mvitv2_tiny", ["stages.3.blocks.0"]), ("twins_pcpvt_small", ["blocks.3.0"])],
+)
+def test_where_timm_s_last_stage_is_no_module_one_is_to_be_named(name: str, near: list[str]) -> None:
+    text = refusal(timm.create_model(name, **SMALL[name]), None)
+    assert "the last stage of the student by its feature_info, 'block.3', is no module" in text
+    assert "Name a module as student: of the term, such as " in text
+    assert all(path in text for path in near)
+    assert "the student has no feature" not in text
+
+
+def test_of_tokens_with_the_size_of_their_grid_the_tokens_are_taken() -> None:
+    model = timm.create_model("mvitv2_tiny", **SMALL["mvitv2_tiny"]).eval()
+    stages = [f"stages.{number}" for number in range(4)]
+    tap = Tap(model, stages, images(), role="student")
+    with torch.no_grad():
+        with tap.recording():
+            model(images())
+        found = tap.features()
+        expected = model.forward_intermediates(images(), intermediates_only=True)
+    for stage, reference in zip(stages, expected, strict=True):
+        torch.testing.assert_close(found[stage], reference, msg=stage)
+
+
+def test_a_list_of_modules_is_no_feature() -> None:
+    assert "has no feature 'stages'" in refusal(timm.create_model("mvitv2_tiny", **SMALL["mvitv2_tiny"]), "stages")
 
 
 class Odd(nn.Module):
