@@ -89,10 +89,10 @@ def _choices(varied: Iterable[str]) -> tuple[list[str], list[list[str]]]:
 
 
 def _refuse_twice(keys: Sequence[str]) -> None:
-    """A key that is given once more, or a part of one, would replace the values that an arm is named after."""
-    for key, other in itertools.permutations(keys, 2):
-        if other == key or other.startswith(f"{key}."):
-            raise UsageError(f"the sweep sets {other} twice", "Give every key once, with all its values.")
+    """A key that comes again, or the whole that it is a part of, would replace the values that arms are named after."""
+    for earlier, later in itertools.combinations(keys, 2):
+        if earlier == later or earlier.startswith(f"{later}."):
+            raise UsageError(f"the sweep sets {earlier} twice", "Give every key once, with all its values.")
 
 
 def sweep(
