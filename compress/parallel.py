@@ -95,6 +95,15 @@ class World:
         reduce = {"_min": torch.amin, "_max": torch.amax}
         return {name: reduce.get(name[-4:], torch.mean)(values) for name, values in zip(parts, each, strict=True)}
 
+    def extremes(self, part: Tensor) -> Tensor:
+        """What has the lowest and the highest value of every process's part, which must not be empty."""
+        if self.size == 1:
+            return part
+        lowest, highest = torch.aminmax(part.detach())
+        both = torch.stack([-lowest, highest])
+        dist.all_reduce(both, dist.ReduceOp.MAX, group=self.group)
+        return torch.stack([-both[0], both[1]])
+
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """For parameters outside of what `shared` wraps."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -117,9 +117,17 @@ def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...
     return (quantizer(inputs[0].float()), *inputs[1:])
 
 
+class _GlobalBatchObserver(MovingAverageMinMaxObserver):
+    """Of several processes all see the range of the whole batch."""
+
+    def forward(self, x_orig: Tensor) -> Tensor:
+        super().forward(current().extremes(x_orig))
+        return x_orig
+
+
 def _input_quantizer() -> nn.Module:
     return FakeQuantize(
-        observer=MovingAverageMinMaxObserver, qscheme=torch.per_tensor_symmetric, averaging_constant=0.01, **_RANGE
+        observer=_GlobalBatchObserver, qscheme=torch.per_tensor_symmetric, averaging_constant=0.01, **_RANGE
     )
 
 
