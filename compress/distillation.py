@@ -179,6 +179,8 @@ def _distill_into(
         console.say(f"student: {name}, supervised by {supervision}")
     check_logits(student, dataset, "student")
     check_features(student, recipe, dataset, "student")
+    if recipe.train.quantize is not None:
+        quantize.with_fake_quantization(student)
     check_assistants(recipe, dataset, given_teacher, student)
     teacher, facts = yield from obtain_teacher(run, recipe, dataset, splits, given_teacher, shared)
     supervising, config = facts["sha256"], run.teacher / models.CONFIG
