@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,11 +21,13 @@ from compress.evaluate import accuracy, logits_of
 from compress.recipe import load_recipe
 from compress.run import Run
 from tests.conftest import Command, assert_fails
-from tests.faults.conftest import leftovers, metrics, until, weights
+from tests.faults.conftest import Start, leftovers, metrics, until, weights
 
 pytestmark = pytest.mark.slow
 Process = subprocess.Popen[str]
 Torchrun = Callable[..., Process]
+ALONE = ("--standalone", "--nproc-per-node=2")
+COMPRESS = ("-m", "compress")
 
 
 @pytest.fixture
@@ -32,12 +35,13 @@ def torchrun() -> Iterator[Torchrun]:
     """Starts `compress ARGS` in two processes; what still runs at the test's end is killed."""
     launchers: list[Process] = []
 
-    def run(*arguments: object, cwd: Path) -> Process:
+    def run(
+        *arguments: object, cwd: Path, group: tuple[str, ...] = ALONE, program: tuple[str, ...] = COMPRESS
+    ) -> Process:
         cwd.mkdir(exist_ok=True)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "compress"]
         launchers.append(
             subprocess.Popen(
-                [*launch, *map(str, arguments)],
+                [sys.executable, "-m", "torch.distributed.run", *group, *program, *map(str, arguments)],
                 cwd=cwd,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdout=subprocess.PIPE,
@@ -85,8 +89,8 @@ def ended(launcher: Process, *codes: int) -> str:
 def undisturbed(long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The student's weights of a run in two processes that nothing disturbs."""
     home = tmp_path_factory.mktemp("undisturbed")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "compress"]
-    subprocess.run([*launch, "distill", str(long_recipe)], cwd=home, check=True, capture_output=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", *ALONE, *COMPRESS, "distill", str(long_recipe)]
+    subprocess.run(launch, cwd=home, check=True, capture_output=True)
     return weights(home)
 
 
@@ -143,7 +147,8 @@ def test_killed_while_the_teacher_is_trained_they_resume_to_the_same_bits(
     until(launcher, "teacher 2/6")
     os.kill(workers(launcher)[1], signal.SIGKILL)
     ended(launcher, 4, -signal.SIGKILL)
-    assert_fails(command("distill", long_recipe, cwd=tmp_path), 2, "are of 2 processes, and here are 1", "teachers")
+    alone = command("distill", long_recipe, "--set", "train.epochs=1", "--out", "alone", "--json", cwd=tmp_path)
+    assert "teacher 1/6" in alone.stderr, "it took what two processes had begun"
     resume(torchrun, long_recipe, tmp_path, undisturbed)
 
 
@@ -195,6 +200,66 @@ def test_other_commands_are_refused_under_torchrun(torchrun: Torchrun, tiny_reci
     assert line.startswith("error: compress sweep runs in one process, and torchrun started 2")
 
 
+QUANTIZE = ("--set", "train.epochs=1", "--set", "train.quantize=int8", "--set", "train.quantize_epochs=6")
+
+
+def test_killed_while_it_is_fine_tuned_for_int8_they_resume_to_the_same_bits(
+    torchrun: Torchrun, long_recipe: Path, tmp_path: Path
+) -> None:
+    whole = torchrun("distill", long_recipe, *QUANTIZE, "--out", "whole", "--json", cwd=tmp_path)
+    output, errors = whole.communicate(timeout=300)
+    assert whole.returncode == 0, errors
+    launcher = torchrun("distill", long_recipe, *QUANTIZE, "--out", "cut", cwd=tmp_path)
+    until(launcher, "quantize 3/6")
+    time.sleep(0.1)
+    os.kill(workers(launcher)[1], signal.SIGKILL)
+    killed = time.monotonic()
+    assert ended(launcher, 4, -signal.SIGKILL).startswith("error: another process of this run is gone")
+    assert time.monotonic() - killed < 30
+    again = torchrun("distill", long_recipe, *QUANTIZE, "--out", "cut", "--resume", "--json", cwd=tmp_path)
+    resumed, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert re.search(r"quantize: .* going on from epoch [3-6]", errors)
+    for key in ("student_sha256", "int8_input_ranges"):
+        assert json.loads(resumed)[key] == json.loads(output)[key]
+    phases = [(line["phase"], line["epoch"]) for line in metrics(tmp_path / "cut") if line["phase"] == "quantize"]
+    assert phases == [("quantize", epoch) for epoch in range(6)]
+
+
+@pytest.mark.parametrize("out", [(), ("--out",)], ids=["in runs", "elsewhere"])
+def test_a_machine_that_does_not_share_the_working_folder_is_named_by_all(
+    torchrun: Torchrun, tiny_recipe: Path, tmp_path: Path, out: tuple[str, ...]
+) -> None:
+    """Process 1 works in a folder of its own, as on a machine with another disk; with --out they share the run's alone."""
+    launch = "import os, runpy\nos.chdir(os.environ['RANK'])\nrunpy.run_module('compress', run_name='__main__')\n"
+    (tmp_path / "launch.py").write_text(launch)
+    for folder in ("0", "1", "shared"):
+        (tmp_path / folder).mkdir()
+    where = (*out, *([tmp_path / "shared" / "run"] if out else []))
+    launcher = torchrun("distill", tiny_recipe, *where, cwd=tmp_path, program=(str(tmp_path / "launch.py"),))
+    line = ended(launcher, 4)
+    unseen = tmp_path / "0" / "runs" / ("teachers" if out else "")
+    assert f"error: machine {socket.gethostname()} does not see {unseen}/" in line
+    assert "the same working folder" in line
+    assert not list((tmp_path / "1").iterdir())
+    assert not leftovers(tmp_path)
+
+
+def test_two_torchruns_that_meet_at_an_address_train_the_run_of_one(
+    torchrun: Torchrun, long_recipe: Path, tmp_path: Path, undisturbed: bytes
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    group = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={address}")
+    options = {"cwd": tmp_path, "group": (*group, "--local-addr=127.0.0.1")}
+    launchers = [torchrun("distill", long_recipe, **options) for _ in range(2)]
+    for launcher in launchers:
+        _, errors = launcher.communicate(timeout=300)
+        assert launcher.returncode == 0, errors
+    assert weights(tmp_path) == undisturbed
+
+
 TOGETHER = """\
 data: {name: digits, augment: {crop: 1}}
 teacher:
@@ -210,7 +275,7 @@ train: {epochs: 1, batch_size: 32, lr: 0.05, quantize: int8, quantize_epochs: 1}
 
 
 def test_teachers_assistants_a_discriminator_and_int8_go_together_and_the_second_run_reuses_them(
-    torchrun: Torchrun, tmp_path: Path
+    torchrun: Torchrun, command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(TOGETHER)
     manifests = []
@@ -229,3 +294,26 @@ def test_teachers_assistants_a_discriminator_and_int8_go_together_and_the_second
     assert first["student_sha256"] == second["student_sha256"]
     phases = [line["phase"] for line in metrics(tmp_path / "first")]
     assert phases == ["student", "quantize"]
+    alone = command("distill", "recipe.yaml", "--out", "alone", "--json", cwd=tmp_path)
+    assert alone.stderr.count("trained in runs/teachers") == 2
+    assert json.loads(alone.stdout)["assistants"][0]["run"] != assistant["run"]
+
+
+def test_begun_by_one_process_and_stopped_in_an_assistant_two_make_a_run_of_their_own_of_it(
+    torchrun: Torchrun, start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(TOGETHER.replace("epochs: 1, batch_size", "epochs: 6, batch_size"))
+    process = start("distill", "recipe.yaml", "--out", "run", cwd=tmp_path)
+    until(process, "assistant 1, resnet10t: student 2/6")
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    before = json.loads((tmp_path / "run" / "teacher" / "facts.json").read_text())["sha256"]
+    sha256s = []
+    for name, options in (("run", ["--resume"]), ("fresh", [])):
+        launcher = torchrun("distill", "recipe.yaml", "--out", name, *options, "--json", cwd=tmp_path)
+        output, errors = launcher.communicate(timeout=300)
+        assert launcher.returncode == 0, errors
+        sha256s.append([json.loads(output)["teacher"]["sha256"], json.loads(output)["student_sha256"]])
+    assert sha256s[0] == sha256s[1]
+    assert sha256s[0][0] != before
