@@ -230,7 +230,7 @@ def test_killed_while_it_is_fine_tuned_for_int8_they_resume_to_the_same_bits(
 def test_a_machine_that_does_not_share_the_working_folder_is_named_by_all(
     torchrun: Torchrun, tiny_recipe: Path, tmp_path: Path, out: tuple[str, ...]
 ) -> None:
-    """Process 1 works in a folder of its own, as on a machine with another disk; with --out they share the run's alone."""
+    """Process 1 works in a folder of its own, as on a machine with another disk. With --out only that one is shared."""
     launch = "import os, runpy\nos.chdir(os.environ['RANK'])\nrunpy.run_module('compress', run_name='__main__')\n"
     (tmp_path / "launch.py").write_text(launch)
     for folder in ("0", "1", "shared"):
@@ -300,18 +300,19 @@ def test_teachers_assistants_a_discriminator_and_int8_go_together_and_the_second
 
 
 def test_begun_by_one_process_and_stopped_in_an_assistant_two_make_a_run_of_their_own_of_it(
-    torchrun: Torchrun, start: Start, tmp_path: Path
+    torchrun: Torchrun, start: Start, long_recipe: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(TOGETHER.replace("epochs: 1, batch_size", "epochs: 6, batch_size"))
-    process = start("distill", "recipe.yaml", "--out", "run", cwd=tmp_path)
-    until(process, "assistant 1, resnet10t: student 2/6")
+    assistants = "teacher.assistants=[{model: resnet10t, args: {channels: [8, 8, 16, 8]}}]"
+    recipe = (long_recipe, "--set", assistants, "--set", "teacher.epochs=1", "--set", "train.epochs=3")
+    process = start("distill", *recipe, "--out", "run", cwd=tmp_path)
+    until(process, "assistant 1, resnet10t: student 1/3")
     process.send_signal(signal.SIGTERM)
     process.communicate()
     assert process.returncode == 143
     before = json.loads((tmp_path / "run" / "teacher" / "facts.json").read_text())["sha256"]
     sha256s = []
     for name, options in (("run", ["--resume"]), ("fresh", [])):
-        launcher = torchrun("distill", "recipe.yaml", "--out", name, *options, "--json", cwd=tmp_path)
+        launcher = torchrun("distill", *recipe, "--out", name, *options, "--json", cwd=tmp_path)
         output, errors = launcher.communicate(timeout=300)
         assert launcher.returncode == 0, errors
         sha256s.append([json.loads(output)["teacher"]["sha256"], json.loads(output)["student_sha256"]])
