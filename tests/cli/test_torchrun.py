@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,69 +19,11 @@ from compress.distillation import torch_device
 from compress.evaluate import accuracy, logits_of
 from compress.recipe import load_recipe
 from compress.run import Run
+from tests.cli.torchrun import ALONE, COMPRESS, Torchrun, ended, workers
 from tests.conftest import Command, assert_fails
-from tests.faults.conftest import Start, leftovers, metrics, until, weights
+from tests.faults.conftest import leftovers, metrics, until, weights
 
 pytestmark = pytest.mark.slow
-Process = subprocess.Popen[str]
-Torchrun = Callable[..., Process]
-ALONE = ("--standalone", "--nproc-per-node=2")
-COMPRESS = ("-m", "compress")
-
-
-@pytest.fixture
-def torchrun() -> Iterator[Torchrun]:
-    """Starts `compress ARGS` in two processes; what still runs at the test's end is killed."""
-    launchers: list[Process] = []
-
-    def run(
-        *arguments: object, cwd: Path, group: tuple[str, ...] = ALONE, program: tuple[str, ...] = COMPRESS
-    ) -> Process:
-        cwd.mkdir(exist_ok=True)
-        launchers.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "torch.distributed.run", *group, *program, *map(str, arguments)],
-                cwd=cwd,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-        return launchers[-1]
-
-    yield run
-    for launcher in launchers:
-        for pid in workers(launcher).values():
-            os.kill(pid, signal.SIGKILL)
-        launcher.kill()
-        launcher.communicate()
-
-
-def workers(launcher: Process) -> dict[int, int]:
-    """The process ids of the launcher's workers, by rank."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = re.search(r"^PPid:\s+(\d+)", (folder / "status").read_text(), re.M)
-            if parent and int(parent[1]) == launcher.pid:
-                rank = re.search(r"(?:^|\0)RANK=(\d+)\0", (folder / "environ").read_text())
-                found |= {int(rank[1]): int(folder.name)} if rank else {}
-        except OSError:
-            continue
-    return found
-
-
-def ended(launcher: Process, *codes: int) -> str:
-    """Checks that each worker ended with one of the codes and that one line says why; returns that line."""
-    _, errors = launcher.communicate(timeout=120)
-    found = {int(code) for code in re.findall(r"exitcode\s*: (-?\d+)", errors)}
-    assert found
-    assert found <= set(codes), errors
-    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, errors
-    assert "/compress/" not in errors, "a traceback of ours"
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -226,25 +167,6 @@ def test_killed_while_it_is_fine_tuned_for_int8_they_resume_to_the_same_bits(
     assert phases == [("quantize", epoch) for epoch in range(6)]
 
 
-@pytest.mark.parametrize("out", [(), ("--out",)], ids=["in runs", "elsewhere"])
-def test_a_machine_that_does_not_share_the_working_folder_is_named_by_all(
-    torchrun: Torchrun, tiny_recipe: Path, tmp_path: Path, out: tuple[str, ...]
-) -> None:
-    """Process 1 works in a folder of its own, as on a machine with another disk. With --out only that one is shared."""
-    launch = "import os, runpy\nos.chdir(os.environ['RANK'])\nrunpy.run_module('compress', run_name='__main__')\n"
-    (tmp_path / "launch.py").write_text(launch)
-    for folder in ("0", "1", "shared"):
-        (tmp_path / folder).mkdir()
-    where = (*out, *([tmp_path / "shared" / "run"] if out else []))
-    launcher = torchrun("distill", tiny_recipe, *where, cwd=tmp_path, program=(str(tmp_path / "launch.py"),))
-    line = ended(launcher, 4)
-    unseen = tmp_path / "0" / "runs" / ("teachers" if out else "")
-    assert f"error: machine {socket.gethostname()} does not see {unseen}/" in line
-    assert "the same working folder" in line
-    assert not list((tmp_path / "1").iterdir())
-    assert not leftovers(tmp_path)
-
-
 def test_two_torchruns_that_meet_at_an_address_train_the_run_of_one(
     torchrun: Torchrun, long_recipe: Path, tmp_path: Path, undisturbed: bytes
 ) -> None:
@@ -258,63 +180,3 @@ def test_two_torchruns_that_meet_at_an_address_train_the_run_of_one(
         _, errors = launcher.communicate(timeout=300)
         assert launcher.returncode == 0, errors
     assert weights(tmp_path) == undisturbed
-
-
-TOGETHER = """\
-data: {name: digits, augment: {crop: 1}}
-teacher:
-  model: resnet10t
-  args: {channels: [8, 8, 16, 16]}
-  epochs: 1
-  ensemble: [{model: resnet10t, args: {channels: [8, 8, 16, 16]}, seed: 1}]
-  assistants: [{model: resnet10t, args: {channels: [8, 8, 8, 16]}}]
-student: {model: resnet10t, args: {channels: [8, 8, 8, 8]}}
-supervision: {method: ka+dtd, terms: [{name: adversarial, weight: 0.1}]}
-train: {epochs: 1, batch_size: 32, lr: 0.05, quantize: int8, quantize_epochs: 1}
-"""
-
-
-def test_teachers_assistants_a_discriminator_and_int8_go_together_and_the_second_run_reuses_them(
-    torchrun: Torchrun, command: Command, tmp_path: Path
-) -> None:
-    (tmp_path / "recipe.yaml").write_text(TOGETHER)
-    manifests = []
-    for name in ("first", "second"):
-        launcher = torchrun("distill", "recipe.yaml", "--out", name, cwd=tmp_path)
-        _, errors = launcher.communicate(timeout=300)
-        assert launcher.returncode == 0, errors
-        manifests.append(json.loads((tmp_path / name / "manifest.json").read_text()))
-        assert errors.count("trained in runs/teachers") == (2 if name == "first" else 0)
-        assert not leftovers(tmp_path / name)
-    first, second = manifests
-    assert first["processes"] == 2
-    (assistant,) = first["assistants"]
-    assert Run(tmp_path / assistant["run"]).manifest["student_sha256"] == assistant["sha256"]
-    assert first["assistants"] == second["assistants"]
-    assert first["student_sha256"] == second["student_sha256"]
-    phases = [line["phase"] for line in metrics(tmp_path / "first")]
-    assert phases == ["student", "quantize"]
-    alone = command("distill", "recipe.yaml", "--out", "alone", "--json", cwd=tmp_path)
-    assert alone.stderr.count("trained in runs/teachers") == 2
-    assert json.loads(alone.stdout)["assistants"][0]["run"] != assistant["run"]
-
-
-def test_begun_by_one_process_and_stopped_in_an_assistant_two_make_a_run_of_their_own_of_it(
-    torchrun: Torchrun, start: Start, long_recipe: Path, tmp_path: Path
-) -> None:
-    assistants = "teacher.assistants=[{model: resnet10t, args: {channels: [8, 8, 16, 8]}}]"
-    recipe = (long_recipe, "--set", assistants, "--set", "teacher.epochs=1", "--set", "train.epochs=3")
-    process = start("distill", *recipe, "--out", "run", cwd=tmp_path)
-    until(process, "assistant 1, resnet10t: student 1/3")
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
-    assert process.returncode == 143
-    before = json.loads((tmp_path / "run" / "teacher" / "facts.json").read_text())["sha256"]
-    sha256s = []
-    for name, options in (("run", ["--resume"]), ("fresh", [])):
-        launcher = torchrun("distill", *recipe, "--out", name, *options, "--json", cwd=tmp_path)
-        output, errors = launcher.communicate(timeout=300)
-        assert launcher.returncode == 0, errors
-        sha256s.append([json.loads(output)["teacher"]["sha256"], json.loads(output)["student_sha256"]])
-    assert sha256s[0] == sha256s[1]
-    assert sha256s[0][0] != before
