@@ -19,11 +19,12 @@ from torch import nn
 
 from compress import console, files, models
 from compress.batches import Shared
+from compress.checkpoint import has_checkpoints
 from compress.data import Dataset
 from compress.errors import CompressError, InputError
 from compress.parallel import current
 from compress.recipe import Model, Recipe, Train
-from compress.run import ASSISTANTS, MANIFEST, RUNS, Run, finished_run, in_turn
+from compress.run import ASSISTANTS, MANIFEST, RUNS, Run, in_turn
 from compress.teacher import FINE_TUNING, HOUSEKEEPING, TRAINING_FORMAT, check_features, check_logits
 from compress.train import Position
 from compress.wrappers import Ensemble
@@ -50,7 +51,8 @@ def check_assistants(recipe: Recipe, dataset: Dataset, given_teacher: nn.Module 
             check_logits(model, dataset, "assistant")
         before, teacher = chain[-1]
         if _parameters(model) > _parameters(teacher):
-            console.warn(f"{name}, has more parameters than {before}, from which it learns")
+            largest = "the largest model of " if isinstance(teacher, Ensemble) else ""
+            console.warn(f"{name}, has more parameters than {largest}{before}, from which it learns")
         chain.append((name, model))
     for (before, teacher), (after, learner) in pairwise([*chain, ("the student", student)]):
         with _naming(f"from {before} to {after}"):
@@ -73,11 +75,18 @@ def obtain_assistants(
 
     recipe: with nothing left open. distil: distill_in_steps, which calls this. A run that goes on keeps its assistants,
     also where it is extended to more epochs. While they are made the positions are those of a teacher.
+    Raises InputError where they are gone and the student has begun.
     """
     world = current()
     recorded: list[dict[str, Any]] = world.from_leader(lambda: run.manifest.get("assistants", []))
-    if recorded and world.from_leader(lambda: all(map(_is_whole, recorded))):
-        return recorded
+    if recorded:
+        if world.from_leader(lambda: _is_kept(run, recorded[-1])):
+            return recorded
+        if world.from_leader(lambda: has_checkpoints(run.checkpoints)):
+            raise InputError(
+                f"{recorded[-1]['run']}, from which the student in {run.path} learns, is not there or was altered",
+                "Go on in the folder in which that run was begun, or start a new one.",
+            )
     made: list[dict[str, Any]] = []
     teacher, sha256, given = recipe.teacher.model_copy(update={"assistants": []}), teacher_sha256, given_teacher
     for number, settings in enumerate(recipe.teacher.assistants, 1):
@@ -117,8 +126,8 @@ def obtain_assistants(
         )
         made.append({"model": settings.model, "run": str(folder), "sha256": sha256, "top1": manifest["student_top1"]})
         console.say(f"{label}{name}: top1 {manifest['student_top1']:.2%} on {dataset.eval_split} of {dataset.name}")
-    if made and world.leads:
-        run.update(assistants=made)
+    if made:
+        world.from_leader(lambda: _keep(run, made))
     return made
 
 
@@ -127,12 +136,16 @@ def _made(settings: Model, dataset: Dataset) -> nn.Module:
 
 
 def _parameters(model: nn.Module) -> int:
+    """Of an ensemble its largest member's."""
+    if isinstance(model, Ensemble):
+        return max(map(_parameters, model.members))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _key(step: Recipe, dataset: Dataset, teacher_sha256: str) -> str:
     recipe = step.dump()
     determines = {
+        **current().identity,
         "format": TRAINING_FORMAT,
         "teacher_sha256": teacher_sha256,
         "data_sha256": dataset.sha256,
@@ -143,11 +156,18 @@ def _key(step: Recipe, dataset: Dataset, teacher_sha256: str) -> str:
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _is_whole(assistant: dict[str, Any]) -> bool:
-    try:
-        return finished_run(Path(assistant["run"])).manifest["student_sha256"] == assistant["sha256"]
-    except InputError:
-        return False
+def _keep(run: Run, assistants: list[dict[str, Any]]) -> None:
+    files.link_folder(Run(Path(assistants[-1]["run"])).student, run.assistant)
+    run.update(assistants=assistants)
+
+
+def _is_kept(run: Run, last: dict[str, Any]) -> bool:
+    """Whether run/assistant is that one. A run of an older version has no such folder, and gets it where it can."""
+    student = Run(Path(last["run"])).student
+    if not run.assistant.exists() and student.is_dir():
+        files.link_folder(student, run.assistant)
+    weights = run.assistant / models.WEIGHTS
+    return weights.is_file() and files.sha256_file(weights) == last["sha256"]
 
 
 def _as_teacher(steps: Generator[Position, None, Run]) -> Generator[Position, None, Run]:

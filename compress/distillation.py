@@ -89,8 +89,10 @@ def distill_in_steps(
         finished_before = run.finished_files()
         before = run.manifest if (run.path / run_folder.MANIFEST).exists() else {}
         began = time.perf_counter() - before.get("seconds", 0.0)
-        if before and before["recipe_sha256"] != resolved.sha256 and not has_checkpoints(run.checkpoints):
-            shutil.rmtree(run.teacher, ignore_errors=True)  # it starts afresh, and that may be another teacher
+        others = bool(before) and (before["recipe_sha256"], before.get("processes", 1)) != (resolved.sha256, world.size)
+        if others and not has_checkpoints(run.checkpoints):
+            for kept in (run.teacher, run.assistant):  # it starts afresh, and those may be others
+                shutil.rmtree(kept, ignore_errors=True)
             before.pop("assistants", None)
             (run.path / METRICS).unlink(missing_ok=True)
         run_folder.write_recipe(run, resolved)
@@ -160,6 +162,7 @@ def _distill_into(
     """The work itself, by all processes. Returns the manifest's results."""
     world = current()
     world.from_leader(lambda: None)  # it has the folder
+    run_folder.check_shared(run.path)
     newest_checkpoint(run.checkpoints, warn=lambda _: None)  # none valid: say so before hours of teacher training
     dataset, splits = shared.once(
         ("data", recipe.data.model_dump_json(), device), lambda: world.leader_first(lambda: _data(recipe, device))
@@ -179,6 +182,8 @@ def _distill_into(
         console.say(f"student: {name}, supervised by {supervision}")
     check_logits(student, dataset, "student")
     check_features(student, recipe, dataset, "student")
+    if recipe.train.quantize is not None:
+        quantize.with_fake_quantization(student)
     check_assistants(recipe, dataset, given_teacher, student)
     teacher, facts = yield from obtain_teacher(run, recipe, dataset, splits, given_teacher, shared)
     supervising, config = facts["sha256"], run.teacher / models.CONFIG
@@ -186,9 +191,11 @@ def _distill_into(
         run, recipe, dataset, supervising, given_teacher, device, shared, label, distill_in_steps
     )
     if assistants:
-        last, supervising = assistants[-1]["run"], assistants[-1]["sha256"]
-        config = Run(Path(last)).student / models.CONFIG
-        teacher = shared.once(("teacher", supervising), lambda: models.fit_teacher(load_student(last), dataset, last))
+        supervising, config = assistants[-1]["sha256"], run.assistant / models.CONFIG
+        teacher = shared.once(
+            ("teacher", supervising),
+            lambda: models.fit_teacher(models.load_model(run.assistant), dataset, str(run.assistant)),
+        )
     provenance = {"data": dataset.sha256, "teacher": supervising}
     common: dict[str, Any] = {
         "splits": splits,

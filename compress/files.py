@@ -66,6 +66,27 @@ def remove_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def link_folder(source: Path, target: Path) -> None:
+    """A copy that shares its files with the source where the file system can; they are never written in place."""
+
+    def link(one: str, other: str) -> str:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+        return other
+
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{target.name}.", suffix=".tmp", dir=target.parent, ignore_cleanup_errors=True
+        ) as scratch:
+            shutil.copytree(source, Path(scratch) / "copy", copy_function=link)
+            shutil.rmtree(target, ignore_errors=True)
+            (Path(scratch) / "copy").rename(target)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Makes a rename inside the folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)

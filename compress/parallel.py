@@ -44,6 +44,11 @@ class World:
         """The leader alone writes and speaks."""
         return self.rank == 0
 
+    @property
+    def identity(self) -> dict[str, int]:
+        """What names a model that this world trains must depend on: several draw another dropout, for one."""
+        return {} if self.size == 1 else {"processes": self.size}
+
     def from_leader(self, make: Callable[[], T]) -> T:
         """What `make` returns in the leader, which alone calls it; the others wait for it."""
         if self.size == 1:
@@ -60,6 +65,13 @@ class World:
             return made
         self.from_leader(lambda: None)
         return make()
+
+    def from_each(self, own: T) -> list[T]:
+        """What every process gives, by rank."""
+        every: list[Any] = [own] * self.size
+        if self.size > 1:
+            dist.all_gather_object(every, own, group=self.control)
+        return every
 
     def part(self, rows: Tensor) -> Tensor:
         """This process's equal part of a global batch's rows."""
@@ -94,6 +106,15 @@ class World:
         each = _Gather.apply(own.unsqueeze(0), self).unbind(1)  # type: ignore[union-attr]
         reduce = {"_min": torch.amin, "_max": torch.amax}
         return {name: reduce.get(name[-4:], torch.mean)(values) for name, values in zip(parts, each, strict=True)}
+
+    def extremes(self, part: Tensor) -> Tensor:
+        """What has the lowest and the highest value of every process's part, which must not be empty."""
+        if self.size == 1:
+            return part
+        lowest, highest = torch.aminmax(part.detach())
+        both = torch.stack([-lowest, highest])
+        dist.all_reduce(both, dist.ReduceOp.MAX, group=self.group)
+        return torch.stack([-both[0], both[1]])
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """For parameters outside of what `shared` wraps."""

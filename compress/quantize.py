@@ -48,9 +48,9 @@ def fine_tune(
     lr = settings.lr / 100 if settings.quantize_lr is None else settings.quantize_lr
     weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     sha256 = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
-    provenance = {**provenance, "student": sha256, "train.quantize_lr": lr}
     epochs = settings.quantize_epochs
-    current().from_leader(lambda: _remove_others(run.quantize_checkpoints, provenance, epochs))
+    provenance = {**provenance, "student": sha256, "train.quantize_lr": lr, "train.quantize_epochs": epochs}
+    current().from_leader(lambda: _remove_others(run.quantize_checkpoints, provenance))
     quantized = yield from train(
         with_fake_quantization(student),
         settings=settings.model_copy(update={"lr": lr, "warmup_epochs": 0.0, "schedule": "cosine", "ema": None}),
@@ -65,22 +65,29 @@ def fine_tune(
     return input_ranges(quantized)
 
 
-def _remove_others(checkpoints: Path, provenance: dict[str, Any], epochs: int) -> None:
-    """Those of a student that was trained on since, of another learning rate, and of more epochs than are asked for."""
+def _remove_others(checkpoints: Path, provenance: dict[str, Any]) -> None:
+    """Those of a student that was trained on since, of another learning rate, and of more or fewer epochs."""
     found = newest_checkpoint(checkpoints, warn=console.warn)
-    if found is not None and (found.meta["provenance"] != provenance or found.meta["epoch"] > epochs):
+    if found is not None and found.meta["provenance"] != provenance:
         shutil.rmtree(checkpoints)
 
 
 def with_fake_quantization(model: nn.Module) -> nn.Module:
     """A copy with quantisers in front of each layer and on its weight.
 
-    Raises UsageError where the model has no layer that would be quantised.
+    Raises UsageError where the model has no layer that would be quantised, and where tensors of it are computed from
+    others, such as by weight_norm.
     """
     quantized = copy.deepcopy(model)
     layers = [module for module in quantized.modules() if isinstance(module, LAYERS)]
     if not layers:
         raise UsageError("train.quantize: the student has no convolution or linear layer")
+    for name, module in quantized.named_modules():
+        if parametrize.is_parametrized(module):
+            raise UsageError(
+                f"train.quantize: the student's {name!r} is parametrised, such as by weight_norm",
+                "Remove that, with torch.nn.utils.parametrize.remove_parametrizations.",
+            )
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", _weight_quantizer())
         layer.add_module(_INPUT, _input_quantizer())
@@ -117,9 +124,17 @@ def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...
     return (quantizer(inputs[0].float()), *inputs[1:])
 
 
+class _GlobalBatchObserver(MovingAverageMinMaxObserver):
+    """Of several processes all see the range of the whole batch."""
+
+    def forward(self, x_orig: Tensor) -> Tensor:
+        super().forward(current().extremes(x_orig))
+        return x_orig
+
+
 def _input_quantizer() -> nn.Module:
     return FakeQuantize(
-        observer=MovingAverageMinMaxObserver, qscheme=torch.per_tensor_symmetric, averaging_constant=0.01, **_RANGE
+        observer=_GlobalBatchObserver, qscheme=torch.per_tensor_symmetric, averaging_constant=0.01, **_RANGE
     )
 
 

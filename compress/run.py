@@ -4,8 +4,9 @@ import datetime
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from compress import console, files
 from compress.errors import InputError, MachineError
+from compress.parallel import current
 from compress.recipe import Recipe, load_recipe, recipe_yaml
 
 RUNS = Path("runs")
@@ -45,6 +47,11 @@ class Run:
     @property
     def teacher(self) -> Path:
         return self.path / "teacher"
+
+    @property
+    def assistant(self) -> Path:
+        """The last of the teacher's assistants, from which the student learns; only where there are any."""
+        return self.path / "assistant"
 
     @property
     def checkpoints(self) -> Path:
@@ -167,6 +174,36 @@ def in_turn(lock_file: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A folder below that one which is gone after the block, the same for all processes; the leader makes it."""
+    with ExitStack() as stack:
+
+        def make() -> str:
+            try:
+                own = tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder, ignore_cleanup_errors=True)
+            except OSError as error:
+                raise files.cannot_write(folder, error) from error
+            return stack.enter_context(own)
+
+        yield Path(current().from_leader(make))
+
+
+def check_shared(folder: Path) -> None:
+    """Raises MachineError in all processes where one does not see the leader's folder, which is there."""
+    world = current()
+    if world.size == 1:
+        return
+    with scratch(folder) as probe:  # its name is new: no file system remembers that it was not there
+        blind = world.from_each("" if probe.is_dir() else socket.gethostname())
+    path = world.from_leader(folder.absolute)
+    if machines := sorted(set(blind) - {""}):
+        raise MachineError(
+            f"machine {machines[0]} does not see {path} of the machine that leads",
+            "All machines need the same working folder, on a file system that they share.",
+        )
 
 
 def in_use(folder: Path) -> MachineError:

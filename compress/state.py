@@ -77,6 +77,12 @@ class Training:
                 if isinstance(module, _BatchNorm):
                     module.eval()
 
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the global batch; those of terms are outside of what averages the model's."""
+        loss.backward()
+        if self.terms is not None:
+            self.world.average_gradients(self.terms.parameters())
+
     def zero_grad(self) -> None:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()

@@ -3,11 +3,9 @@
 import copy
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Generator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from compress.metrics import METRICS, MetricsLog
 from compress.objective import Objective
 from compress.parallel import current
 from compress.recipe import Member, Recipe
-from compress.run import RUNS, TEACHERS, Run, in_turn
+from compress.run import RUNS, TEACHERS, Run, check_shared, in_turn, scratch
 from compress.terms import tap
 from compress.train import Position, train
 from compress.wrappers import Ensemble
@@ -62,7 +60,7 @@ def obtain_teacher(
                 lambda: _save_foreign_teacher(recipe.teacher, run.teacher, dataset, splits),
             )
             if measured != run.teacher:
-                _link_folder(measured, run.teacher)
+                files.link_folder(measured, run.teacher)
     facts = _facts(run.teacher)
     if facts["data"] != dataset.sha256:
         raise InputError(
@@ -108,8 +106,9 @@ def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str
 
 
 def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
-    """Names all that determines a trained teacher: data, architecture, and how it is trained."""
+    """Names all that determines a trained teacher: data, architecture, and how it is trained, by how many processes."""
     determines = {
+        **current().identity,
         "format": TRAINING_FORMAT,
         "data": dataset.sha256,
         "augment": recipe.data.augment.model_dump(),
@@ -132,6 +131,7 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generat
     world = current()
     with in_turn(folder / ".lock", f"teacher in {folder}") if world.leads else nullcontext():
         world.from_leader(lambda: files.remove_leftovers(folder))
+        check_shared(folder)
         if world.from_leader((model_folder / _FACTS).exists):
             console.say(f"teacher: reused from {folder}")
             return folder
@@ -158,7 +158,7 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generat
 
 
 def _take_over(kept: Path, run: Run) -> None:
-    _link_folder(kept / "model", run.teacher)
+    files.link_folder(kept / "model", run.teacher)
     MetricsLog(run.path).replace_phase("teacher", kept / METRICS)
 
 
@@ -179,8 +179,8 @@ def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits) -
         recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={**dict(member), "ensemble": []})})
         for member in recipe.teacher.members
     ]
-    with _scratch(run.path) as scratch:
-        folders = [scratch / str(number) for number in range(len(alone))]
+    with scratch(run.path) as own:
+        folders = [own / str(number) for number in range(len(alone))]
         names = []
         for one, folder in zip(alone, folders, strict=True):
             if one.teacher.source == "train":
@@ -201,19 +201,6 @@ def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits) -
             for one, entry in zip(alone, facts, strict=True)
         ]
         _save_with_facts(Ensemble(members), run.teacher, dataset, splits, source="ensemble", members=recorded)
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder for members, the same for all processes."""
-    world = current()
-    with ExitStack() as stack:
-
-        def make() -> str:
-            own = tempfile.TemporaryDirectory(prefix=".members.", suffix=".tmp", dir=folder, ignore_cleanup_errors=True)
-            return stack.enter_context(own)
-
-        yield Path(world.from_leader(make))
 
 
 def _refuse_twins(alone: list[Recipe], names: list[str]) -> None:
@@ -247,24 +234,3 @@ def _save_with_facts(
 
 def _facts(folder: Path) -> dict[str, Any]:
     return json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-
-
-def _link_folder(source: Path, target: Path) -> None:
-    """A copy that shares its files with the source where the file system can; they are never written in place."""
-
-    def link(one: str, other: str) -> str:
-        try:
-            os.link(one, other)
-        except OSError:
-            shutil.copy2(one, other)
-        return other
-
-    try:
-        with tempfile.TemporaryDirectory(
-            prefix=f".{target.name}.", suffix=".tmp", dir=target.parent, ignore_cleanup_errors=True
-        ) as scratch:
-            shutil.copytree(source, Path(scratch) / "copy", copy_function=link)
-            shutil.rmtree(target, ignore_errors=True)
-            (Path(scratch) / "copy").rename(target)
-    except OSError as error:
-        raise files.cannot_write(target, error) from error

@@ -162,9 +162,7 @@ def run_epoch(
         began = time.perf_counter()
         batch = batches.get(state.epoch, state.step, interrupted.own)
         parts, student_logits = loss_parts(state, batch)
-        parts["loss"].backward()
-        if state.terms is not None:
-            world.average_gradients(state.terms.parameters())
+        state.backward(parts["loss"])
         right = (student_logits.detach().argmax(1) == batch.labels).float().mean()
         parts = world.combined({**parts, "train_top1": right})
 

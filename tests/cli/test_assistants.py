@@ -106,6 +106,30 @@ def test_a_longer_student_keeps_its_assistants(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("older", "elsewhere"), [(False, True), (True, False), (True, True)])
+def test_a_run_goes_on_with_its_assistants_from_another_folder(
+    command: Command, tiny_recipe: Path, chained: tuple[Path, Path], tmp_path: Path, older: bool, elsewhere: bool
+) -> None:
+    """One of an older version, which has no copy of its own, goes on where it was begun, and is refused elsewhere."""
+    home = shutil.copytree(chained[0], tmp_path / "home")
+    out = home / chained[1].relative_to(chained[0])
+    if older:
+        shutil.rmtree(out / "assistant")
+    before = json.loads((out / "manifest.json").read_text())["assistants"]
+    here = tmp_path / "elsewhere" if elsewhere else home
+    here.mkdir(exist_ok=True)
+    longer = ("distill", tiny_recipe, *CHAIN, *SEED, "--set", "train.epochs=3", "--out", out, "--resume", "--json")
+    result = command(*longer, cwd=here)
+    if older and elsewhere:
+        assert_fails(result, 3, f"{before[-1]['run']}, from which the student in {out} learns, is not there")
+    else:
+        assert "student 3/3" in result.stderr
+        assert json.loads(result.stdout)["assistants"] == before
+    assert ": student" not in result.stderr
+    assert not (here / "runs" / "assistants").exists() or here == home
+
+
+@pytest.mark.slow
 def test_another_process_waits_for_an_assistant_that_is_made(
     command: Command, start: Start, tiny_recipe: Path, chained: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -4,10 +4,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,74 +19,19 @@ from compress.distillation import torch_device
 from compress.evaluate import accuracy, logits_of
 from compress.recipe import load_recipe
 from compress.run import Run
+from tests.cli.torchrun import ALONE, COMPRESS, Torchrun, ended, workers
 from tests.conftest import Command, assert_fails
 from tests.faults.conftest import leftovers, metrics, until, weights
 
 pytestmark = pytest.mark.slow
-Process = subprocess.Popen[str]
-Torchrun = Callable[..., Process]
-
-
-@pytest.fixture
-def torchrun() -> Iterator[Torchrun]:
-    """Starts `compress ARGS` in two processes; what still runs at the test's end is killed."""
-    launchers: list[Process] = []
-
-    def run(*arguments: object, cwd: Path) -> Process:
-        cwd.mkdir(exist_ok=True)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "compress"]
-        launchers.append(
-            subprocess.Popen(
-                [*launch, *map(str, arguments)],
-                cwd=cwd,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-        return launchers[-1]
-
-    yield run
-    for launcher in launchers:
-        for pid in workers(launcher).values():
-            os.kill(pid, signal.SIGKILL)
-        launcher.kill()
-        launcher.communicate()
-
-
-def workers(launcher: Process) -> dict[int, int]:
-    """The process ids of the launcher's workers, by rank."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = re.search(r"^PPid:\s+(\d+)", (folder / "status").read_text(), re.M)
-            if parent and int(parent[1]) == launcher.pid:
-                rank = re.search(r"(?:^|\0)RANK=(\d+)\0", (folder / "environ").read_text())
-                found |= {int(rank[1]): int(folder.name)} if rank else {}
-        except OSError:
-            continue
-    return found
-
-
-def ended(launcher: Process, *codes: int) -> str:
-    """Checks that each worker ended with one of the codes and that one line says why; returns that line."""
-    _, errors = launcher.communicate(timeout=120)
-    found = {int(code) for code in re.findall(r"exitcode\s*: (-?\d+)", errors)}
-    assert found
-    assert found <= set(codes), errors
-    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, errors
-    assert "/compress/" not in errors, "a traceback of ours"
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The student's weights of a run in two processes that nothing disturbs."""
     home = tmp_path_factory.mktemp("undisturbed")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "compress"]
-    subprocess.run([*launch, "distill", str(long_recipe)], cwd=home, check=True, capture_output=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", *ALONE, *COMPRESS, "distill", str(long_recipe)]
+    subprocess.run(launch, cwd=home, check=True, capture_output=True)
     return weights(home)
 
 
@@ -143,7 +88,8 @@ def test_killed_while_the_teacher_is_trained_they_resume_to_the_same_bits(
     until(launcher, "teacher 2/6")
     os.kill(workers(launcher)[1], signal.SIGKILL)
     ended(launcher, 4, -signal.SIGKILL)
-    assert_fails(command("distill", long_recipe, cwd=tmp_path), 2, "are of 2 processes, and here are 1", "teachers")
+    alone = command("distill", long_recipe, "--set", "train.epochs=1", "--out", "alone", "--json", cwd=tmp_path)
+    assert "teacher 1/6" in alone.stderr, "it took what two processes had begun"
     resume(torchrun, long_recipe, tmp_path, undisturbed)
 
 
@@ -195,37 +141,42 @@ def test_other_commands_are_refused_under_torchrun(torchrun: Torchrun, tiny_reci
     assert line.startswith("error: compress sweep runs in one process, and torchrun started 2")
 
 
-TOGETHER = """\
-data: {name: digits, augment: {crop: 1}}
-teacher:
-  model: resnet10t
-  args: {channels: [8, 8, 16, 16]}
-  epochs: 1
-  ensemble: [{model: resnet10t, args: {channels: [8, 8, 16, 16]}, seed: 1}]
-  assistants: [{model: resnet10t, args: {channels: [8, 8, 8, 16]}}]
-student: {model: resnet10t, args: {channels: [8, 8, 8, 8]}}
-supervision: {method: ka+dtd, terms: [{name: adversarial, weight: 0.1}]}
-train: {epochs: 1, batch_size: 32, lr: 0.05, quantize: int8, quantize_epochs: 1}
-"""
+QUANTIZE = ("--set", "train.epochs=1", "--set", "train.quantize=int8", "--set", "train.quantize_epochs=6")
 
 
-def test_teachers_assistants_a_discriminator_and_int8_go_together_and_the_second_run_reuses_them(
-    torchrun: Torchrun, tmp_path: Path
+def test_killed_while_it_is_fine_tuned_for_int8_they_resume_to_the_same_bits(
+    torchrun: Torchrun, long_recipe: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(TOGETHER)
-    manifests = []
-    for name in ("first", "second"):
-        launcher = torchrun("distill", "recipe.yaml", "--out", name, cwd=tmp_path)
+    whole = torchrun("distill", long_recipe, *QUANTIZE, "--out", "whole", "--json", cwd=tmp_path)
+    output, errors = whole.communicate(timeout=300)
+    assert whole.returncode == 0, errors
+    launcher = torchrun("distill", long_recipe, *QUANTIZE, "--out", "cut", cwd=tmp_path)
+    until(launcher, "quantize 3/6")
+    time.sleep(0.1)
+    os.kill(workers(launcher)[1], signal.SIGKILL)
+    killed = time.monotonic()
+    assert ended(launcher, 4, -signal.SIGKILL).startswith("error: another process of this run is gone")
+    assert time.monotonic() - killed < 30
+    again = torchrun("distill", long_recipe, *QUANTIZE, "--out", "cut", "--resume", "--json", cwd=tmp_path)
+    resumed, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert re.search(r"quantize: .* going on from epoch [3-6]", errors)
+    for key in ("student_sha256", "int8_input_ranges"):
+        assert json.loads(resumed)[key] == json.loads(output)[key]
+    phases = [(line["phase"], line["epoch"]) for line in metrics(tmp_path / "cut") if line["phase"] == "quantize"]
+    assert phases == [("quantize", epoch) for epoch in range(6)]
+
+
+def test_two_torchruns_that_meet_at_an_address_train_the_run_of_one(
+    torchrun: Torchrun, long_recipe: Path, tmp_path: Path, undisturbed: bytes
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    group = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={address}")
+    options = {"cwd": tmp_path, "group": (*group, "--local-addr=127.0.0.1")}
+    launchers = [torchrun("distill", long_recipe, **options) for _ in range(2)]
+    for launcher in launchers:
         _, errors = launcher.communicate(timeout=300)
         assert launcher.returncode == 0, errors
-        manifests.append(json.loads((tmp_path / name / "manifest.json").read_text()))
-        assert errors.count("trained in runs/teachers") == (2 if name == "first" else 0)
-        assert not leftovers(tmp_path / name)
-    first, second = manifests
-    assert first["processes"] == 2
-    (assistant,) = first["assistants"]
-    assert Run(tmp_path / assistant["run"]).manifest["student_sha256"] == assistant["sha256"]
-    assert first["assistants"] == second["assistants"]
-    assert first["student_sha256"] == second["student_sha256"]
-    phases = [line["phase"] for line in metrics(tmp_path / "first")]
-    assert phases == ["student", "quantize"]
+    assert weights(tmp_path) == undisturbed

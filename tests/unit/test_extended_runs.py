@@ -1,5 +1,6 @@
 """Runs that go on after their end: their student is that of the settings in the recipe, or they are refused."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from compress import distillation
 from compress.checkpoint import newest_checkpoint
 from compress.distillation import distill, load_student
+from compress.divergence import DivergenceWatch
 from compress.errors import InputError, Interrupted, UsageError
 from compress.metrics import read_metrics
 from compress.recipe import load_recipe
@@ -70,7 +72,7 @@ def test_checkpoints_that_are_further_than_what_is_asked_for_are_not_taken_for_i
     assert run(tiny_recipe, here / "run", "train.epochs=4").manifest["status"] == "finished"
 
 
-@pytest.mark.parametrize("changed", ["train.quantize_lr=0.01", "train.quantize_epochs=1"])
+@pytest.mark.parametrize("changed", ["train.quantize_lr=0.01", "train.quantize_epochs=1", "train.quantize_epochs=3"])
 def test_another_fine_tuning_for_int8_is_that_of_a_run_that_had_it_from_the_first(
     here: Path, tiny_recipe: Path, changed: str
 ) -> None:
@@ -80,6 +82,29 @@ def test_another_fine_tuning_for_int8_is_that_of_a_run_that_had_it_from_the_firs
     again = run(tiny_recipe, here / "run", *asked)
     assert again.manifest["student_sha256"] != before
     assert same(again, run(tiny_recipe, here / "fresh", *asked))
+
+
+def test_a_fine_tuning_for_int8_that_was_interrupted_further_than_is_asked_for_starts_anew(
+    here: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the 3 epochs, of 4 steps each, it is in the third."""
+    run(tiny_recipe, here / "run")
+    original, steps = DivergenceWatch.check, []
+
+    def check(self: DivergenceWatch, *args: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 10:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(DivergenceWatch, "check", check)
+    with pytest.raises(Interrupted):
+        run(tiny_recipe, here / "run", *INT8[:1], "train.quantize_epochs=3")
+    found = newest_checkpoint(Run(here / "run").quantize_checkpoints, warn=print)
+    assert found is not None
+    assert (found.meta["epoch"], found.meta["step"]) == (2, 2)
+    asked = (*INT8[:1], "train.quantize_epochs=2")
+    assert same(run(tiny_recipe, here / "run", *asked), run(tiny_recipe, here / "fresh", *asked))
 
 
 def test_without_fine_tuning_the_student_and_its_metrics_are_those_of_before(here: Path, tiny_recipe: Path) -> None:

@@ -19,6 +19,7 @@ from compress.interrupts import Flag
 from compress.metrics import read_metrics
 from compress.objective import Objective
 from compress.parallel import current
+from compress.quantize import with_fake_quantization
 from compress.state import loss_parts, prepare
 from tests.unit.terms_training import ALL, equal, network, run, splits, supervision
 from tests.unit.two_processes import in_two_processes
@@ -26,6 +27,8 @@ from tests.unit.two_processes import in_two_processes
 pytestmark = pytest.mark.slow
 
 DIST_AT_ONE_TEMPERATURE = {"name": "dist", "temperature": 2.0}
+ADVERSARIAL = {"name": "adversarial", "weight": 0.5, "width": 8}
+INT8 = "ka+dtd, all, quantised"
 CASES: dict[str, tuple[str, list[dict[str, Any]]]] = {
     **{
         method: (method, [])
@@ -36,12 +39,15 @@ CASES: dict[str, tuple[str, list[dict[str, Any]]]] = {
     },
     **{f"ka+dtd, {number} {term['name']}": ("ka+dtd", [term]) for number, term in enumerate(ALL)},
     "ce, dist": ("ce", [DIST_AT_ONE_TEMPERATURE]),
-    "kd, all": ("kd", ALL),
+    "ka+dtd, adversarial": ("ka+dtd", [ADVERSARIAL]),
+    "kd, all": ("kd", [*ALL, ADVERSARIAL]),
+    INT8: ("ka+dtd", ALL),
 }
 TRAININGS: dict[str, dict[str, Any]] = {
     "sgd": {"method": "ka-ps+dtd-flsw"},
     "terms": {"method": "ka-lsr+dtd-cwsm", "terms": ALL, "clip_grad": 1.0},
     "adamw": {"method": "dtd-cwsm", "optimizer": "adamw", "lr": 0.003, "ema": 0.9},
+    "int8": {"method": "ka+dtd", "terms": ALL, "quantized": True},
     "saved by the clock": {"method": "kd", "checkpoint_minutes": 1e-9},
 }
 COUNTS = (1, 511, 512, 513, 1024, 1300, 1600)
@@ -55,8 +61,8 @@ def student(dropout: float = 0.0) -> nn.Sequential:
     return model
 
 
-def first_step(method: str, terms: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """The parts of the loss and every gradient of the first step, as the loop makes them."""
+def first_step(method: str, terms: list[dict[str, Any]], model: nn.Module) -> dict[str, Tensor]:
+    """The parts of the loss and every gradient of the first step, as the loop makes them; of INT8 also the ranges."""
     settings = recipe.Train.model_validate({"batch_size": 32, "precision": "fp32"})
     objective = Objective.of(supervision(terms, method), label_smoothing=0.1)
     batches, cheap = batches_and_teacher(
@@ -64,18 +70,24 @@ def first_step(method: str, terms: list[dict[str, Any]]) -> dict[str, Tensor]:
         views=None,
         shared=Shared(),
     )
-    state = prepare(student(), batches, objective, settings, 1, "student", teacher=cheap)
+    state = prepare(model, batches, objective, settings, 1, "student", teacher=cheap)
     state.model.train()
     parts, _ = loss_parts(state, batches.get(0, 0, Flag()))
-    parts["loss"].backward()
-    if state.terms is not None:
-        state.world.average_gradients(state.terms.parameters())
+    state.backward(parts["loss"])
     parts = {name: value.detach() for name, value in state.world.combined(parts).items()}
-    return parts | {name: p.grad for name, p in state.trained.named_parameters() if p.grad is not None}
+    parts |= {name: limit for name, limit in state.model.named_buffers() if name.endswith(("min_val", "max_val"))}
+    opponents = [] if state.terms is None else state.terms.discriminators.named_parameters()
+    parameters = [*state.trained.named_parameters(), *opponents]
+    return parts | {name: p.grad for name, p in parameters if p.grad is not None}
 
 
-def training(folder: Path, *, terms: Any = (), **options: Any) -> nn.Module:
-    return run(folder, list(terms), model=student(), **{"precision": "fp32", **options})
+def step_of(name: str) -> dict[str, Tensor]:
+    return first_step(*CASES[name], with_fake_quantization(student()) if name == INT8 else student())
+
+
+def training(folder: Path, *, terms: Any = (), quantized: bool = False, **options: Any) -> dict[str, Tensor]:
+    model = with_fake_quantization(student()) if quantized else student()
+    return run(folder, list(terms), model=model, **{"precision": "fp32", **options}).state_dict()
 
 
 def evaluation(count: int) -> Tensor:
@@ -157,7 +169,7 @@ def everything(folder: Path) -> dict[str, Any]:
         if current().leads:
             path.mkdir()
     return {
-        "steps": {name: first_step(*case) for name, case in CASES.items()},
+        "steps": {name: step_of(name) for name in CASES},
         "trained": {name: training(made[name], **options) for name, options in TRAININGS.items()},
         "logits": {count: evaluation(count) for count in COUNTS},
         "random": first_random_number(),
@@ -194,7 +206,9 @@ Two = tuple[Path, list[dict[str, Any]]]
 
 @pytest.mark.parametrize("name", CASES)
 def test_losses_and_gradients_are_those_of_one_process(two: Two, name: str) -> None:
-    expected = first_step(*CASES[name])
+    expected = step_of(name)
+    assert any("input_quantizer" in part for part in expected) == (name == INT8)
+    assert any(part.startswith("adversarial.0") for part in expected) == (ADVERSARIAL in CASES[name][1])
     for found in two[1]:
         assert found["steps"][name].keys() == expected.keys()
         for part, value in expected.items():
@@ -206,9 +220,9 @@ def test_losses_and_gradients_are_those_of_one_process(two: Two, name: str) -> N
 def test_training_ends_at_the_weights_and_metrics_of_one_process(two: Two, tmp_path: Path, name: str) -> None:
     folder, processes = two
     alone = training(tmp_path, **TRAININGS[name])
-    assert equal(processes[0]["trained"][name], processes[1]["trained"][name])
-    for found, expected in zip(processes[0]["trained"][name].parameters(), alone.parameters(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
+    found, other = (process["trained"][name] for process in processes)
+    torch.testing.assert_close(found, other, rtol=0, atol=0)
+    torch.testing.assert_close(found, alone, rtol=1e-3, atol=2e-5)
     lines, expected = read_metrics(folder / name / "metrics.jsonl"), read_metrics(tmp_path / "metrics.jsonl")
     assert len(lines) == len(expected) == 3
     for line, one in zip(lines, expected, strict=True):

@@ -1,5 +1,6 @@
 """Quantisation-aware fine-tuning against rounding written out in numpy, and against the graph that is deployed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
+from compress import distill, load_recipe
 from compress.errors import UsageError
 from compress.quantize import LAYERS, float_weights, with_fake_quantization
 from export.onnx_export import export_onnx
@@ -62,6 +65,24 @@ def test_the_gradient_passes_the_rounding_and_the_float_weights_fit_the_float_mo
 def test_a_model_with_nothing_to_quantise_is_refused() -> None:
     with pytest.raises(UsageError, match="no convolution or linear layer"):
         with_fake_quantization(nn.Sequential(nn.Flatten()))
+
+
+@pytest.mark.parametrize("parametrise", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_weight_that_is_computed_from_others_is_refused(parametrise: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), parametrise(nn.Linear(4, 3)))
+    with pytest.raises(UsageError, match="the student's '2' is parametrised"):
+        with_fake_quantization(model)
+
+
+@pytest.mark.slow
+def test_a_student_that_cannot_be_fine_tuned_is_refused_before_a_teacher_is_trained(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    student = nn.Sequential(nn.Flatten(), parametrizations.weight_norm(nn.Linear(192, 3)))
+    with pytest.raises(UsageError, match="the student's '1' is parametrised"):
+        distill(load_recipe(tiny_recipe, overrides=["train.quantize=int8"]), student=student)
+    assert not (tmp_path / "runs" / "teachers").exists()
 
 
 @pytest.mark.slow

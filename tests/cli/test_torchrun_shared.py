@@ -1,0 +1,113 @@
+"""What the processes of one run have in common: a folder, and teachers and assistants of as many processes."""
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import timm
+from safetensors.torch import save_file
+
+from compress.run import Run
+from tests.cli.torchrun import Torchrun, ended
+from tests.conftest import Command
+from tests.faults.conftest import Start, leftovers, metrics, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("out", [(), ("--out",)], ids=["in runs", "elsewhere"])
+def test_a_machine_that_does_not_share_the_working_folder_is_named_by_all(
+    torchrun: Torchrun, tiny_recipe: Path, tmp_path: Path, out: tuple[str, ...]
+) -> None:
+    """Process 1 works in a folder of its own, as on a machine with another disk. With --out only that one is shared."""
+    launch = "import os, runpy\nos.chdir(os.environ['RANK'])\nrunpy.run_module('compress', run_name='__main__')\n"
+    (tmp_path / "launch.py").write_text(launch)
+    for folder in ("0", "1", "shared"):
+        (tmp_path / folder).mkdir()
+    where = (*out, *([tmp_path / "shared" / "run"] if out else []))
+    launcher = torchrun("distill", tiny_recipe, *where, cwd=tmp_path, program=(str(tmp_path / "launch.py"),))
+    line = ended(launcher, 4)
+    unseen = tmp_path / "0" / "runs" / ("teachers" if out else "")
+    assert f"error: machine {socket.gethostname()} does not see {unseen}/" in line
+    assert "the same working folder" in line
+    assert not list((tmp_path / "1").iterdir())
+    assert not leftovers(tmp_path)
+
+
+TOGETHER = """\
+data: {name: digits, augment: {crop: 1}}
+teacher:
+  model: resnet10t
+  args: {channels: [8, 8, 16, 16]}
+  epochs: 1
+  ensemble: [{model: resnet10t, args: {channels: [8, 8, 16, 16]}, seed: 1}]
+  assistants: [{model: resnet10t, args: {channels: [8, 8, 8, 16]}}]
+student: {model: resnet10t, args: {channels: [8, 8, 8, 8]}}
+supervision: {method: ka+dtd, terms: [{name: adversarial, weight: 0.1}]}
+train: {epochs: 1, batch_size: 32, lr: 0.05, quantize: int8, quantize_epochs: 1}
+"""
+
+
+def test_teachers_assistants_a_discriminator_and_int8_go_together_and_the_second_run_reuses_them(
+    torchrun: Torchrun, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(TOGETHER)
+    manifests = []
+    for name in ("first", "second"):
+        launcher = torchrun("distill", "recipe.yaml", "--out", name, cwd=tmp_path)
+        _, errors = launcher.communicate(timeout=300)
+        assert launcher.returncode == 0, errors
+        manifests.append(json.loads((tmp_path / name / "manifest.json").read_text()))
+        assert errors.count("trained in runs/teachers") == (2 if name == "first" else 0)
+        assert not leftovers(tmp_path / name)
+    first, second = manifests
+    assert first["processes"] == 2
+    (assistant,) = first["assistants"]
+    assert Run(tmp_path / assistant["run"]).manifest["student_sha256"] == assistant["sha256"]
+    assert first["assistants"] == second["assistants"]
+    assert first["student_sha256"] == second["student_sha256"]
+    phases = [line["phase"] for line in metrics(tmp_path / "first")]
+    assert phases == ["student", "quantize"]
+    alone = command("distill", "recipe.yaml", "--out", "alone", "--json", cwd=tmp_path)
+    assert alone.stderr.count("trained in runs/teachers") == 2
+    assert json.loads(alone.stdout)["assistants"][0]["run"] != assistant["run"]
+
+
+@pytest.mark.parametrize("source", ["train", "checkpoint"])
+def test_begun_by_one_process_and_stopped_in_an_assistant_two_make_a_run_of_their_own_of_it(
+    torchrun: Torchrun, start: Start, long_recipe: Path, tmp_path: Path, source: str
+) -> None:
+    """Its teacher is that of two, too, where it is trained; its assistant is in both cases."""
+    weights = timm.create_model("resnet10t_smallstem", num_classes=3, channels=[8, 8, 16, 16]).state_dict()
+    save_file(weights, tmp_path / "w.safetensors")
+    where = f"checkpoint, checkpoint: {tmp_path / 'w.safetensors'}" if source == "checkpoint" else source
+    teacher = f"teacher={{model: resnet10t, args: {{channels: [8, 8, 16, 16]}}, source: {where}}}"
+    assistants = "teacher.assistants=[{model: resnet10t, args: {channels: [8, 8, 16, 8]}}]"
+    recipe = (
+        long_recipe,
+        "--set",
+        teacher,
+        "--set",
+        assistants,
+        "--set",
+        "teacher.epochs=1",
+        "--set",
+        "train.epochs=3",
+    )
+    process = start("distill", *recipe, "--out", "run", cwd=tmp_path)
+    until(process, "assistant 1, resnet10t: student 1/3")
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    before = json.loads((tmp_path / "run" / "teacher" / "facts.json").read_text())["sha256"]
+    sha256s = []
+    for name, options in (("run", ["--resume"]), ("fresh", [])):
+        launcher = torchrun("distill", *recipe, "--out", name, *options, "--json", cwd=tmp_path)
+        output, errors = launcher.communicate(timeout=300)
+        assert launcher.returncode == 0, errors
+        sha256s.append([json.loads(output)["teacher"]["sha256"], json.loads(output)["student_sha256"]])
+    assert sha256s[0] == sha256s[1]
+    assert (sha256s[0][0] != before) == (source == "train")
+    assert len(list(tmp_path.glob("runs/assistants/*/manifest.json"))) == 2
