@@ -33,7 +33,9 @@ def tensorrt() -> ModuleType:
             return importlib.import_module(name)
         except (ImportError, OSError):
             continue
-    raise MachineError("TensorRT is not installed", f"{install_extra('trt')}, or [trt-rtx] to build without a GPU")
+    raise MachineError(
+        "TensorRT is not installed", f"{install_extra('trt')}, or 'compress[trt-rtx]' to build without a GPU"
+    )
 
 
 def _get_rtx() -> str:

@@ -20,7 +20,7 @@ from compress.errors import MachineError
 from compress.run import Run
 from export.from_run import export_run
 from export.results import Accuracy, NotRun
-from export.trt import LIBRARIES
+from export.trt import LIBRARIES, tensorrt
 from tests.conftest import Command, assert_fails
 from tests.export.benchmarked import benchmarked
 
@@ -228,6 +228,7 @@ def test_the_card_has_what_was_measured_and_the_onnx_files_go_as_they_were_expor
     shutil.copytree(source.path, run.path)
     for library in LIBRARIES:
         monkeypatch.setitem(sys.modules, library, None)
+    tensorrt.cache_clear()
     with pytest.raises(MachineError):  # no engines, but the ONNX file for them
         export_run(run, formats=("onnx", "trt"), precisions=("fp32", "fp16", "int8"), preprocess=True, threads=1)
     result = command("push", run.path, "me/small", cwd=tmp_path, **environment | {"HF_TOKEN": hub.token})

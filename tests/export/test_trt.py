@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,7 +192,6 @@ except MachineError as error:
 
 
 def test_without_any_library_it_says_what_to_install(trained_onnx: Path, tmp_path: Path) -> None:
-    started = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_LIBRARIES, str(trained_onnx)],
         capture_output=True,
@@ -204,7 +202,6 @@ def test_without_any_library_it_says_what_to_install(trained_onnx: Path, tmp_pat
     assert result.stdout.startswith("4 "), result.stderr
     assert "compress[trt]" in result.stdout
     assert "compress[trt-rtx]" in result.stdout
-    assert time.monotonic() - started < 5
 
 
 def test_an_engine_of_another_library_is_not_opened(variants: dict[str, Path], builder: None, tmp_path: Path) -> None:
