@@ -72,7 +72,8 @@ def _run(debug: bool) -> int:
         return _fail(error, debug)
     except (Interrupted, KeyboardInterrupt, click.Abort) as stop:
         code = stop.code if isinstance(stop, Interrupted) else 130
-        return _end(code, "interrupted. Give the same command again; distill goes on with --resume.")
+        more = ", with --resume" if "distill" in sys.argv else ""
+        return _end(code, f"interrupted. Give the same command again{more}.")
     except BrokenPipeError:
         streams.silence(1)  # the reader went away (`| head`): not an error of ours
         return 0

@@ -31,6 +31,7 @@ class DivergenceWatch:
 
     def __init__(self, device: torch.device, steps: int = 0, *, terms: tuple[str, ...] = ()) -> None:
         self._parts = ("kd", "ce", *terms, "loss")
+        self._causes = "train.lr, or the weights of supervision.terms," if terms else "train.lr,"
         self._flag = torch.zeros((), device=device)
         self._steps = torch.full((), float(steps), device=device)
         self._values = torch.zeros(len(self._parts) + 1, device=device)
@@ -56,5 +57,5 @@ class DivergenceWatch:
         bad, value = next((n, v) for n, v in zip(names, self._values.tolist(), strict=True) if not math.isfinite(v))
         raise DivergedError(
             f"{phase} training diverged at epoch {epoch + 1}, step {int(self._steps.item())}: {bad} is {value:g}",
-            "Nothing was saved from this step. Lower train.lr, or set train.clip_grad or train.warmup_epochs.",
+            f"Nothing was saved from this step. Lower {self._causes} or set train.clip_grad or train.warmup_epochs.",
         )

@@ -49,10 +49,10 @@ def read_image(path: str | Path, size: int) -> NDArray[np.uint8]:
                 return square(ImageOps.exif_transpose(image), size)
     except InputError:
         raise
+    except FileNotFoundError:
+        raise InputError(f"no image at {path}") from None
     except Exception as error:
-        raise InputError(
-            f"image {path} cannot be read ({_reason(error)})", "Replace it, or remove it from the folder."
-        ) from error
+        raise InputError(f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out.") from error
 
 
 def read_images(paths: Sequence[str], size: int, out: Path) -> None:

@@ -1,5 +1,6 @@
 """The names of the supervision methods, and what each stands for. Imports nothing heavy: recipes are checked fast."""
 
+import difflib
 from typing import Literal
 
 Adjust = Literal["none", "probability_shift", "label_smoothing"]
@@ -25,7 +26,9 @@ def canonical_method(name: str) -> str:
     parts = [SHORT_NAMES.get(part, part) for part in name.strip().lower().split("+")]
     full = "+".join(sorted(parts, key=lambda part: part in DYNAMIC_TEMPERATURES))
     if full not in METHODS:
-        raise ValueError(f"unknown method {name!r}; known are {METHOD_HELP}")
+        near = difflib.get_close_matches(name, SPELLINGS, n=1)
+        meant = f"did you mean {near[0]!r}? Known" if near else "known"
+        raise ValueError(f"unknown method {name!r}; {meant} are {METHOD_HELP.rstrip('.')}")
     return full
 
 

@@ -217,7 +217,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {folder / CONFIG} ({_first_line(error)})") from None
+        inside = [str(folder / role) for role in ("teacher", "student") if (folder / role / CONFIG).exists()]
+        hint = f"That is a run, and its models are {' and '.join(inside)}." if inside else ""
+        raise InputError(f"cannot read {folder / CONFIG} ({_first_line(error)})", hint) from None
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG} is not a model's configuration")
     return config

@@ -256,7 +256,7 @@ def _explain(problem: Any) -> tuple[str, str]:
         return f"{key} is missing", ""
     text = problem["msg"].removeprefix("Value error, ")
     text = text[0].lower() + text[1:]
-    if not key or (problem["type"] == "value_error" and key in text):
+    if not key or (problem["type"] == "value_error" and (key in text or repr(problem["input"]) in text)):
         return text, ""
     return f"{key}: {text}, got {_shorten(problem['input'])}", ""
 

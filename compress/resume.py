@@ -50,7 +50,7 @@ def open_run(
     if (changed or not finished) and begun_by != size and has_checkpoints(old.checkpoints):
         raise UsageError(
             f"{old.path} was begun by {processes(begun_by)}, and here are {size}",
-            f"Go on with {processes(begun_by)}, or start a new run without --resume.",
+            f"Go on with {processes(begun_by)}, or start a new run without --resume, in another folder.",
         )
     if finished and resolved.data.root != before.data.root:
         _check_data_of_finished(old, load_data(resolved.data, say=console.say))

@@ -127,8 +127,12 @@ def _run_here(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: str
 
 def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[str, Outcome]:
     """Runs the cells of a group in lockstep, in this process."""
-    names = ", ".join(cell.name for cell in group)
-    console.say(f"in lockstep: {names}" if len(group) > 1 else f"alone: {names}")
+    left = [cell.name for cell in group if not _is_finished(cell)]
+    if left:
+        console.say(f"{'in lockstep' if len(left) > 1 else 'alone'}: {', '.join(left)}")
+    for cell in group:
+        if cell.name not in left:
+            console.say(f"finished before: {cell.name}")
     shared = Shared()
     runs = {
         cell.name: distill_in_steps(
@@ -144,6 +148,10 @@ def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[s
         for cell in group
     }
     return run_in_lockstep(runs)
+
+
+def _is_finished(cell: Cell) -> bool:
+    return (cell.folder / MANIFEST).exists() and Run(cell.folder).manifest["status"] == "finished"
 
 
 def baseline_arm(cells: Sequence[Cell], name: str | None) -> str:
@@ -193,8 +201,9 @@ def raise_if_failed(outcomes: dict[str, Outcome]) -> None:
 
 
 def _plain(text: str) -> str:
-    """KEY=VALUE as a part of a folder's name."""
-    kept = "".join(character if character.isalnum() or character in "=._" else "_" for character in text)
+    """KEY=VALUE, the value as JSON, as a part of a folder's name."""
+    bare = text.replace('"', "")
+    kept = "".join(character if character.isalnum() or character in "=._" else "_" for character in bare)
     return kept.strip("_")
 
 

@@ -88,7 +88,7 @@ def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
         except Exception as error:
             raise InputError(
                 f"the {role} does not take images of {dataset.image_size} pixels ({str(error).splitlines()[0]})",
-                "Choose another data.image_size, or another model.",
+                "Choose another data.image_size or model, or give a ViT its size, as in args: {img_size: 32}.",
             ) from error
     model.train(was_training)
     if shape != [2, dataset.num_classes]:
@@ -135,10 +135,10 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generat
         if world.from_leader((model_folder / _FACTS).exists):
             console.say(f"teacher: reused from {folder}")
             return folder
-        console.say(f"teacher: {models.architecture(recipe.teacher, dataset.image_size)}, trained in {folder}")
         model = _new_model(recipe, dataset)
         check_logits(model, dataset, "teacher")
         check_features(model, recipe, dataset, "teacher")
+        console.say(f"teacher: {models.architecture(recipe.teacher, dataset.image_size)}, to be trained in {folder}")
         assert recipe.teacher.epochs is not None
         trained = yield from train(
             model,

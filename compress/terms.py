@@ -153,7 +153,7 @@ def tap(model: nn.Module, terms: Sequence[Term], images: Tensor, *, role: str) -
         if term.name in _COMPARE_PIXELS and found.shapes[path][1:] == (1, 1):
             raise UsageError(
                 f"{term.name} compares the pixels of a map, and {path!r} of the {role} has one",
-                "Name earlier modules as student: and teacher: of the term, such as layer2.",
+                "Name earlier modules as student: and teacher: of the term, of a stage before it.",
             )
     return found
 

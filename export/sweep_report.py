@@ -4,18 +4,22 @@ In: a Sweep. Everything is rendered before anything is written.
 """
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 from markupsafe import Markup
 
-from compress import files
+from compress import console, files
 from export import plots
 from export.report import environment
 from export.sweep_results import Sweep
 
 
 def write_sweep(sweep: Sweep, folder: Path) -> list[Path]:
-    """Writes FOLDER/RECIPE-sweep.html, .md and .json, and returns their paths."""
+    """Writes FOLDER/RECIPE-sweep.html, .md and .json, and returns their paths.
+
+    Those of an earlier sweep that had runs which this one has not are kept, with their date in the names.
+    """
     written = {
         ".html": _rendered("sweep.html.j2", sweep, plot=Markup(plots.dots(sweep))),
         ".md": sweep_markdown(sweep),
@@ -26,9 +30,27 @@ def write_sweep(sweep: Sweep, folder: Path) -> list[Path]:
     except OSError as error:
         raise files.cannot_write(folder, error) from error
     paths = [folder / f"{sweep.recipe}-sweep{ending}" for ending in written]
+    _set_aside(paths, {run.name for run in sweep.runs})
     for path, text in zip(paths, written.values(), strict=True):
         files.write_bytes(path, text.encode())
     return paths
+
+
+def _set_aside(paths: list[Path], runs: set[str]) -> None:
+    try:
+        before = {run["name"] for run in json.loads(paths[-1].read_text(encoding="utf-8"))["runs"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # none is there, or none of ours
+    if before <= runs:
+        return
+    written = datetime.fromtimestamp(paths[-1].stat().st_mtime)
+    for path in filter(Path.exists, paths):
+        kept = path.with_stem(f"{path.stem}-{written:%Y%m%d-%H%M%S}")
+        try:
+            path.replace(kept)
+        except OSError as error:
+            raise files.cannot_write(kept, error) from error
+        console.say(f"{path} had other runs, and is now {kept}")
 
 
 def sweep_markdown(sweep: Sweep) -> str:

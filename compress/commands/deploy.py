@@ -179,4 +179,5 @@ def push(run: Path, repo: str, private: bool, dry_run: bool, json_: bool) -> Non
     if outcome["url"]:
         click.echo(outcome["url"])
     else:
-        console.say("nothing was pushed. Log in with `hf auth login` or set HF_TOKEN, and leave --dry-run out")
+        why = "leave --dry-run out" if dry_run else "log in with `hf auth login` or set HF_TOKEN"
+        console.say(f"nothing was pushed: to do so, {why}")

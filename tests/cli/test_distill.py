@@ -71,6 +71,7 @@ def test_predict_names_classes_and_probabilities(command: Command, finished: Pat
     lines = command("predict", finished, images[0], "--top", 1, cwd=finished).stdout.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(str(images[0]))
+    assert_fails(command("predict", finished, images[0], "none.png", cwd=finished), 3, "no image at none.png")
 
 
 def test_predictions_are_those_of_timm_itself(command: Command, finished: Path, folder_data: Path) -> None:

@@ -50,6 +50,8 @@ def test_a_second_call_skips_what_is_finished(command: Command, tiny_recipe: Pat
     assert result.returncode == 0, result.stderr
     assert runs(result.stdout) == runs(output)
     assert "student 1/2" not in result.stderr
+    assert "in lockstep" not in result.stderr
+    assert result.stderr.count("finished before: tiny-") == 4
     assert {name: content for name, content in snapshot(home / "runs").items() if "-sweep." not in name} == before
 
 

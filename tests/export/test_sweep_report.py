@@ -127,6 +127,16 @@ def test_other_teachers_in_one_seed_are_said_and_other_teachers_by_seed_are_not(
             assert ("learned from different teachers" in path.read_text()) is said
 
 
+def test_a_table_with_runs_that_the_new_one_lacks_is_kept(tmp_path: Path) -> None:
+    write_sweep(compare("r", rows(ce=[0.7, 0.71], kd=[0.72, 0.73]), "ce"), tmp_path)
+    more = rows(ce=[0.7, 0.71, 0.7], kd=[0.72, 0.73, 0.74])
+    whole = [path.read_bytes() for path in write_sweep(compare("r", more, "ce"), tmp_path)]
+    assert len(list(tmp_path.iterdir())) == 3  # it has all that was there
+    write_sweep(compare("r", rows(ce=[0.7]), "ce"), tmp_path)
+    kept = [path for path in tmp_path.iterdir() if not path.stem.endswith("-sweep")]
+    assert sorted(path.read_bytes() for path in kept) == sorted(whole)
+
+
 def test_equal_arms_differ_by_nothing_and_nothing_is_nan(tmp_path: Path) -> None:
     sweep = compare("r", rows(ce=[0.7, 0.8, 0.75], kd=[0.7, 0.8, 0.75], ka=[0.71, 0.8, 0.76]), "ce")
     difference = arm_of(sweep, "kd").difference

@@ -209,3 +209,12 @@ def test_damaged_weights_are_input_errors(tmp_path: Path, digits: Dataset) -> No
     (tmp_path / "saved" / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json"):
         models.load_model(tmp_path / "saved")
+
+
+def test_a_run_in_place_of_a_model_is_told_where_its_models_are(tmp_path: Path) -> None:
+    for role in ("teacher", "student"):
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "config.json").write_text("{}")
+    with pytest.raises(InputError) as caught:
+        models.read_config(tmp_path)
+    assert f"its models are {tmp_path / 'teacher'} and {tmp_path / 'student'}" in str(caught.value)

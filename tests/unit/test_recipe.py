@@ -53,6 +53,7 @@ def test_a_short_recipe_gets_the_documented_defaults(tmp_path: Path) -> None:
         ("train: {batch_size: 0}", ["train.batch_size"]),
         ("train: 5", ["train"]),
         ("supervision: {method: kka}", ["unknown method 'kka'", "ka-lsr"]),
+        ("supervision: {method: kd+dtd}", ["unknown method 'kd+dtd'; did you mean 'ka+dtd'?"]),
         ("supervision: {method: ka+ka}", ["unknown method"]),
         ("data: {name: digits}", ["duplicate key 'data'"]),
         ("train: &a {lr: 0.1}", ["anchors"]),

@@ -69,6 +69,7 @@ def test_null_and_words_and_numbers_stay_what_they_are(tiny_recipe: Path) -> Non
     cells = grid(tiny_recipe, [], [], ["teacher.cache=null,{views: 4}", "train.schedule=cosine,step", "train.lr=1e-3"])
     assert [cell.recipe.teacher.cache and cell.recipe.teacher.cache.views for cell in cells] == [None, None, 4, 4]
     assert [cell.recipe.train.schedule for cell in cells] == ["cosine", "step"] * 2
+    assert cells[0].arm == "ka-ps+dtd-flsw-teacher.cache=null-train.schedule=cosine"
     assert {cell.recipe.train.lr for cell in cells} == {0.001}
 
 
@@ -83,7 +84,7 @@ def test_null_and_words_and_numbers_stay_what_they_are(tiny_recipe: Path) -> Non
         (["kd"], [], ["supervision.method=ce,ka"], "sets supervision.method twice"),
         ([], [1], ["train.seed=2,3"], "sets train.seed twice"),
         ([], [], ["student.args.drop_rate=0,0.1", "student.args={}"], "sets student.args.drop_rate twice"),
-        ([], [], ["data.root=a/b,a_b"], "would both be named tiny-ka-ps+dtd-flsw-data.root=_a_b-s0"),
+        ([], [], ["data.root=a/b,a_b"], "would both be named tiny-ka-ps+dtd-flsw-data.root=a_b-s0"),
         (["kdd"], [], [], "kdd"),
         ([], [-1], [], "train.seed"),
         ([], [], ["train.learning_rate=0.1,0.2"], "learning_rate"),
@@ -103,7 +104,9 @@ def test_anything_wrong_with_one_cell_is_a_usage_error(
 
 
 def test_a_long_name_is_shortened_to_what_a_file_system_takes_and_stays_unique(tiny_recipe: Path) -> None:
-    terms = ", ".join(f"{{name: {name}, weight: WEIGHT}}" for name in ("dkd", "dist", "adversarial"))
+    terms = ", ".join(
+        f"{{name: {name}, weight: WEIGHT}}" for name in ("dkd", "dist", "adversarial", "relational", "fitnet")
+    )
     varied = "supervision.terms=" + ",".join(f"[{terms}]".replace("WEIGHT", weight) for weight in ("0.5", "0.25"))
     cells = grid(tiny_recipe, [], [], [varied])
     assert all(len(cell.arm) > 120 and len(cell.name) < 140 for cell in cells)

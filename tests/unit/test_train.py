@@ -13,6 +13,7 @@ from torch import nn
 from compress import recipe
 from compress.augment import Images, Splits
 from compress.batches import epoch_order
+from compress.divergence import DivergenceWatch
 from compress.errors import DivergedError, Interrupted
 from compress.evaluate import accuracy, logits_of
 from compress.metrics import read_metrics
@@ -224,8 +225,6 @@ def test_an_absurd_learning_rate_leaves_nothing_that_is_not_finite_on_disk(tmp_p
 
 @pytest.mark.parametrize("part", ["kd", "ce", "gradient"])
 def test_the_part_that_is_not_finite_is_named(part: str) -> None:
-    from compress.divergence import DivergenceWatch
-
     watch = DivergenceWatch(torch.device("cpu"), steps=4)
     good = {"kd": torch.tensor(1.0), "ce": torch.tensor(1.0), "loss": torch.tensor(1.0)}
     watch.check(good, torch.tensor(1.0))
@@ -234,6 +233,15 @@ def test_the_part_that_is_not_finite_is_named(part: str) -> None:
     assert watch.check(good, torch.tensor(1.0)).item() == 1  # the flag stays up
     with pytest.raises(DivergedError, match=rf"epoch 3, step 6: (the )?{part} is"):
         watch.raise_if_diverged("student", epoch=2)
+
+
+@pytest.mark.parametrize("terms", [(), ("fitnet",)])
+def test_where_terms_may_be_the_cause_their_weights_are_named(terms: tuple[str, ...]) -> None:
+    watch = DivergenceWatch(torch.device("cpu"), terms=terms)
+    watch.check({"loss": torch.tensor(torch.nan)}, torch.tensor(1.0))
+    with pytest.raises(DivergedError) as caught:
+        watch.raise_if_diverged("student", epoch=0)
+    assert ("the weights of supervision.terms" in str(caught.value)) is bool(terms)
 
 
 def test_batches_cover_every_image_and_a_small_set_makes_one_batch(tmp_path: Path) -> None:
