@@ -74,7 +74,9 @@ class _Trainee:
             self.position, self.outcome = None, error
         except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on
             self.position, self.outcome = None, fault(error)
-            if is_out_of_memory(error):
+            if isinstance(error, OSError):
+                self.outcome = MachineError(f"{error.filename or self.name}: {error.strerror or error}")
+            elif is_out_of_memory(error):
                 self.outcome = MachineError(
                     f"the memory is too small for {self.name} beside what is there",
                     "Put fewer runs into the sweep, or lower train.batch_size.",

@@ -88,6 +88,7 @@ def _outcomes(ray: Any, task: Any, group: Sequence[Cell]) -> dict[str, Outcome]:
         if isinstance(error.cause, WorkerStopped):
             return {cell.name: _left(cell, error) for cell in group}
         reason: CompressError = fault(error.cause if isinstance(error.cause, Exception) else error)
+        reason.add_note(str(error))  # with the worker's traceback
         if "failed to import on the worker" in str(error):
             reason = MachineError("a Ray worker cannot import compress", "Install the same version on every node.")
         return {cell.name: reason for cell in group}

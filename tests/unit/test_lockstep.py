@@ -155,7 +155,11 @@ def host_memory_error() -> Exception:
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), host_memory_error(), ZeroDivisionError("a fault")]
+    "error",
+    [
+        *(torch.OutOfMemoryError("CUDA out of memory"), host_memory_error()),
+        *(OSError(5, "Input/output error", "/there"), ZeroDivisionError("a fault")),
+    ],
 )
 def test_an_error_that_is_none_of_ours_ends_its_own_run_alone(
     here: Path, recipe: Path, alone: dict[str, str], error: Exception
@@ -171,6 +175,9 @@ def test_an_error_that_is_none_of_ours_ends_its_own_run_alone(
     if "memory" in str(error):
         assert isinstance(ended, MachineError)
         assert "memory is too small for kd" in str(ended)
+    elif isinstance(error, OSError):
+        assert isinstance(ended, MachineError)
+        assert str(ended) == "/there: Input/output error"
     else:
         assert isinstance(ended, FaultError)
         assert str(ended).startswith("ZeroDivisionError: a fault. This is a fault in compress")
