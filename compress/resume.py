@@ -10,7 +10,7 @@ from compress import run as run_folder
 from compress.checkpoint import has_checkpoints, newest_checkpoint
 from compress.data import Dataset, load_data, resolve_augment
 from compress.datasets import LAYOUTS
-from compress.errors import InputError, UsageError
+from compress.errors import CompressError, InputError, UsageError
 from compress.methods import default_alpha
 from compress.parallel import current, processes
 from compress.recipe import Recipe, changed_keys
@@ -60,10 +60,16 @@ def open_run(
 
 
 def refuse_other_recipe(run: Run, given: Recipe) -> None:
-    """Raises UsageError where a run that is to be compared was begun with another recipe, or for fewer epochs."""
-    before = run.recipe
+    """Raises UsageError where a run that is to be compared was begun with another recipe, or for fewer epochs.
+
+    A damaged one is left to its own opening.
+    """
+    try:
+        before, begun = run.recipe, _has_begun(run)
+    except CompressError:
+        return
     changed = _changed(before, resolve(given, torch.device("cpu"), like=before))
-    if changed and _has_begun(run):
+    if changed and begun:
         raise _other_recipe(run, changed, extend=False)
 
 

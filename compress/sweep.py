@@ -15,12 +15,12 @@ from typing import Any, Literal
 from compress import console
 from compress.batches import Shared
 from compress.distillation import distill_in_steps
-from compress.errors import CompressError, UsageError
+from compress.errors import CompressError, InputError, UsageError
 from compress.lockstep import Outcome, run_in_lockstep
 from compress.methods import canonical_method
 from compress.recipe import Recipe, load_recipe
 from compress.resume import refuse_other_recipe
-from compress.run import MANIFEST, RUNS, Run
+from compress.run import MANIFEST, RUNS, Run, finished_run
 from compress.strict_yaml import parse_yaml
 
 _LONGEST_ARM = 120
@@ -127,7 +127,7 @@ def _run_here(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: str
 
 def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[str, Outcome]:
     """Runs the cells of a group in lockstep, in this process."""
-    left = [cell.name for cell in group if not _is_finished(cell)]
+    left = [cell.name for cell in group if not _is_finished(cell.folder)]
     if left:
         console.say(f"{'in lockstep' if len(left) > 1 else 'alone'}: {', '.join(left)}")
     for cell in group:
@@ -150,8 +150,12 @@ def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[s
     return run_in_lockstep(runs)
 
 
-def _is_finished(cell: Cell) -> bool:
-    return (cell.folder / MANIFEST).exists() and Run(cell.folder).manifest["status"] == "finished"
+def _is_finished(folder: Path) -> bool:
+    try:
+        finished_run(folder)
+    except InputError:
+        return False
+    return True
 
 
 def baseline_arm(cells: Sequence[Cell], name: str | None) -> str:

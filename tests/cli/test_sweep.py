@@ -127,7 +127,7 @@ def test_sigterm_in_the_middle_is_143_and_the_same_command_ends_at_the_same_bits
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    assert errors.strip().splitlines()[-1].startswith("error: interrupted")
+    assert errors.strip().splitlines()[-1] == "error: interrupted. Give the same command again."
     assert not list(tmp_path.glob("parts/runs/*-sweep.*"))
     for name in hashes(whole.stdout):
         manifest = json.loads((tmp_path / "parts" / "runs" / name / "manifest.json").read_text())
@@ -172,6 +172,20 @@ def test_a_run_that_failed_for_a_reason_outside_goes_on_once_that_is_gone(
     assert result.returncode == 0, result.stderr
     expected = hashes(swept[1])
     assert hashes(result.stdout) == {name: expected[name] for name in ("tiny-ce-s0", "tiny-ka-ps+dtd-flsw-s0")}
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "recipe.yaml"])
+def test_a_damaged_run_fails_alone(
+    command: Command, tiny_recipe: Path, swept: tuple[Path, str], tmp_path: Path, file: str
+) -> None:
+    shutil.copytree(swept[0] / "runs", tmp_path / "runs")
+    (tmp_path / "runs" / "tiny-ce-s0" / file).write_text("{")
+    result = command("sweep", tiny_recipe, *ARMS, "--seed", 0, "--seed", 3, "--json", cwd=tmp_path)
+    assert result.returncode in (2, 3), result.stderr
+    assert "1 of 4 runs failed; tiny-ce-s0: " in result.stderr
+    statuses = {name: run["status"] for name, run in runs(result.stdout).items()}
+    assert statuses.pop("tiny-ce-s0") == "failed"
+    assert set(statuses.values()) == {"finished"}
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_an_interrupt_stops_the_build(variants: dict[str, Path], builder: None, 
 
 
 WITHOUT_LIBRARIES = """
-import sys, time
+import sys
 sys.modules["tensorrt"] = sys.modules["tensorrt_rtx_bindings"] = None  # how Python marks what cannot be imported
 from pathlib import Path
 from compress.errors import MachineError

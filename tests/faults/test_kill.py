@@ -130,7 +130,7 @@ def test_a_signal_saves_within_30_s_and_resume_is_bit_exact(
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - sent < 30
     assert process.returncode == 128 + number
-    assert errors.strip().splitlines()[-1].startswith("error: interrupted")
+    assert errors.strip().splitlines()[-1] == "error: interrupted. Give the same command again, with --resume."
     assert "Traceback" not in errors
     (marker,) = [max(tmp_path.glob(f"runs/{'teachers/' if phase == 'teacher' else ''}*/checkpoints/*.json"))]
     assert json.loads(marker.read_text())["step"] > 0, "it was not in the middle of an epoch"
