@@ -8,6 +8,6 @@ from pathlib import Path
 if sys.path[0] in ("", os.getcwd()) and Path(__file__).parent.parent != Path.cwd():
     del sys.path[0]
 
-from compress.cli import main
+from compress.cli.main import main
 
 main()

@@ -1,1 +1,1 @@
-"""From a trained student to deployed files: ONNX, INT8, TensorRT, each behind gates that stop a bad model."""
+"""From a finished run to what is deployed. In: a run folder. Out: ONNX files, engines, a benchmark, a report."""

@@ -12,17 +12,18 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from compress import console, models
+from compress import models
 from compress.data import Dataset, load_data
-from compress.distillation import load_student
-from compress.errors import InputError, UsageError
-from compress.files import sha256_file
 from compress.recipe import Export
-from compress.run import Run, held
-from export.bundle import make_bundle
+from compress.runs.distillation import load_student
+from compress.runs.folder import Run, held
+from compress.system import console
+from compress.system.errors import InputError, UsageError
+from compress.system.files import sha256_file
+from export.delivery.bundle import make_bundle
+from export.gates.stage import record_file
 from export.pipeline import Format, export_student
-from export.stage import record_file
-from export.trt import Precision
+from export.tensorrt.build import Precision
 
 EXPORT = "export"
 

@@ -16,17 +16,17 @@ from scipy.special import softmax
 from torch import nn
 
 from compress.data import Dataset
-from compress.errors import CompressError, GateError, MachineError
-from compress.files import sha256_file, write_json
 from compress.recipe import Export
-from export import parity
-from export.int8 import int8_files
-from export.onnx_export import add_preprocessing, export_onnx
-from export.precision import to_fp16
+from compress.system.errors import CompressError, GateError, MachineError
+from compress.system.files import sha256_file, write_json
+from export.gates import parity
+from export.gates.stage import Stage, gated
+from export.int8.files import int8_files
+from export.onnx.export import add_preprocessing, export_onnx
+from export.onnx.fp16 import to_fp16
 from export.runtimes import TorchRuntime, open_session
-from export.stage import Stage, gated
-from export.trt import LIBRARIES, Precision, tensorrt
-from export.trt_engines import engine_files
+from export.tensorrt.build import LIBRARIES, Precision, tensorrt
+from export.tensorrt.engines import engine_files
 
 Format = Literal["onnx", "trt"]
 SCHEMA_VERSION = 1

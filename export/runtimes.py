@@ -22,8 +22,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
 from torch import nn
 
-from compress.errors import InputError
-from export.onnx_file import INPUT_NAME, OUTPUT_NAME
+from compress.system.errors import InputError
+from export.onnx.file import INPUT_NAME, OUTPUT_NAME
 
 
 class Runtime(Protocol):

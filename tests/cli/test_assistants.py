@@ -11,9 +11,8 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 import compress
-from compress.files import sha256_file
-from tests.conftest import Command, assert_fails
-from tests.faults.conftest import Start, metrics, snapshot, until
+from compress.system.files import sha256_file
+from tests.helpers.command import Command, Start, assert_fails, metrics, snapshot, until
 
 FIRST, SECOND = (
     "{model: resnet10t, args: {channels: [8, 8, 16, 8]}}",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from export.results import Accuracy, read_benchmark, write_benchmark
-from tests.conftest import Command, assert_fails
+from export.benchmark.results import Accuracy, read_benchmark, write_benchmark
+from tests.helpers.command import Command, assert_fails
 
 pytestmark = pytest.mark.slow
 BRIEFLY = ("--seconds", "0.01", "--batch", "1", "--threads", "1", "--runtime", "ort")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from compress.files import sha256_file
-from tests.conftest import TINY, Command, assert_fails, write_folder_data
-
-ROOT = Path(__file__).parents[2]
+from compress.system.files import sha256_file
+from tests.helpers.command import Command, assert_fails
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import TINY, write_folder_data
 
 
 def test_a_finished_run_holds_what_the_design_names(finished: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_folder_that_cannot_be_written_is_an_environment_error(
 
 
 def test_a_folder_in_use_names_its_holder(command: Command, tiny_recipe: Path, finished: Path, tmp_path: Path) -> None:
-    from compress.run import held
+    from compress.runs.folder import held
 
     out = tmp_path / "run"
     shutil.copytree(finished, out)
@@ -334,7 +334,7 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     program = (
-        "import sys; sys.argv = ['compress', '--help']\nfrom compress.cli import main\n"
+        "import sys; sys.argv = ['compress', '--help']\nfrom compress.cli.main import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'timm', 'numpy', 'pydantic', 'onnx', 'rich'} & sys.modules.keys()), file=sys.stderr)"
     )

@@ -12,7 +12,8 @@ import timm
 from safetensors.torch import load_file
 
 import compress  # noqa: F401 - registers the architecture
-from tests.conftest import TINY, Command, assert_fails, write_folder_data
+from tests.helpers.command import Command, assert_fails
+from tests.helpers.pictures import TINY, write_folder_data
 
 TERMS = (
     "[{name: fitnet, student: layer4, teacher: layer4, schedule: {warmup: 1.0}}, {name: relational, weight: 0.1}, "

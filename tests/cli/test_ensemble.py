@@ -13,10 +13,9 @@ from safetensors.torch import load_file
 
 import compress  # noqa: F401 - registers the architecture
 from compress.data import load_data
-from compress.files import sha256_file
 from compress.recipe import load_recipe
-from tests.conftest import Command, assert_fails
-from tests.faults.conftest import Start, leftovers, until
+from compress.system.files import sha256_file
+from tests.helpers.command import Command, Start, assert_fails, leftovers, until
 from tests.reference.ensemble_reference import mean_probabilities
 
 ARGS = "args: {channels: [8, 8, 16, 16]}"  # those of the recipe's teacher

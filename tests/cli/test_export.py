@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from compress.files import sha256_file
-from tests.conftest import Command, assert_fails
+from compress.system.files import sha256_file
+from tests.helpers.command import Command, assert_fails
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_what_is_no_run_and_no_run_at_all_are_input_errors(command: Command, tmp
 
 @pytest.mark.slow
 def test_other_data_than_the_runs_is_refused(command: Command, finished: Path, tmp_path: Path) -> None:
-    from tests.conftest import write_folder_data
+    from tests.helpers.pictures import write_folder_data
 
     run = tmp_path / "run"
     shutil.copytree(finished, run)

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from compress.metrics import read_metrics
-from tests.conftest import Command
-from tests.faults.conftest import Start
+from compress.training.metrics import read_metrics
+from tests.helpers.command import Command, Start
 
 SET = ("--set", "train.quantize=int8", "--set", "train.quantize_epochs=2")
 

@@ -10,9 +10,10 @@ import pytest
 
 from compress.data import load_data
 from compress.recipe import Data
-from tests.conftest import Command
+from tests.helpers.command import Command
+from tests.helpers.paths import SHARED_DATA
 
-UNPACK = Path(__file__).parents[3] / "shared" / "data" / "unpack.py"
+UNPACK = SHARED_DATA / "unpack.py"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.realdata,

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from export.sweep_results import Sweep
-from tests.conftest import Command, assert_fails
-from tests.faults.conftest import Start, metrics, snapshot, until
+from export.report.sweep_results import Sweep
+from tests.helpers.command import Command, Start, assert_fails, metrics, snapshot, until
 
 pytestmark = pytest.mark.slow
 ARMS = ("--method", "ce", "--method", "ka+dtd")

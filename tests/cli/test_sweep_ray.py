@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import TINY, Command, assert_fails, write_folder_data
-from tests.faults.conftest import Start, metrics
+from tests.helpers.command import Command, Start, assert_fails, metrics
+from tests.helpers.pictures import TINY, write_folder_data
 
 pytestmark = pytest.mark.slow
 EPOCHS = 8
@@ -126,7 +126,7 @@ def test_sigterm_saves_the_runs_of_all_workers_and_the_same_command_goes_on(
 
 def test_afterwards_signals_do_what_they_did_before(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray would leave a handler behind that ends the command with a code of its own."""
-    from compress.ray_engine import run_on_ray
+    from compress.sweeps.ray import run_on_ray
 
     monkeypatch.setenv("RAY_ADDRESS", address)
     before = signal.getsignal(signal.SIGTERM)

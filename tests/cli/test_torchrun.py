@@ -13,15 +13,14 @@ from pathlib import Path
 import pytest
 
 from compress import load_student
-from compress.augment import on_device
 from compress.data import load_data
-from compress.distillation import torch_device
-from compress.evaluate import accuracy, logits_of
+from compress.data.augment import on_device
 from compress.recipe import load_recipe
-from compress.run import Run
-from tests.cli.torchrun import ALONE, COMPRESS, Torchrun, ended, workers
-from tests.conftest import Command, assert_fails
-from tests.faults.conftest import leftovers, metrics, until, weights
+from compress.runs.distillation import torch_device
+from compress.runs.folder import Run
+from compress.training.evaluate import accuracy, logits_of
+from tests.helpers.command import Command, assert_fails, leftovers, metrics, until, weights
+from tests.helpers.torchrun import ALONE, COMPRESS, Torchrun, ended, workers
 
 pytestmark = pytest.mark.slow
 

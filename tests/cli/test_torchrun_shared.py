@@ -9,10 +9,9 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from compress.run import Run
-from tests.cli.torchrun import Torchrun, ended
-from tests.conftest import Command
-from tests.faults.conftest import Start, leftovers, metrics, until
+from compress.runs.folder import Run
+from tests.helpers.command import Command, Start, leftovers, metrics, until
+from tests.helpers.torchrun import Torchrun, ended
 
 pytestmark = pytest.mark.slow
 

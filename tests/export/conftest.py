@@ -2,25 +2,16 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from compress.errors import MachineError
-from export.onnx_export import export_onnx
-from export.trt import tensorrt
-from tests.export.classifiers import SIZE, Digits, digits, digits_split, random_model, trained_net
-
-
-@dataclass(frozen=True)
-class Exported:
-    model: nn.Module
-    path: Path
-    images: np.ndarray
+from compress.system.errors import MachineError
+from export.onnx.export import export_onnx
+from export.tensorrt.build import tensorrt
+from tests.helpers.classifiers import SIZE, Digits, Exported, digits, digits_split, random_model, trained_net
 
 
 @pytest.fixture(scope="session")

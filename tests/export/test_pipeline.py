@@ -17,13 +17,14 @@ import pytest
 from sklearn.metrics import accuracy_score
 from torch import nn
 
-from compress.errors import CompressError, GateError, MachineError
 from compress.recipe import Export
+from compress.system.errors import CompressError, GateError, MachineError
+from export.int8.quantize import Quantizer
 from export.pipeline import export_student
-from export.quantize import Quantizer
-from export.sidecar import check_engine
-from export.trt import tensorrt
-from tests.export.classifiers import Digits, float_logits, normalised
+from export.tensorrt.build import tensorrt
+from export.tensorrt.sidecar import check_engine
+from tests.helpers.classifiers import Digits, float_logits, normalised
+from tests.helpers.paths import ROOT
 
 SETTINGS = Export(calibration_images=200, batches=[1, 4, 16])
 
@@ -249,10 +250,10 @@ import sys, resource
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from compress.errors import CompressError
+from compress.system.errors import CompressError
 from export.pipeline import export_student
 from compress.recipe import Export
-from tests.export.classifiers import digits_split, small_net
+from tests.helpers.classifiers import digits_split, small_net
 if sys.argv[2] == "no tensorrt":
     sys.modules["tensorrt"] = sys.modules["tensorrt_rtx_bindings"] = None
 else:
@@ -268,7 +269,7 @@ except CompressError as error:
 
 
 def export_in_a_process(out: Path, how: str) -> list[str]:
-    root = Path(__file__).parents[2]
+    root = ROOT
     result = subprocess.run(
         [sys.executable, "-c", EXPORT, out, how],
         capture_output=True,

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torchvision.transforms import functional
 
-from compress.errors import InputError
+from compress.system.errors import InputError
 from export.runtimes import OrtRuntime, TorchRuntime, _cgroup_cpus, default_threads, normalise, open_session
-from tests.export.classifiers import MEAN, STD, Digits
+from tests.helpers.classifiers import MEAN, STD, Digits
 
 
 def test_normalise_equals_torchvision(data: Digits) -> None:

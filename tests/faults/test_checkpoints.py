@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command, assert_fails
-from tests.faults.conftest import Start, faulty, snapshot, weights
+from tests.helpers.command import Command, Start, assert_fails, faulty, snapshot, weights
 
 pytestmark = pytest.mark.faults
 LONGER = ("--resume", "--set", "train.epochs=4")

@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import Command, assert_fails
-from tests.faults.conftest import faulty, snapshot
+from tests.helpers.command import Command, assert_fails, faulty, snapshot
 
 pytestmark = pytest.mark.faults
 

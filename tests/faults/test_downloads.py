@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import assert_fails
-from tests.faults.conftest import snapshot
+from tests.helpers.command import assert_fails, snapshot
 
 PREPARE = """\
 import sys
-from compress import cli, download
+from compress.cli import main as cli
+from compress.data import download
 download.TIMEOUT_S, md5 = 0.5, sys.argv.pop(1)
 download.ARCHIVES["cifar100"] = download.Archive(download.ARCHIVES["cifar100"].url, "cifar-100-python.tar.gz", md5)
 cli.main()

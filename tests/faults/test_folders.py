@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command, assert_fails, write_folder_data
-from tests.faults.conftest import Process, Start, faulty, snapshot, until, weights
+from tests.helpers.command import Command, Process, Start, assert_fails, faulty, snapshot, until, weights
+from tests.helpers.pictures import write_folder_data
 
 pytestmark = pytest.mark.faults
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Command, assert_fails, write_folder_data, write_images
+from tests.helpers.command import Command, assert_fails
+from tests.helpers.pictures import write_folder_data, write_images
 
 pytestmark = pytest.mark.faults
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Command
-from tests.faults.conftest import Start, faulty, leftovers, metrics, snapshot, until, weights
+from tests.helpers.command import Command, Start, faulty, leftovers, metrics, snapshot, until, weights
 
 pytestmark = pytest.mark.faults
 EARLY = ["data: ", "student: ", *(f"teacher {epoch}/6" for epoch in range(1, 7))]

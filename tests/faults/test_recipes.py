@@ -9,11 +9,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compress.errors import UsageError
 from compress.recipe import Recipe, load_recipe, recipe_yaml
-from tests.conftest import Command, assert_fails
+from compress.system.errors import UsageError
+from tests.helpers.command import Command, assert_fails
+from tests.helpers.paths import RECIPES
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SEED = RECIPES[0].read_text(encoding="utf-8")
 TWO_SECONDS = settings(deadline=2000, max_examples=500, suppress_health_check=list(HealthCheck))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command, assert_fails, write_folder_data, write_images
-from tests.faults.conftest import metrics
+from tests.helpers.command import Command, assert_fails, metrics
+from tests.helpers.pictures import write_folder_data, write_images
 
 pytestmark = pytest.mark.faults
 

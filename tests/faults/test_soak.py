@@ -5,7 +5,7 @@ from statistics import mean
 
 import pytest
 
-from tests.faults.conftest import Process, Start
+from tests.helpers.command import Process, Start
 
 pytestmark = pytest.mark.faults
 RECIPE = """\

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from compress.files import sha256_file
-from tests.conftest import Command, assert_fails
-from tests.faults.conftest import snapshot
+from compress.system.files import sha256_file
+from tests.helpers.command import Command, assert_fails, snapshot
 
 pytestmark = pytest.mark.faults
 

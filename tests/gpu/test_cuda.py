@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from compress import features, recipe
-from compress.augment import Images, Splits
-from compress.divergence import DivergenceWatch
-from compress.errors import DivergedError, MachineError
-from compress.evaluate import accuracy, logits_of
-from compress.metrics import read_metrics
+from compress import recipe
+from compress.data.augment import Images, Splits
+from compress.losses import features
+from compress.losses.distillation import distillation_loss
+from compress.losses.objective import Objective
 from compress.models import create_model
-from compress.objective import Objective
-from compress.supervision import distillation_loss
-from compress.train import finish, train
-from tests.unit.two_processes import in_two_processes
+from compress.system.errors import DivergedError, MachineError
+from compress.training.divergence import DivergenceWatch
+from compress.training.evaluate import accuracy, logits_of
+from compress.training.loop import finish, train
+from compress.training.metrics import read_metrics
+from tests.helpers.two_processes import in_two_processes
 
 pytestmark = [
     pytest.mark.gpu,

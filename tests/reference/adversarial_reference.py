@@ -1,4 +1,4 @@
-"""A slow, obvious version of compress.adversarial: one sample at a time in float64, in plain Python."""
+"""A slow, obvious version of compress.losses.adversarial: one sample at a time in float64, in plain Python."""
 
 import math
 

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from compress.supervision import distillation_loss
+from compress.losses.distillation import distillation_loss
 
 ADJUST = ["none", "probability_shift", "label_smoothing"]
 DYNAMIC = ["constant", "flsw", "cwsm"]

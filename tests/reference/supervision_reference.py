@@ -1,4 +1,4 @@
-"""Slow, obvious versions of compress.supervision: one sample at a time, Python floats, nothing vectorised.
+"""Slow, obvious versions of compress.losses.distillation: one sample at a time, Python floats, nothing vectorised.
 
 Rows of logits are lists of floats and labels are ints. Every function is written from the formulas alone and shares no
 code with the package, so that a mistake would have to be made twice to go unseen.

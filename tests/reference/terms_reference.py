@@ -1,4 +1,4 @@
-"""Slow, obvious versions of compress.features and compress.logit_losses: loops over samples in float64, numpy alone.
+"""Slow, obvious versions of compress.losses.features and .logits: loops over samples in float64, numpy alone.
 
 Features are arrays [N, C, H, W], logits [N, C]. Every function is written from the papers' formulas and shares no code
 with the package, so that a mistake would have to be made twice to go unseen.

@@ -1,0 +1,183 @@
+"""The commands that take a student to deployment: export, benchmark, report, verify and push."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress.cli.output import as_json, print_json
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--format", "formats", type=click.Choice(["onnx", "trt"]), multiple=True, default=["onnx"], show_default=True
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    multiple=True,
+    default=["fp32"],
+    show_default=True,
+    help="May be given several times.",
+)
+@click.option("--preprocess", is_flag=True, help="Also a graph that takes uint8 pixels and gives probabilities.")
+@click.option("--teacher", is_flag=True, help="Also export the teacher, for comparison.")
+@click.option("--bundle", is_flag=True, help="Also a folder with all that a deployer needs; see compress verify.")
+@click.option("--zip", "zipped", is_flag=True, help="The bundle as one zip file.")
+@click.option(
+    "--capability", "capabilities", multiple=True, help="A GPU to build engines for, as in 89. No GPU is needed."
+)
+@click.option("--threads", type=click.IntRange(1), help="For ONNX Runtime. Default: what this process may use.")
+@as_json
+def export(
+    run: Path | None,
+    formats: tuple[Any, ...],
+    precisions: tuple[Any, ...],
+    preprocess: bool,
+    teacher: bool,
+    bundle: bool,
+    zipped: bool,
+    capabilities: tuple[str, ...],
+    threads: int | None,
+    json_: bool,
+) -> None:
+    """Turn the student of RUN (default: the newest finished one) into files that are deployed.
+
+    \b
+    compress export --precision fp32 --precision int8 --bundle
+    compress export runs/NAME --format trt --precision fp16 --capability 89
+    """
+    from compress.runs.folder import finished_run
+    from compress.system import console
+
+    found = finished_run(run)
+    console.say(f"exporting {found.path}")
+
+    from export.from_run import export_run
+
+    record = export_run(
+        found,
+        formats=formats,
+        precisions=precisions,
+        preprocess=preprocess,
+        teacher=teacher,
+        bundle=("zip" if zipped else "folder") if bundle or zipped else None,
+        threads=threads,
+        compute_capabilities=capabilities,
+    )
+    if json_:
+        print_json({**record, "run": str(found.path)})
+        return
+    for name, entry in record["files"].items():
+        console.say(f"{found.path / 'export' / name}   {entry['bytes'] / 1e6:.1f} MB")
+    if "bundle" in record:
+        console.say(f"{record['bundle']}   check it on the target with `compress verify`")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option("--runtime", "runtimes", type=click.Choice(["torch", "ort", "trt"]), multiple=True, help="Default: all.")
+@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Default: 1 and 32.")
+@click.option("--threads", type=click.IntRange(1), multiple=True, help="Default: what this process may use.")
+@click.option(
+    "--seconds", type=click.FloatRange(0), default=3.0, show_default=True, help="Least time for each latency."
+)
+@click.option("--gate", is_flag=True, help="Exit 6 where the verdict is FAIL.")
+@as_json
+def benchmark(
+    run: Path | None,
+    runtimes: tuple[str, ...],
+    batches: tuple[int, ...],
+    threads: tuple[int, ...],
+    seconds: float,
+    gate: bool,
+    json_: bool,
+) -> None:
+    """Measure the student of RUN (default: the newest finished one) against its teacher, and judge it.
+
+    \b
+    compress benchmark --batch 1 --batch 64 --threads 1
+    compress benchmark runs/NAME --runtime ort --gate
+    """
+    from compress.runs.folder import finished_run
+    from compress.system import console
+
+    found = finished_run(run)
+    console.say(f"benchmarking {found.path}")
+
+    from export.benchmark.measure import benchmark_run
+    from export.benchmark.results import Verdict
+    from export.benchmark.verdict import gate as raise_on_fail
+
+    content = benchmark_run(
+        found, runtimes=runtimes, batches=batches, threads=threads, min_seconds=seconds, say=console.say
+    )
+    verdict = Verdict.model_validate(content["verdict"])
+    if json_:
+        print_json({**content, "run": str(found.path)})
+    for warning in content["warnings"]:
+        console.warn(warning)
+    console.say(f"{verdict.outcome}  {verdict.recommended or 'nothing to deploy'}   {found.path / 'benchmark.json'}")
+    console.say(f"the page: compress report {found.path}")
+    if gate:
+        raise_on_fail(verdict)
+
+
+@click.command()
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN...")
+@click.option("--out", type=click.Path(path_type=Path), help="The page. Default: RUN/report.html, or ./report.html.")
+@as_json
+def report(runs: tuple[Path, ...], out: Path | None, json_: bool) -> None:
+    """A page and Markdown of what `compress benchmark` measured of one RUN, or of several side by side."""
+    from export.report.page import report as write_report
+
+    written = [str(path) for path in write_report(list(runs), out)]
+    if json_:
+        print_json(written)
+        return
+    for path in written:
+        click.echo(path)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--threads", type=click.IntRange(1), help="For ONNX Runtime. Default: what this process may use.")
+def verify(bundle: Path, threads: int | None) -> None:
+    """Replay the golden inputs of BUNDLE on this machine: pass, or exit 6."""
+    from export.delivery.bundle import verify_bundle
+
+    for name, difference in verify_bundle(bundle, threads=threads).items():
+        click.echo(f"pass  {name}  differs by {difference:.2g} of its largest logit")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("repo")
+@click.option("--private", is_flag=True, help="Create it as private; one that is public is refused.")
+@click.option("--dry-run", is_flag=True, help="Only write RUN/hub. So it is without a token, too.")
+@as_json
+def push(run: Path, repo: str, private: bool, dry_run: bool, json_: bool) -> None:
+    """Put the student of RUN on the Hugging Face Hub as REPO, in timm's format, with a card of what was measured.
+
+    REPO is USER/NAME, or ORGANISATION/NAME. Of the run's export the ONNX files for ONNX Runtime go with it.
+
+    \b
+    compress push runs/NAME you/cifar100-resnet18 --dry-run
+    """
+    from compress.runs.folder import finished_run
+    from compress.system import console
+    from export.delivery.hub import push_run
+
+    outcome = push_run(finished_run(run), repo, private=private, dry_run=dry_run)
+    if json_:
+        print_json(outcome)
+        return
+    for name in outcome["files"]:
+        click.echo(f"{outcome['folder']}/{name}")
+    if outcome["url"]:
+        click.echo(outcome["url"])
+    else:
+        why = "leave --dry-run out" if dry_run else "log in with `hf auth login` or set HF_TOKEN"
+        console.say(f"nothing was pushed: to do so, {why}")

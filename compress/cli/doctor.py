@@ -1,0 +1,38 @@
+"""What this machine offers to compress."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from compress.data.sources import LAYOUTS, find
+from compress.system import files
+
+
+def examine() -> dict[str, str]:
+    """Names and values for people and for `--json`."""
+    import torch
+
+    facts = {"python": platform.python_version()}
+    for package in ("compress", "torch", "torchvision", "timm", "onnx", "onnxruntime"):
+        facts[package] = _version(package)
+    for module, package in (("tensorrt", "tensorrt"), ("tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings")):
+        found = importlib.util.find_spec(module) is not None
+        facts[package] = _version(package) if found else "not installed"
+    facts["processors"] = f"{len(os.sched_getaffinity(0))} allowed of {os.cpu_count()}"
+    facts["cpu"] = torch.backends.cpu.get_cpu_capability()
+    facts["threads"] = str(torch.get_num_threads())
+    facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
+    facts["data"] = ", ".join(name for name in LAYOUTS if name != "folder" and find(name, None)) or "none here"
+    facts["cache"] = str(files.cache_folder())
+    facts["free disk"] = f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB here"
+    return facts
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

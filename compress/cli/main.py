@@ -1,0 +1,118 @@
+"""The command line. The only place where an exception becomes one line and an exit code.
+
+The commands are in the modules beside this one.
+"""
+
+import os
+import sys
+import traceback
+
+import click
+
+from compress.cli import deploy, manage, train
+from compress.distributed import launch
+from compress.system import streams
+from compress.system.errors import (
+    CompressError,
+    FaultError,
+    Interrupted,
+    MachineError,
+    UsageError,
+    fault,
+    is_out_of_memory,
+)
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="compress")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Distil timm image classifiers into compact students, and take them to deployment."""
+    if launch.size() > 1 and context.invoked_subcommand != "distill":
+        raise UsageError(
+            f"compress {context.invoked_subcommand} runs in one process, and torchrun started {launch.size()}",
+            "Give the command without torchrun, which is for distill.",
+        )
+
+
+for command in (
+    *(train.distill, train.sweep, train.predict),
+    *(deploy.export, deploy.benchmark, deploy.report, deploy.verify, deploy.push),
+    *(manage.data, manage.runs, manage.recipe, manage.doctor),
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the `compress` command and of `python -m compress`."""
+    streams.ensure_open()
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    code = _run(debug)
+    if code and launch.size() > 1:
+        sys.stdout.flush()
+        os._exit(code)  # collectives that others have left must not hold up the end
+    sys.exit(code)
+
+
+def _run(debug: bool) -> int:
+    from compress.system.interrupts import ignore_signals, raise_on_signals
+
+    raise_on_signals()
+    try:
+        try:
+            cli.main(standalone_mode=False, prog_name="compress")
+            sys.stdout.flush()
+        finally:
+            ignore_signals()
+        return 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        return _fail(UsageError(error.format_message(), "See --help."), debug)
+    except CompressError as error:
+        return _fail(error, debug)
+    except (Interrupted, KeyboardInterrupt, click.Abort) as stop:
+        code = stop.code if isinstance(stop, Interrupted) else 130
+        more = ", with --resume" if "distill" in sys.argv else ""
+        return _end(code, f"interrupted. Give the same command again{more}.")
+    except BrokenPipeError:
+        streams.silence(1)  # the reader went away (`| head`): not an error of ours
+        return 0
+    except OSError as error:
+        streams.silence(1)  # it may be stdout that cannot be written
+        return _fail(MachineError(f"{error.filename or 'stdout'}: {error.strerror or error}"), debug)
+    except Exception as error:  # noqa: BLE001 - the last resort: a fault of ours, said as one
+        if is_out_of_memory(error):
+            return _fail(
+                MachineError(f"not enough memory: {error}", "Use smaller batches, or a larger machine."), debug
+            )
+        if debug:
+            traceback.print_exc()
+        return _end(FaultError.code, str(fault(error)))
+
+
+def _fail(error: CompressError, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    return _end(error.code, str(error))
+
+
+def _end(code: int, text: str) -> int:
+    """The exit code. Of several processes that end together one says why."""
+    code, speaks = launch.last_words(code)
+    if speaks:
+        _print_error(text)
+    return code
+
+
+def _print_error(text: str) -> None:
+    shown = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    print(f"error: {shown}", file=streams.Stderr(), flush=True)

@@ -1,0 +1,104 @@
+"""The commands around the work: data sets, runs, recipes, and what the machine offers."""
+
+from pathlib import Path
+
+import click
+
+from compress.cli.output import as_json, print_json
+
+
+@click.group()
+def data() -> None:
+    """The data sets: what is known, what is here, and fetching one."""
+
+
+@data.command("list")
+@as_json
+def data_list(json_: bool) -> None:
+    """Name the data sets, and where they are."""
+    from compress.data.sources import LAYOUTS, data_roots, find
+
+    own = {"digits": "comes with scikit-learn", "folder": "your own: train/CLASS/*.png and val/CLASS/*.png"}
+    rows = [{"name": name, "path": str(find(name, None) or "")} for name in LAYOUTS if name not in own]
+    if json_:
+        print_json(rows)
+        return
+    for row in rows:
+        click.echo(f"{row['name']:<14}{row['path'] or f'not in {data_roots(None)[0]}'}")
+    for name, where in own.items():
+        click.echo(f"{name:<14}{where}")
+
+
+@data.command("prepare")
+@click.argument("name", type=click.Choice(["cifar100", "cinic10", "tinyimagenet"]))
+@click.option("--root", type=click.Path(path_type=Path), help="Where to. Default: $COMPRESS_DATA, then data/.")
+@click.option("--url", help="A mirror of the published archive; its checksum must still be the published one.")
+def data_prepare(name: str, root: Path | None, url: str | None) -> None:
+    """Download, verify and unpack a data set, unless it is there."""
+    from compress.data.download import prepare
+    from compress.data.sources import data_roots
+
+    click.echo(prepare(name, data_roots(str(root) if root else None)[0], url=url))
+
+
+@click.group()
+def runs() -> None:
+    """The runs below runs/: what is there, and what it takes on disk."""
+
+
+@runs.command("list")
+@as_json
+def runs_list(json_: bool) -> None:
+    """List runs with their state, accuracy and size."""
+    from compress.runs.housekeeping import list_runs
+
+    rows = list_runs()
+    if json_:
+        print_json(rows)
+        return
+    for row in rows:
+        top1 = f"{row['student_top1']:.2%}" if row["student_top1"] is not None else "-"
+        click.echo(f"{row['run']:<60} {row['status']:<11} {top1:>7} {row['megabytes']:>8.1f} MB")
+    if not rows:
+        click.echo("no runs here yet: start one with `compress distill RECIPE`", err=True)
+
+
+@runs.command("prune")
+@click.option("--failed", is_flag=True, help="Also runs that failed or never finished, where no process holds them.")
+@click.option("--yes", is_flag=True, help="Remove it. Without this nothing is touched.")
+def runs_prune(failed: bool, yes: bool) -> None:
+    """Remove checkpoints of finished runs and teachers that no run refers to."""
+    from compress.runs.housekeeping import prune
+
+    entries = prune(failed=failed, remove=yes)
+    for path, size in entries:
+        click.echo(f"{'removed' if yes else 'would remove'} {path}  {size / 1e6:.1f} MB")
+    total = sum(size for _, size in entries) / 1e6
+    click.echo(f"{total:.1f} MB {'freed' if yes else 'can be freed: run it again with --yes'}")
+
+
+@click.group()
+def recipe() -> None:
+    """About recipes."""
+
+
+@recipe.command("schema")
+def recipe_schema_command() -> None:
+    """Print the JSON schema of a recipe, for editors."""
+    from compress.recipe import recipe_schema
+
+    print_json(recipe_schema())
+
+
+@click.command()
+@as_json
+def doctor(json_: bool) -> None:
+    """Say what this machine offers: versions, processors, GPU, TensorRT, data, disk."""
+    from compress.cli.doctor import examine
+
+    facts = examine()
+    if json_:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        click.echo(f"{name:<22}{value}")

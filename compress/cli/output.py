@@ -1,0 +1,12 @@
+"""What commands print: JSON on stdout where --json asks for it."""
+
+import json
+from typing import Any
+
+import click
+
+as_json = click.option("--json", "json_", is_flag=True, help="Print the result on stdout as JSON.")
+
+
+def print_json(content: Any) -> None:
+    click.echo(json.dumps(content, indent=2, ensure_ascii=False))

@@ -1,0 +1,9 @@
+"""Pictures. In: a recipe's data section. Out: uint8 arrays with labels, and augmented batches.
+
+What was decoded is kept in a cache, which is checked against its source.
+"""
+
+from compress.data.augment import Images, Splits, on_device
+from compress.data.dataset import Dataset, load_data, resolve_augment
+
+__all__ = ["Dataset", "Images", "Splits", "load_data", "on_device", "resolve_augment"]

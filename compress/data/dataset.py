@@ -1,0 +1,261 @@
+"""A data set as uint8 arrays: decoded once into a memory-mapped cache that is checked against its source.
+
+A recipe's data section goes in; a Dataset comes out, ready to be moved to the training device whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from compress.data.decode import read_images, square
+from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
+from compress.recipe import Augment, Data
+from compress.system import files
+from compress.system.errors import InputError
+
+_CACHE_FORMAT = 1
+_NOISE_SEED = 0
+_ARRAYS = ("train_images", "train_labels", "eval_images", "eval_labels")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images are uint8 [N, H, W, 3], labels int64 [N]; mean and std are those of train's channels, in [0, 1]."""
+
+    name: str
+    class_names: list[str]
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    eval_images: NDArray[np.uint8]
+    eval_labels: NDArray[np.int64]
+    eval_split: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+    """Of all pixels, labels and class names, of which images are held out and which part of the labels is noise."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        return self.train_images.shape[1]
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every class has equally many images, in train and in the evaluation split."""
+        return all(
+            len(set(np.bincount(labels, minlength=self.num_classes).tolist())) == 1
+            for labels in (self.train_labels, self.eval_labels)
+        )
+
+
+def load_data(settings: Data, *, say: Callable[[str], None] = lambda _: None) -> Dataset:
+    """Reads the data set that the recipe names, from the cache where it is current.
+
+    Raises InputError where it is missing or damaged, MachineError where the cache cannot be written ($COMPRESS_CACHE).
+    """
+    layout = LAYOUTS[settings.name]
+    size = settings.image_size or layout.image_size
+    folder = locate(settings.name, settings.root)
+    if settings.name == "digits":
+        with tempfile.TemporaryDirectory() as scratch:
+            content = _build(layout.read(folder), size, Path(scratch), mmap=False)
+    else:
+        content = _cached(settings.name, folder, size, layout.read, say)
+    dataset = Dataset(name=settings.name, **content)
+    if not settings.holdout and not len(dataset.eval_labels):
+        raise InputError(
+            f"{folder} has no val, valid or test folder", "Add one, or set data.holdout to keep back a part of train."
+        )
+    if dataset.num_classes < 2:
+        raise InputError(
+            f"{folder} holds one class, {dataset.class_names[0]!r}, and there is nothing to tell apart",
+            "Add a folder for another class.",
+        )
+    return _train_as_asked(dataset, settings.holdout, settings.label_noise)
+
+
+def resolve_augment(settings: Data) -> Augment:
+    """The augmentation with the data set's own defaults filled in."""
+    layout = LAYOUTS[settings.name]
+    given = settings.augment
+    default_crop = 0 if given.scale < 1 else layout.crop
+    return Augment(
+        crop=default_crop if given.crop is None else given.crop,
+        flip=layout.flip if given.flip is None else given.flip,
+        erase=given.erase,
+        scale=given.scale,
+    )
+
+
+def _cached(
+    name: str, folder: Path, size: int, read: Callable[[Path], Source], say: Callable[[str], None]
+) -> dict[str, Any]:
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    cache = files.cache_folder() / "data" / f"{name}-{size}-{place}"
+    fingerprint = _fingerprint(folder)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{cache}.lock"):
+            if (content := _open_cache(cache, fingerprint)) is not None:
+                return content
+            source = read(folder)
+            count = len(source.train.labels) + (len(source.evaluation.labels) if source.evaluation else 0)
+            needed = count * size * size * 3
+            say(f"decoding {count:,} images of {name} once, {needed / 1e6:,.0f} MB, into {cache}")
+            files.remove_leftovers(cache.parent, f"{cache.name}.*.tmp")
+            with tempfile.TemporaryDirectory(
+                prefix=f"{cache.name}.", suffix=".tmp", dir=cache.parent, ignore_cleanup_errors=True
+            ) as scratch:
+                try:
+                    content = _build(source, size, Path(scratch), mmap=True, fingerprint=fingerprint)
+                except OSError as error:
+                    raise OSError(error.errno, f"{error.strerror or error}; {needed:,} bytes needed") from error
+                shutil.rmtree(cache, ignore_errors=True)
+                os.rename(scratch, cache)
+            return content
+    except OSError as error:
+        failure = files.cannot_write(cache, error)
+        raise type(failure)(failure.message, "Set $COMPRESS_CACHE to a folder with space.") from error
+
+
+def _fingerprint(folder: Path) -> str:
+    """Hash of every file's path, size and time of change: reading them all would cost what the cache saves."""
+    digest = hashlib.sha256(f"{_CACHE_FORMAT}".encode())
+    stack = [folder]
+    lines: list[str] = []
+    while stack:
+        try:
+            for entry in os.scandir(stack.pop()):
+                if entry.is_dir():
+                    stack.append(Path(entry.path))
+                else:
+                    status = entry.stat()
+                    lines.append(f"{os.path.relpath(entry.path, folder)}\0{status.st_size}\0{status.st_mtime_ns}")
+        except OSError as error:
+            raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
+    for line in sorted(lines):
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _open_cache(cache: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The cached content, or None where it is absent, older than its source, or damaged."""
+    try:
+        meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
+        if meta.pop("fingerprint") != fingerprint:
+            return None
+        hashes = meta.pop("arrays")
+        if any(files.sha256_file(cache / f"{name}.npy") != hashes[name] for name in _ARRAYS):
+            return None
+        return {**_content(meta), **_open_arrays(cache, mmap=True)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _build(source: Source, size: int, folder: Path, *, mmap: bool, fingerprint: str = "") -> dict[str, Any]:
+    """Writes the arrays and meta.json into `folder`; returns the content of a Dataset."""
+    empty = Split(np.zeros((0, size, size, 3), np.uint8), [])
+    for name, split in (("train", source.train), ("eval", source.evaluation or empty)):
+        out = folder / f"{name}_images.npy"
+        if isinstance(split.images, list):
+            read_images(split.images, size, out)
+        else:
+            np.save(out, _resize(split.images, size))
+        np.save(folder / f"{name}_labels.npy", np.asarray(split.labels, dtype=np.int64))
+    arrays = _open_arrays(folder, mmap=mmap)
+    mean, std = _channel_statistics(arrays["train_images"])
+    hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in _ARRAYS}
+    meta = {
+        "class_names": source.class_names,
+        "eval_split": source.evaluation_name,
+        "mean": mean,
+        "std": std,
+        "sha256": _hash_json([hashes, source.class_names]),
+    }
+    files.write_json(folder / "meta.json", {**meta, "arrays": hashes, "fingerprint": fingerprint})
+    return {**_content(meta), **arrays}
+
+
+def _content(meta: dict[str, Any]) -> dict[str, Any]:
+    return {**meta, "mean": tuple(meta["mean"]), "std": tuple(meta["std"])}
+
+
+def _open_arrays(folder: Path, *, mmap: bool) -> dict[str, NDArray[Any]]:
+    # Copy-on-write where mapped: torch warns of read-only arrays, and nothing may write into the cache.
+    paths = {name: folder / f"{name}.npy" for name in _ARRAYS}
+    return {name: files.map_array(path) if mmap else np.load(path, allow_pickle=False) for name, path in paths.items()}
+
+
+def _resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    if images.shape[1] == size:
+        return np.ascontiguousarray(images)
+    from PIL import Image
+
+    return np.stack([square(Image.fromarray(image), size) for image in images])
+
+
+def _channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in [0, 1], from its histogram: exact, in one pass."""
+    values = np.arange(256) / 255
+    mean: list[float] = []
+    std: list[float] = []
+    for channel in range(3):
+        counts = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(images), 4096):
+            counts += np.bincount(images[start : start + 4096, ..., channel].reshape(-1), minlength=256)
+        average = float((counts * values).sum() / counts.sum())
+        variance = float((counts * (values - average) ** 2).sum() / counts.sum())
+        mean.append(round(average, 4))
+        std.append(max(round(variance**0.5, 4), 0.01))  # a constant channel must not divide by 0
+    return mean, std
+
+
+def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dataset:
+    """With a part held out, by the true labels and with them, and noise in the labels of what is trained on."""
+    clean = dataset.train_labels
+    held = every_nth(clean, 1 / holdout) if holdout else None
+    if held is not None and held.all():
+        raise InputError(f"data.holdout {holdout} leaves nothing to train on", "Lower it, or add images.")
+    if label_noise:
+        noisy = noisy_labels(clean, label_noise, dataset.num_classes)
+        sha256 = _hash_json([dataset.sha256, "label_noise", label_noise])
+        dataset = replace(dataset, train_labels=noisy, sha256=sha256)
+    if held is None:
+        return dataset
+    return replace(
+        dataset,
+        train_images=dataset.train_images[~held],
+        train_labels=dataset.train_labels[~held],
+        eval_images=dataset.train_images[held],
+        eval_labels=clean[held],
+        eval_split=f"{holdout:g} of train, held out",
+        sha256=_hash_json([dataset.sha256, holdout]),
+    )
+
+
+def noisy_labels(labels: NDArray[np.int64], part: float, num_classes: int) -> NDArray[np.int64]:
+    """Labels [N] of which each is, with probability `part`, another class, all others being as likely.
+
+    What becomes of a label depends on its index alone, and what is replaced at a part stays so at a larger one.
+    """
+    # PCG64's raw numbers are the same in every version of numpy, which a Generator does not promise.
+    draws = np.random.PCG64(_NOISE_SEED).random_raw(2 * len(labels)).reshape(-1, 2)
+    other = (labels + 1 + (draws[:, 1] % (num_classes - 1)).astype(np.int64)) % num_classes
+    return np.where(draws[:, 0] / 2.0**64 < part, other, labels)
+
+
+def _hash_json(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

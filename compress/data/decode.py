@@ -1,0 +1,136 @@
+"""Image files to uint8 RGB squares. Run as a module it is a worker that decodes its part of a list into a shared array.
+
+Workers are processes, since decoding small images holds Python's lock; they are started by command rather than by
+multiprocessing, which would import a user's unguarded script anew.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from compress.system.errors import InputError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+MAX_PIXELS = 100_000_000
+_WORTH_A_PROCESS = 2_000
+
+
+def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """uint8 [size, size, 3]: the shorter side resized to `size` (bicubic, antialiased), then the centre cropped."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bit(image)
+    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    image = image.convert("RGB")
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def read_image(path: str | Path, size: int) -> NDArray[np.uint8]:
+    """Like `square`, from a file; EXIF rotation is applied. Raises InputError naming the file where it is not whole."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
+                image.load()
+                return square(ImageOps.exif_transpose(image), size)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"no image at {path}") from None
+    except Exception as error:
+        raise InputError(f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out.") from error
+
+
+def read_images(paths: Sequence[str], size: int, out: Path) -> None:
+    """Decodes all files into `out`, a new .npy file of uint8 [N, size, size, 3], over the processors allowed."""
+    array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
+    with out.open("r+b") as file:  # a full disk is an error here; in the mapped file it would end the process
+        os.posix_fallocate(file.fileno(), 0, out.stat().st_size)
+    workers = min(len(os.sched_getaffinity(0)), max(1, len(paths) // _WORTH_A_PROCESS))
+    if workers == 1:
+        for row, path in enumerate(paths):
+            array[row] = read_image(path, size)
+    else:
+        bounds = [len(paths) * k // workers for k in range(workers + 1)]
+        jobs = [
+            {"out": str(out), "first": low, "size": size, "paths": list(paths[low:high])}
+            for low, high in itertools.pairwise(bounds)
+        ]
+        _run_workers(jobs)
+    array.flush()
+
+
+def _run_workers(jobs: list[dict[str, object]]) -> None:
+    command = [sys.executable, "-m", "compress.data.decode"]
+    processes = [
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            process_group=0,  # the terminal's Ctrl-C is for us, who then end them
+        )
+        for _ in jobs
+    ]
+    try:
+        for process, job in zip(processes, jobs, strict=True):
+            assert process.stdin
+            with contextlib.suppress(BrokenPipeError):  # it died: its exit status will say so
+                process.stdin.write(json.dumps(job))
+                process.stdin.close()
+        for process in processes:
+            assert process.stdout
+            answer = process.stdout.read()
+            if process.wait() != 0:
+                raise InputError(*(json.loads(answer) if answer else ["an image decoder died", "Was memory short?"]))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8 bits by its high byte; Pillow's own conversion clips at 255.
+
+    Modes I and F do not say how many bits are meant: they are taken for 8 bits where no value is above 255.
+    """
+    values = np.asarray(image).astype(np.float64)
+    scale = 257.0 if image.mode.startswith("I;16") or values.max() > 255 else 1.0
+    return Image.fromarray(np.clip(values / scale, 0, 255).round().astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else ""
+    return "not an image" if text.startswith("cannot identify") else text or type(error).__name__
+
+
+def _worker() -> int:
+    job = json.load(sys.stdin)
+    array = np.load(job["out"], mmap_mode="r+", allow_pickle=False)
+    try:
+        for row, path in enumerate(job["paths"], start=job["first"]):
+            array[row] = read_image(path, job["size"])
+    except InputError as error:
+        print(json.dumps([error.message, error.hint]))
+        return error.code
+    array.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_worker())

@@ -1,0 +1,178 @@
+"""Fetches a published data set: resumed where it broke off, verified, unpacked safely, at its place only when whole."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import ssl
+import stat
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from compress.data.sources import LAYOUTS
+from compress.system import console, files
+from compress.system.errors import InputError
+
+TIMEOUT_S = 30.0
+MAX_MEMBERS = 1_000_000
+MAX_UNPACKED_BYTES = 8_000_000_000
+_CHUNK = 1 << 20
+_OF_THE_NETWORK = (urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError, http.client.HTTPException)
+
+
+@dataclass(frozen=True)
+class Archive:
+    url: str
+    file: str
+    md5: str
+    """As published with it; MD5 is what the publishers give."""
+
+
+ARCHIVES = {
+    "cifar100": Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        "cifar-100-python.tar.gz",
+        "eb9058c3a382ffc7106e4002c42a8d85",
+    ),
+    "cinic10": Archive(
+        "https://datashare.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz",
+        "CINIC-10.tar.gz",
+        "6ee4d0c996905fe93221de577967a372",
+    ),
+    "tinyimagenet": Archive(
+        "https://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        "tiny-imagenet-200.zip",
+        "90528d7ca1a48142e341f4ef8d21d0de",
+    ),
+}
+
+
+def prepare(name: str, root: Path, *, url: str | None = None) -> Path:
+    """The data set's folder below root, fetched unless it is there. An archive that lies in root already is used.
+
+    Raises InputError where the download or the archive is not whole or not safe; then nothing is at the final path, and
+    a rerun goes on where a download broke off. Raises MachineError where root cannot be written.
+    """
+    layout, archive = LAYOUTS[name], ARCHIVES[name]
+    folder = root / layout.folder
+    if (folder / layout.marker).exists():
+        return folder
+    local = root / archive.file
+    fetched = not local.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if fetched:
+            local = download(url or archive.url, root / ".downloads" / archive.file)
+        verify(local, archive.md5, remove=fetched)
+        unpack(local, folder, marker=layout.marker)
+        if fetched:
+            shutil.rmtree(local.parent)
+    except OSError as error:
+        raise files.cannot_write(root, error) from error
+    return folder
+
+
+def download(url: str, path: Path) -> Path:
+    """Fetches url to path, going on from path.part where the server can. Raises InputError where it breaks off."""
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "compress", **({"Range": f"bytes={done}-"} if done else {})}
+    opener = urllib.request.build_opener(
+        _NoDowngrade(), urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    )
+    hint = "Run it again to go on, or put the archive there by hand."
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as response:
+            resumed = response.status == 206
+            length = response.headers.get("Content-Length")
+            total = int(length) + (done if resumed else 0) if length else 0
+            with part.open("ab" if resumed else "wb") as file, console.progress_bar(path.name, total or None) as bar:
+                while chunk := response.read1(_CHUNK):  # what has arrived is kept where the server then stalls
+                    file.write(chunk)
+                    bar.show(file.tell())
+        if total and part.stat().st_size != total:
+            raise InputError(f"{url} broke off at {part.stat().st_size:,} of {total:,} bytes", hint)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and done:  # what is there is no beginning of what the server has
+            part.unlink()
+            return download(url, path)
+        raise InputError(f"{url} answers {error.code} {error.reason}", hint) from error
+    except (*_OF_THE_NETWORK, ValueError) as error:  # ValueError: an address that is none
+        raise InputError(f"cannot download {url} ({getattr(error, 'reason', None) or error})", hint) from error
+    part.replace(path)
+    return path
+
+
+def verify(path: Path, md5: str, *, remove: bool) -> None:
+    """Raises InputError where the checksum is not the published one; a file that we fetched is then removed."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != md5:
+        if remove:
+            path.unlink()
+        raise InputError(f"{path} has MD5 {found}, published is {md5}", "Fetch it again, or from another mirror.")
+
+
+def unpack(archive: Path, folder: Path, *, marker: str) -> None:
+    """Unpacks beside the archive and renames to `folder`, so that it appears whole.
+
+    Where the archive has one top folder, that is it.
+
+    Raises InputError for a damaged archive, for a member that leaves the folder or is a link or device, and for more
+    than MAX_UNPACKED_BYTES or MAX_MEMBERS.
+    """
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}.", suffix=".tmp", dir=archive.parent, ignore_cleanup_errors=True
+    ) as scratch:
+        try:
+            if zipfile.is_zipfile(archive):
+                with zipfile.ZipFile(archive) as zipped:
+                    _check(archive, [_zip_member(info) for info in zipped.infolist()])
+                    zipped.extractall(scratch)
+            else:
+                with tarfile.open(archive) as tar:
+                    members = tar.getmembers()
+                    _check(archive, [(m.name, m.size, m.isfile() or m.isdir()) for m in members])
+                    tar.extractall(scratch, members=members, filter="data")
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+            raise InputError(f"{archive} is damaged ({error})", "Fetch it again.") from error
+        inner = Path(scratch) / folder.name
+        content = inner if inner.is_dir() else Path(scratch)
+        if not (content / marker).exists():
+            raise InputError(f"{archive} does not hold {folder.name}/{marker}", "Is it another archive?")
+        content.chmod(0o755)
+        os.rename(content, folder)
+
+
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
+            raise urllib.error.URLError(f"it redirects to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _zip_member(info: zipfile.ZipInfo) -> tuple[str, int, bool]:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    return info.filename, info.file_size, kind in (0, stat.S_IFREG, stat.S_IFDIR)
+
+
+def _check(archive: Path, members: list[tuple[str, int, bool]]) -> None:
+    """members: name, unpacked size, and whether it is a plain file or folder."""
+    for name, _, plain in members:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts):
+            raise InputError(f"{archive} holds {name!r}, which leaves its folder", "Do not use this archive.")
+        if not plain:
+            raise InputError(f"{archive} holds {name!r}, which is a link or device", "Do not use this archive.")
+    size = sum(size for _, size, _ in members)
+    if size > MAX_UNPACKED_BYTES or len(members) > MAX_MEMBERS:
+        raise InputError(f"{archive} would unpack to {size:,} bytes in {len(members):,} files", "Is it the right one?")

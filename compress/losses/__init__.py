@@ -1,0 +1,17 @@
+"""What a step minimises. In: logits, labels and feature maps of student and teacher. Out: the loss by its named parts.
+
+The losses are pure functions; `Objective` joins a method with its terms.
+"""
+
+from compress.losses.distillation import adjust_targets, decoupled_kd, dist_loss, distillation_loss, dynamic_temperature
+from compress.losses.objective import Means, Objective
+
+__all__ = [
+    "Means",
+    "Objective",
+    "adjust_targets",
+    "decoupled_kd",
+    "dist_loss",
+    "distillation_loss",
+    "dynamic_temperature",
+]

@@ -1,0 +1,115 @@
+"""Other losses on logits, to be added to kd or ce: DKD and DIST. They compose with KA and DTD.
+
+Logits z_s and z_t are [N, C] of any float type, labels [N]; arithmetic is float32 (float64 for float64 logits), values
+are finite for any finite logits and 0 at z_s = z_t, and no gradient reaches z_t. With one temperature and
+adjust="none" both are their papers'. Ours is the rest: `adjust` and `epsilon` put the targets of adjust_targets in the
+place of the teacher's probabilities, and a temperature for each sample [N] (dynamic_temperature) tempers teacher and
+student and weighs the sample by T_x^2, as in distillation_loss.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compress.losses.targets import arithmetic, check, column, log_targets, wrong_rows
+from compress.recipe.methods import Adjust
+
+# Centred probabilities that are no longer than this are constant; the authors' code has 1e-8 for a product of two.
+_SHORTEST = 1e-12
+
+
+def decoupled_kd(
+    z_s: Tensor,
+    z_t: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float | Tensor = 4.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    adjust: Adjust = "none",
+    epsilon: float = 0.1,
+) -> Tensor:
+    """DKD (Zhao et al. 2022, arXiv 2203.08679): mean_x T_x^2 * (alpha * TCKD_x + beta * NCKD_x).
+
+    TCKD is the divergence between the binary distributions label / any other class, NCKD that between the distributions
+    over the other classes alone. With alpha = 1 and beta = 1 - p_t[label] it is plain KD.
+    """
+    log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon)
+    at_label = labels.unsqueeze(1)
+    classes = torch.arange(log_s.shape[1] - 1, device=log_s.device)
+    at_others = classes + (classes >= at_label)
+
+    def split(log_p: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-odds [N, 1] of the label against the others, and the others' own log-probabilities [N, C - 1]."""
+        others = log_p.gather(1, at_others)
+        odds = log_p.gather(1, at_label) - others.logsumexp(dim=1, keepdim=True)
+        return odds.clamp(max=1e35), F.log_softmax(others, dim=1)  # a single class has infinite odds
+
+    (odds_s, others_s), (odds_t, others_t) = split(log_s), split(log_t)
+    target = odds_t.sigmoid() * (F.logsigmoid(odds_t) - F.logsigmoid(odds_s)) + (-odds_t).sigmoid() * (
+        F.logsigmoid(-odds_t) - F.logsigmoid(-odds_s)
+    )
+    others = (others_t.exp() * (others_t - others_s)).sum(dim=1, keepdim=True)
+    return (each**2 * (alpha * target + beta * others)).mean()
+
+
+def dist_loss(
+    z_s: Tensor,
+    z_t: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    labels: Tensor | None = None,
+    adjust: Adjust = "none",
+    epsilon: float = 0.1,
+) -> Tensor:
+    """DIST (Huang et al. 2022, arXiv 2205.10536): beta * inter + gamma * intra, T^2-scaled.
+
+    inter is mean_x T_x^2 * (1 - rho_x), rho_x the Pearson correlation between the probabilities of student and teacher
+    over the classes; intra is mean_x T_x^2 times the mean over classes of 1 - rho_c, the correlation over the samples.
+    Where one of two rows is constant their correlation is 0, and where both are they match (ours).
+    labels are needed with `adjust` other than "none".
+    """
+    if labels is None:
+        if adjust != "none":
+            raise ValueError(f"adjust={adjust!r} needs labels")
+        labels = torch.zeros(len(z_t), dtype=torch.long, device=z_t.device)  # targets that are not adjusted need none
+    log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon)
+    p_s, p_t = log_s.exp(), log_t.exp()
+    inter = (each**2 * _one_minus_pearson(p_s, p_t)).mean()
+    intra = torch.as_tensor(each**2).mean() * _one_minus_pearson(p_s.T, p_t.T).mean()
+    return beta * inter + gamma * intra
+
+
+def _tempered(
+    z_s: Tensor, z_t: Tensor, labels: Tensor, temperature: float | Tensor, adjust: Adjust, epsilon: float
+) -> tuple[Tensor, Tensor, float | Tensor]:
+    """Log-probabilities of student and target, and the temperature as a number or a column [N, 1]."""
+    check(adjust, Adjust, "adjust")
+    if z_s.shape != z_t.shape:
+        raise ValueError(f"student {list(z_s.shape)} and teacher {list(z_t.shape)} logits differ")
+    student, teacher = arithmetic(z_s), arithmetic(z_t.detach())
+    each = column(temperature, student)
+    wrong = wrong_rows(teacher, labels)
+    log_t = log_targets(teacher, labels, kind=adjust, temperature=each, epsilon=epsilon, wrong=wrong)
+    return F.log_softmax(student / each, dim=1), log_t, each
+
+
+def _one_minus_pearson(a: Tensor, b: Tensor) -> Tensor:
+    """1 - Pearson correlation of rows, [rows, 1], as half the squared distance of the centred unit rows.
+
+    That is exactly 0 for equal rows, and so is its gradient.
+    """
+    (a_unit, a_constant), (b_unit, b_constant) = _centred_unit(a), _centred_unit(b)
+    half_distance = (a_unit - b_unit).square().sum(dim=1, keepdim=True) / 2
+    return half_distance.masked_fill(a_constant != b_constant, 1.0)
+
+
+def _centred_unit(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows minus their mean, at length 1, and where [rows, 1] they are constant but for rounding: those are 0."""
+    centred = rows - rows.mean(dim=1, keepdim=True)
+    length = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    rounding = 16 * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
+    constant = length <= rounding.clamp(min=_SHORTEST)
+    return centred / length.masked_fill(constant, torch.inf), constant

@@ -1,0 +1,169 @@
+"""What a step minimises and what an epoch reports: the loss by its named parts, and their sums on the device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compress import recipe
+from compress.distributed.world import ALONE, World
+from compress.losses.distillation import Adjust, Dynamic, Normalize, Scale, distillation_loss
+from compress.losses.terms import Terms
+from compress.recipe.methods import default_alpha, method_parts
+from compress.recipe.supervision import FeatureTerm
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a method and its terms. Called with float logits [N, C] and labels [N]; ce alone needs no teacher."""
+
+    label_smoothing: float
+    distils: bool = False
+    """Whether the method has a kd part: every one but ce."""
+    adjust: Adjust = "none"
+    epsilon: float = 0.1
+    dynamic: Dynamic = "constant"
+    base: float = 4.0
+    beta: float = 40.0
+    gamma: float = 0.5
+    normalize: Normalize = "l2"
+    floor: float = 1.0
+    scale: Scale = "sample"
+    alpha: float = 0.9
+    terms: tuple[recipe.Term, ...] = ()
+
+    @classmethod
+    def of(cls, settings: recipe.Supervision, *, label_smoothing: float) -> "Objective":
+        terms = tuple(settings.terms)
+        if settings.method == "ce":
+            return cls(label_smoothing, terms=terms)
+        adjust, dynamic = method_parts(settings.method)
+        return cls(
+            label_smoothing,
+            distils=True,
+            adjust=adjust,
+            epsilon=settings.epsilon,
+            dynamic=dynamic,
+            base=settings.temperature,
+            beta=settings.dtd.beta,
+            gamma=settings.dtd.gamma,
+            normalize=settings.dtd.normalize,
+            floor=settings.dtd.floor,
+            scale=settings.scale,
+            alpha=default_alpha(settings.method) if settings.alpha is None else settings.alpha,
+            terms=terms,
+        )
+
+    @property
+    def supervised_by_teacher(self) -> bool:
+        return self.distils or bool(self.terms)
+
+    @property
+    def looks_into_teacher(self) -> bool:
+        return any(isinstance(term, FeatureTerm) for term in self.terms)
+
+    def __call__(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        *,
+        terms: Terms | None = None,
+        teacher_features: Mapping[str, Tensor] | None = None,
+        epoch: float = 0.0,
+        world: World = ALONE,
+    ) -> dict[str, Tensor]:
+        """Scalars by name; "loss" is the one to minimise, the others are detached and, the terms too, not weighted.
+
+        terms: those of this objective, after the student ran within their `recording`. teacher_features: what those
+        look at, by path (Terms.teacher). epoch: done so far, a fraction.
+        world: whose parts these are. What looks across the batch sees the global one, and the means of the losses and
+        of their gradients over the processes are those of one process.
+        """
+        parts, temperature = self._method_parts(student_logits, teacher_logits, labels, world)
+        if terms is not None:
+            assert teacher_logits is not None
+            found = terms(
+                student_logits,
+                teacher_logits,
+                labels,
+                teacher_features=teacher_features or {},
+                epoch=epoch,
+                temperature=temperature,
+                world=world,
+            )
+            for name, (weight, value) in found.items():
+                # What a discriminator minimises has a gradient, of its own parameters, and no share in the value.
+                share = value - value.detach() if weight is None else weight * value
+                parts["loss"] = parts["loss"] + share
+                parts[name] = value.detach()
+        return parts
+
+    def _method_parts(
+        self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, world: World
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The method's own parts, and each sample's temperature with DTD."""
+        if not self.distils or teacher_logits is None:
+            loss = F.cross_entropy(student_logits.float(), labels, label_smoothing=self.label_smoothing)
+            return {"loss": loss, "ce": loss.detach()}, None
+        result = distillation_loss(
+            student_logits,
+            teacher_logits,
+            labels,
+            adjust=self.adjust,
+            epsilon=self.epsilon,
+            dynamic=self.dynamic,
+            base=self.base,
+            beta=self.beta,
+            gamma=self.gamma,
+            normalize=self.normalize,
+            floor=self.floor,
+            scale=self.scale,
+            alpha=self.alpha,
+            label_smoothing=self.label_smoothing,
+            group=world.group,
+        )
+        parts = {"loss": result["loss"], "kd": result["kd"].detach(), "ce": result["ce"].detach()}
+        if self.adjust != "none":
+            parts["adjusted"] = result["adjusted"]
+        if self.dynamic == "constant":
+            return parts, None
+        temperature = result["temperature"]
+        parts |= {
+            "temperature_min": temperature.amin(),
+            "temperature_mean": temperature.mean(),
+            "temperature_max": temperature.amax(),
+            "temperature_floored": (temperature <= self.floor).to(temperature.dtype).mean(),
+        }
+        return parts, temperature
+
+
+class Means:
+    """Running means of named scalars on the device; *_min and *_max keep extremes. Only reading them waits."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Tensor] = {}
+        self.steps = 0
+
+    def add(self, parts: dict[str, Tensor]) -> None:
+        self.steps += 1
+        for name, value in parts.items():
+            value = value.detach().double()
+            before = self.values.get(name)
+            if before is None:
+                self.values[name] = value
+            elif name.endswith("_min"):
+                self.values[name] = torch.minimum(before, value)
+            elif name.endswith("_max"):
+                self.values[name] = torch.maximum(before, value)
+            else:
+                self.values[name] = before + value
+
+    def read(self) -> dict[str, float]:
+        extremes = ("_min", "_max")
+        return {
+            name: value.item() if name.endswith(extremes) else value.item() / self.steps
+            for name, value in self.values.items()
+        }

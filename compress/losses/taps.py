@@ -1,0 +1,179 @@
+"""Feature maps by module name, kept by forward hooks while a model computes its logits.
+
+Hooks reach every module of any nn.Module, timm's stages and what lies inside them alike, in the one forward pass of a
+step, through DDP and torch.compile. timm's forward_intermediates reaches the stages alone, and goes around forward(),
+where both wrappers act.
+"""
+
+import difflib
+import functools
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.losses.layouts import layout_of, own_layout, owner_of, stages_of
+from compress.models.folded import Frozen
+from compress.models.wrappers import Renormalized
+from compress.system.errors import UsageError
+
+
+class Tap:
+    """The maps [N, C, H, W] that named modules of a model put out in its last forward pass within `recording`.
+
+    names: as torch and timm spell them (layer3, blocks.11, layer2.0.conv1); None is the last stage of timm's
+    feature_info. Tokens [N, L, D] become [N, D, H, W] without class and register tokens, channels last become channels
+    first, and vectors [N, D] become [N, D, 1, 1]. Of a tuple that holds one tensor that one is taken.
+    images: a square batch that is run once, in eval mode, to see that each name is a map, and where its channels are.
+    role: "student" or "teacher".
+
+    Raises UsageError for a name that does not exist, with the nearest ones, and for a module that does not put out one
+    map for each image, of which nothing says where its channels are, or that is changed in place by what follows it.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str | None], images: Tensor, *, role: str) -> None:
+        self._whole = model
+        self._model: Any = _inner(model)
+        self._role = role
+        self._outputs: dict[str, Any] = {}
+        self._layouts: dict[str, str] = {}
+        self._modules = {
+            path: module
+            for path, module in self._model.named_modules()
+            if path and type(module) not in (nn.ModuleList, nn.ModuleDict)  # which are never called
+        }
+        self.paths = {name: self._last_stage() if name is None else self._path(name) for name in names}
+        """The modules by the names that were given."""
+        self._hooks = {path: functools.partial(self._keep, path) for path in self.paths.values()}
+        self.shapes = self._probe(images)
+        """[C, H, W] by path."""
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Forward passes within are recorded; afterwards the model carries no hooks."""
+        with ExitStack() as hooks:
+            for path, keep in self._hooks.items():
+                hooks.enter_context(self._modules[path].register_forward_hook(keep))
+            yield
+
+    def features(self) -> dict[str, Tensor]:
+        """The maps of the last recorded pass by path. They are handed over: a second call finds none."""
+        outputs, self._outputs = self._outputs, {}
+        return {path: self._as_map(path, outputs.get(path)) for path in self._hooks}
+
+    def _keep(self, path: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._outputs[path] = _only_tensor(output)
+
+    def _path(self, name: str) -> str:
+        if name in self._modules:
+            return name
+        stages = f" Its stages: {', '.join(found)}." if (found := self._stages()) else ""
+        raise UsageError(f"the {self._role} has no feature {name!r}", f"Nearest: {self._nearest(name)}.{stages}")
+
+    def _last_stage(self) -> str:
+        if not (stages := stages_of(self._model)):
+            near = ", ".join((self._stages() or [*self._modules])[-3:])
+            why = f"the {self._role} does not say which is its last stage"
+        elif (last := stages[-1]["module"]) in self._modules:
+            return last
+        else:
+            near = self._nearest(last)
+            why = f"the last stage of the {self._role} by its feature_info, {last!r}, is no module"
+        raise UsageError(why, f"Name a module as {self._role}: of the term, such as {near}.")
+
+    def _nearest(self, name: str) -> str:
+        return ", ".join(difflib.get_close_matches(name, self._modules, n=4, cutoff=0.0))
+
+    def _stages(self) -> list[str]:
+        """Those that are modules, also of timm models within a user's own."""
+        named = [
+            f"{path}.{stage['module']}".removeprefix(".")
+            for path, module in self._model.named_modules()
+            for stage in stages_of(module)
+        ]
+        return [path for path in named if path in self._modules]
+
+    def _beside(self, path: str) -> str:
+        """The stage that the module is in, else every stage, else the module that it is in."""
+        stages = self._stages()
+        around = [stage for stage in stages if path.startswith(f"{stage}.")]
+        return ", ".join(around or stages) or path.rpartition(".")[0]
+
+    def _probe(self, images: Tensor) -> dict[str, torch.Size]:
+        if not self._hooks:
+            return {}
+        versions: dict[str, int] = {}
+        layers: dict[str, str | None] = {}
+
+        def note(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
+            versions[path] = getattr(_only_tensor(output), "_version", 0)
+
+        def note_layout(path: str, layout: str, module: nn.Module, inputs: Any, output: Any) -> None:
+            is_map = isinstance(output, Tensor) and output.dim() == 4 and len(output) == len(images)
+            layers[path] = layout if is_map else None
+
+        was_training = self._whole.training
+        with ExitStack() as hooks, torch.no_grad(), self.recording():
+            for path in self._hooks:
+                hooks.enter_context(self._modules[path].register_forward_hook(functools.partial(note, path)))
+            for path, module in self._modules.items():
+                if layout := own_layout(module):
+                    look = functools.partial(note_layout, path, layout)
+                    hooks.enter_context(module.register_forward_hook(look))
+            self._whole.eval().forward(images)  # past torch.compile, whose first call is to see the hooks
+        self._whole.train(was_training)
+        for path, output in self._outputs.items():
+            if getattr(output, "_version", 0) != versions[path]:
+                raise self._refused(path, "is changed in place by what follows it", "Name the module after it.")
+            if isinstance(output, Tensor) and output.dim() > 1 and len(output) != len(images):
+                raise self._refused(path, f"is {list(output.shape)} for {len(images)} images, not one map for each")
+            if isinstance(output, Tensor) and output.dim() == 4:
+                layout = layout_of(self._model, path, output.shape, layers)
+                if layout is None:
+                    raise self._refused(
+                        path,
+                        f"is {list(output.shape)}, of which nothing says where its channels are",
+                        f"Name a module beside it, such as {self._beside(path)}.",
+                    )
+                self._layouts[path] = layout
+        return {path: feature.shape[1:] for path, feature in self.features().items()}
+
+    def _as_map(self, path: str, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            what = "puts out nothing" if output is None else f"puts out a {type(output).__name__}"
+            raise self._refused(path, f"{what}, not a tensor")
+        if output.dim() == 4:
+            return output.permute(0, 3, 1, 2) if self._layouts[path] == "NHWC" else output
+        if output.dim() == 3:
+            return self._grid(path, output)
+        if output.dim() == 2:
+            return output[:, :, None, None]
+        raise self._refused(path, f"is {list(output.shape)}, not a feature map")
+
+    def _grid(self, path: str, tokens: Tensor) -> Tensor:
+        """[N, D, H, W] of the patch tokens [N, L, D], which come after class and register tokens and form a square."""
+        owner: Any = self._model.get_submodule(owner_of(self._model, path))
+        for prefix in (getattr(owner, "num_prefix_tokens", 0), 0):
+            side = math.isqrt(max(0, tokens.shape[1] - prefix))
+            if side and side**2 == tokens.shape[1] - prefix:
+                return tokens[:, prefix:].mT.unflatten(2, (side, side))
+        raise self._refused(path, f"is {list(tokens.shape)}, whose tokens are not a square of patches")
+
+    def _refused(self, path: str, why: str, hint: str = "Name another module.") -> UsageError:
+        return UsageError(f"feature {path!r} of the {self._role} {why}", hint)
+
+
+def _only_tensor(output: Any) -> Any:
+    """The tensor of a tuple that holds one, such as tokens with the size of their grid; else what was given."""
+    tensors = [part for part in output if isinstance(part, Tensor)] if isinstance(output, tuple | list) else []
+    return tensors[0] if len(tensors) == 1 else output
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The model whose modules have the names that users know."""
+    if isinstance(model, Frozen):
+        return _inner(model.module)
+    return model.model if isinstance(model, Renormalized) else model

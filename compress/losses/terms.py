@@ -1,0 +1,174 @@
+"""The terms of supervision.terms: losses on features or logits that are added to the loss of supervision.method, with
+the projections that fit a student's feature maps to a teacher's and the discriminators that the student is to deceive.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress.distributed.world import ALONE, World
+from compress.losses import features
+from compress.losses.adversarial import Discriminator, adversarial_losses, count_classes
+from compress.losses.distillation import decoupled_kd, dist_loss
+from compress.losses.taps import Tap
+from compress.recipe import Term
+from compress.recipe.methods import Adjust
+from compress.recipe.supervision import Adversarial, FeatureTerm
+from compress.system.errors import UsageError
+
+_FEATURE_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "fitnet": features.fitnet,
+    "attention_transfer": features.attention_transfer,
+    "neuron_selectivity": features.neuron_selectivity,
+    "similarity_preserving": features.similarity_preserving,
+    "relational": features.relational,
+}
+_LOOK_ACROSS_THE_BATCH = {"similarity_preserving", "relational", "dist"}
+_NEED_EQUAL_CHANNELS = {"fitnet"}
+_COMPARE_PIXELS = {"attention_transfer", "neuron_selectivity"}
+_NEED_EQUAL_SIZE = {"fitnet", *_COMPARE_PIXELS}
+_NOT_OPTIONS = {"name", "weight", "schedule", "student", "teacher", "temperature", "lr", "width"}
+
+
+class Terms(nn.Module):
+    """Called after the student ran within `recording`. projections: trained with the student's parameters.
+    discriminators: trained against the student, by an optimiser of their own.
+
+    Where a loss needs equal sizes the larger map is average-pooled to the smaller, and where it needs equal channels
+    (fitnet) a 1x1 convolution projects the student's. That is FitNets' regressor, a convolution with a bias, without
+    the BatchNorm of later code: a sample's loss then depends on no other sample (ours).
+
+    images: a batch that both models are run on once. seed: of the projections alone; torch's stream goes on unchanged.
+    adjust and epsilon are the method's. Raises UsageError for a feature that is none (compress.losses.taps).
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        student: nn.Module,
+        teacher: nn.Module,
+        images: Tensor,
+        *,
+        seed: int,
+        adjust: Adjust = "none",
+        epsilon: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.terms = dict(zip(_part_names(terms), terms, strict=True))
+        self._options = {part: term.model_dump(exclude=_NOT_OPTIONS) for part, term in self.terms.items()}
+        self._adjustment: dict[str, Any] = {"adjust": adjust, "epsilon": epsilon}
+        self._student = tap(student, terms, images, role="student")
+        self.teacher = tap(teacher, terms, images, role="teacher")
+        self.projections, self.discriminators = nn.ModuleDict(), nn.ModuleDict()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # manual_seed would seed CUDA's stream, too
+            for part, term in self.terms.items():
+                if isinstance(term, FeatureTerm) and term.name in _NEED_EQUAL_CHANNELS:
+                    channels_s = self._student.shapes[self._student.paths[term.student]][0]
+                    channels_t = self.teacher.shapes[self.teacher.paths[term.teacher]][0]
+                    if channels_s != channels_t:
+                        self.projections[part] = nn.Conv2d(channels_s, channels_t, kernel_size=1)
+                elif isinstance(term, Adversarial):
+                    self.discriminators[part] = Discriminator(count_classes(teacher, images), term.width)
+        self.to(images.device)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the terms are called among the parts of the loss: their names, numbered from the second of a name on."""
+        return (*self.terms, *map(_of_discriminator, self.discriminators))
+
+    def opponents(self) -> list[dict[str, Any]]:
+        """The discriminators as groups of parameters, each with its learning rate."""
+        return [
+            {"params": list(module.parameters()), "lr": term.lr}
+            for part, module in self.discriminators.items()
+            if isinstance(term := self.terms[part], Adversarial)
+        ]
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        with self._student.recording():
+            yield
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor,
+        *,
+        teacher_features: Mapping[str, Tensor],
+        epoch: float,
+        temperature: Tensor | None = None,
+        world: World = ALONE,
+    ) -> dict[str, tuple[float | None, Tensor]]:
+        """The weight at `epoch` (from 0, with a fraction) and the unweighted value of each part.
+
+        No weight: what a discriminator minimises, by itself; no gradient of it reaches the student.
+
+        teacher_features: by the paths of `teacher`, the maps of the pass that gave teacher_logits.
+        temperature: that of each sample [N] with DTD; a logit term takes it where its own is not set.
+        world: whose parts of a batch these are; what compares samples with each other is given the global batch.
+        """
+        student_features = self._student.features()
+        parts: dict[str, tuple[float | None, Tensor]] = {}
+        for part, term in self.terms.items():
+            seen = world if term.name in _LOOK_ACROSS_THE_BATCH else ALONE
+            if isinstance(term, FeatureTerm):
+                f_s = student_features[self._student.paths[term.student]]
+                f_t = teacher_features[self.teacher.paths[term.teacher]]
+                if term.name in _NEED_EQUAL_SIZE:
+                    f_s, f_t = _pooled(f_s, like=f_t), _pooled(f_t, like=f_s)
+                if part in self.projections:
+                    f_s = self.projections[part](f_s.float())
+                value = _FEATURE_LOSSES[term.name](seen.gathered(f_s), seen.gathered(f_t), **self._options[part])
+            elif isinstance(term, Adversarial):
+                value, opponent = adversarial_losses(self.discriminators[part], student_logits, teacher_logits, labels)
+                parts[_of_discriminator(part)] = (None, opponent)
+            else:
+                options = {**self._options[part], **self._adjustment}
+                if (own := term.temperature if term.temperature is not None else temperature) is not None:
+                    options["temperature"] = seen.gathered(own) if isinstance(own, Tensor) else own
+                loss = decoupled_kd if term.name == "dkd" else dist_loss
+                z_s, z_t, of = (seen.gathered(part) for part in (student_logits, teacher_logits, labels))
+                value = loss(z_s, z_t, labels=of, **options)
+            parts[part] = (term.weight * term.schedule.share(epoch), value)
+        return parts
+
+
+def tap(model: nn.Module, terms: Sequence[Term], images: Tensor, *, role: str) -> Tap:
+    """What records the features of that role which the terms name.
+
+    Raises UsageError for one that is none, and for one of a single pixel under a loss that compares pixels: it is 0.
+    """
+    names = {
+        term: term.student if role == "student" else term.teacher for term in terms if isinstance(term, FeatureTerm)
+    }
+    found = Tap(model, names.values(), images, role=role)
+    for term, name in names.items():
+        path = found.paths[name]
+        if term.name in _COMPARE_PIXELS and found.shapes[path][1:] == (1, 1):
+            raise UsageError(
+                f"{term.name} compares the pixels of a map, and {path!r} of the {role} has one",
+                "Name earlier modules as student: and teacher: of the term, of a stage before it.",
+            )
+    return found
+
+
+def _part_names(terms: Sequence[Term]) -> list[str]:
+    names = [term.name for term in terms]
+    counts = [names[:number].count(name) for number, name in enumerate(names)]
+    return [f"{name}_{count + 1}" if count else name for name, count in zip(names, counts, strict=True)]
+
+
+def _of_discriminator(part: str) -> str:
+    return f"{part}_discriminator"
+
+
+def _pooled(feature: Tensor, *, like: Tensor) -> Tensor:
+    """The map, average-pooled in float32 where it is higher or wider than the other."""
+    size = (min(feature.shape[2], like.shape[2]), min(feature.shape[3], like.shape[3]))
+    return feature if feature.shape[2:] == size else F.adaptive_avg_pool2d(feature.float(), size)

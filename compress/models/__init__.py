@@ -1,0 +1,51 @@
+"""Models by their timm names. In: a recipe's teacher or student. Out: a module, and the folder in which it is kept.
+
+A saved model is config.json and model.safetensors, as timm and the Hugging Face Hub expect.
+"""
+
+from typing import TYPE_CHECKING
+
+from compress.system.lazy import hand_on
+
+if TYPE_CHECKING:
+    from compress.models.create import architecture, create_model
+    from compress.models.folder import CONFIG, WEIGHTS, load_model, load_weights, read_config, read_weights, save_model
+    from compress.models.weights import checkpoint_teacher, fit_teacher, normalization, pretrained_teacher
+    from compress.models.wrappers import Ensemble, Renormalized
+
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "Ensemble",
+    "Renormalized",
+    "architecture",
+    "checkpoint_teacher",
+    "create_model",
+    "fit_teacher",
+    "load_model",
+    "load_weights",
+    "normalization",
+    "pretrained_teacher",
+    "read_config",
+    "read_weights",
+    "save_model",
+]
+
+_HOMES = {
+    "architecture": "compress.models.create",
+    "create_model": "compress.models.create",
+    "CONFIG": "compress.models.folder",
+    "WEIGHTS": "compress.models.folder",
+    "load_model": "compress.models.folder",
+    "load_weights": "compress.models.folder",
+    "read_config": "compress.models.folder",
+    "read_weights": "compress.models.folder",
+    "save_model": "compress.models.folder",
+    "checkpoint_teacher": "compress.models.weights",
+    "fit_teacher": "compress.models.weights",
+    "normalization": "compress.models.weights",
+    "pretrained_teacher": "compress.models.weights",
+    "Ensemble": "compress.models.wrappers",
+    "Renormalized": "compress.models.wrappers",
+}
+__getattr__ = hand_on(__name__, _HOMES)

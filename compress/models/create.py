@@ -1,0 +1,58 @@
+"""timm models made from a recipe: the name that is meant, and a model with fresh or published weights."""
+
+import difflib
+from typing import Any
+
+import timm
+from torch import nn
+
+from compress.models import small_stem
+from compress.recipe import Model
+from compress.system.errors import UsageError, first_line
+
+_RESERVED = ("num_classes", "in_chans", "pretrained", "pretrained_cfg", "checkpoint_path", "features_only")
+_OF_OTHER_WEIGHTS = ("url", "file", "hf_hub_id", "tag", "license", "origin_url", "paper_ids", "notes")
+
+
+def architecture(settings: Model, image_size: int) -> str:
+    """The timm name that a recipe's model and stem stand for. Raises UsageError for one that does not exist."""
+    if timm.is_model(settings.model.split(".")[0]):
+        small = settings.model.split(".")[0] + small_stem.SUFFIX
+        if settings.stem == "small" and not timm.is_model(small):
+            raise UsageError(f"stem: small is for timm's ResNets, and {settings.model} is none", "Use stem: stock.")
+        wants_small = settings.stem == "small" or (settings.stem == "auto" and image_size <= 64)
+        return small if wants_small and timm.is_model(small) else settings.model
+    if ":" in settings.model:  # local-dir:PATH, hf-hub:REPO
+        return settings.model
+    close = difflib.get_close_matches(settings.model, timm.list_models(), n=1)
+    raise UsageError(
+        f"timm has no model {settings.model!r}",
+        f"Did you mean {close[0]}?" if close else "timm.list_models() names them all.",
+    )
+
+
+def create_model(settings: Model, *, num_classes: int, image_size: int) -> nn.Module:
+    """A model with fresh weights from torch's random stream. Raises UsageError where timm refuses the arguments."""
+    name = architecture(settings, image_size)
+    if reserved := [key for key in settings.args if key in _RESERVED]:
+        raise UsageError(f"args cannot set {reserved[0]}", "It follows from the data and the recipe.")
+    model: Any = make_timm_model(name, settings.args, image_size, num_classes=num_classes)
+    model.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in _OF_OTHER_WEIGHTS}
+    return model
+
+
+def make_timm_model(name: str, args: dict[str, Any], image_size: int, **kwargs: Any) -> nn.Module:
+    """timm.create_model at that size. Raises UsageError, or what timm raised where published weights cannot be had."""
+    merged = {**args, **kwargs}
+    published = None if ":" in name else timm.get_pretrained_cfg(name)
+    if published is not None and published.fixed_input_size:
+        merged.setdefault("img_size", image_size)
+    try:
+        return timm.create_model(name, **merged)
+    except Exception as error:
+        if kwargs.get("pretrained") and not isinstance(error, TypeError):
+            raise  # weights that cannot be had, which the caller explains
+        # A wrong argument surfaces as anything in timm.
+        raise UsageError(
+            f"timm cannot make {name} with {args} ({first_line(error)})", "Check model and args."
+        ) from error

@@ -1,0 +1,129 @@
+"""Weights that somebody else trained: published ones, checkpoints, and what must hold of them before they teach.
+
+In: a recipe's teacher. Out: a model behind the normalisation that its weights expect, or what differs as an error.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
+from torch import nn
+
+from compress.data import Dataset
+from compress.models import small_stem
+from compress.models.create import architecture, create_model, make_timm_model
+from compress.models.folder import CONFIG, WEIGHTS, read_config, read_weights
+from compress.models.wrappers import Renormalized
+from compress.recipe import Member
+from compress.system import console
+from compress.system.errors import InputError, MachineError, UsageError, first_line
+
+
+class _Normalization(BaseModel):
+    """What timm's pretrained_cfg says of the images' RGB values, which are in 0..1 before."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    mean: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+
+
+def pretrained_teacher(settings: Member, dataset: Dataset) -> nn.Module:
+    """A teacher with its published weights, from the timm hub or a local-dir:PATH."""
+    name = architecture(settings, dataset.image_size)
+    if name.endswith(small_stem.SUFFIX) and settings.stem == "auto":
+        name = settings.model  # published weights are for the stock stem
+    try:
+        model = make_timm_model(name, settings.args, dataset.image_size, pretrained=True)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise MachineError(
+            f"the pretrained weights of {name} cannot be had ({first_line(error)})",
+            "It needs the network once, or weights that the Hugging Face cache already holds.",
+        ) from error
+    return fit_teacher(model, dataset, name)
+
+
+def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
+    """A teacher from a weights file, or from a folder that holds config.json and model.safetensors.
+
+    A config.json beside the file says the mean and std that its images were normalised with, as timm's save_for_hf
+    writes it; where it does not, a warning says that those of the data set are taken.
+    Raises InputError where the weights cannot be read or do not fit the model or the data, or config.json is damaged.
+    """
+    assert settings.checkpoint
+    path = Path(settings.checkpoint).expanduser()
+    if path.is_dir():
+        path = path / WEIGHTS
+        config = read_config(path.parent)
+    else:
+        config = read_config(path.parent) if (path.parent / CONFIG).exists() else {}
+    weights = read_weights(path)
+    model: Any = create_model(settings, num_classes=dataset.num_classes, image_size=dataset.image_size)
+    expected = model.state_dict()
+    if differing := [key for key in expected if key in weights and expected[key].shape != weights[key].shape]:
+        key = differing[-1]
+        last = list(expected)[-1].rpartition(".")[0]
+        if all(name.rpartition(".")[0] == last for name in differing):
+            raise InputError(
+                f"teacher {path} has {weights[key].shape[0]} classes and {dataset.name} has {dataset.num_classes}",
+                "Fine-tune it on this data first.",
+            )
+        raise InputError(
+            f"{path} does not fit {settings.model}: "
+            f"{key} is {list(weights[key].shape)}, not {list(expected[key].shape)}",
+            "Check teacher.model, teacher.stem and teacher.args.",
+        )
+    missing, strange = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    if missing or strange:
+        what = f"lacks {min(missing)}" if missing else f"has a strange {min(strange)}"
+        raise InputError(f"{path} does not fit {settings.model}: it {what}", "Check teacher.model and teacher.args.")
+    model.load_state_dict(weights)
+    try:
+        own = _Normalization.model_validate(config.get("pretrained_cfg", {}))
+    except ValidationError as error:
+        key = ".".join(map(str, ("pretrained_cfg", *error.errors()[0]["loc"])))
+        raise InputError(
+            f"{path.parent / CONFIG}: {key} is not as timm writes it",
+            "mean and std are three numbers each, std above 0.",
+        ) from None
+    model.pretrained_cfg |= {
+        "mean": own.mean or dataset.mean,
+        "std": own.std or dataset.std,
+        "label_names": config.get("label_names"),
+    }
+    if not (own.mean and own.std):
+        mean, std = ([round(value, 4) for value in model.pretrained_cfg[key]] for key in ("mean", "std"))
+        console.warn(
+            f"teacher {path} does not say how its images were normalised: mean {mean} and std {std}, those of "
+            f"{dataset.name}, are taken. {path.parent / CONFIG} sets others, as timm's save_for_hf writes it: "
+            '{"pretrained_cfg": {"mean": [...], "std": [...]}}'
+        )
+    return fit_teacher(model, dataset, str(path))
+
+
+def fit_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
+    """The teacher behind the normalisation that its weights expect. Raises InputError where its classes differ."""
+    classes, cfg = model.num_classes, model.pretrained_cfg
+    if classes != dataset.num_classes:
+        raise InputError(
+            f"teacher {name} has {classes} classes and {dataset.name} has {dataset.num_classes}",
+            "Fine-tune it on this data first, or set teacher.source: train.",
+        )
+    labels = cfg.get("label_names")
+    if labels and list(labels) != dataset.class_names:
+        first = next(a for a, b in zip(labels, dataset.class_names, strict=False) if a != b)
+        raise InputError(f"teacher {name} has other classes than {dataset.name}, first {first!r}", "Order counts, too.")
+    mean, std = (torch.tensor(cfg.get(key) or getattr(dataset, key), dtype=torch.float32) for key in ("mean", "std"))
+    data_mean, data_std = torch.tensor(dataset.mean), torch.tensor(dataset.std)
+    if torch.allclose(mean, data_mean, atol=1e-3) and torch.allclose(std, data_std, atol=1e-3):
+        return model
+    return Renormalized(model, data_std / std, (data_mean - mean) / std)
+
+
+def normalization(model: nn.Module, dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that the model's input is normalised with."""
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    return tuple(cfg.get("mean", dataset.mean)), tuple(cfg.get("std", dataset.std))

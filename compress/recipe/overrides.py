@@ -1,0 +1,38 @@
+"""Single values of a recipe, set by their dotted keys. In: plain data and SECTION.KEY=VALUE. Out: the data, changed."""
+
+from typing import Any
+
+from compress.recipe.strict_yaml import parse_yaml
+from compress.system.errors import UsageError
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Sets what "section.key=value" says, with a YAML value, in place, as --set does. Raises UsageError."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UsageError(f"--set {override!r} is not KEY=VALUE", "For example: --set train.epochs=10.")
+    value = parse_yaml(text, f"--set {key}")
+    assign(raw, key.strip().split("."), value, f"--set {key}")
+
+
+def assign(raw: dict[str, Any], path: list[str], value: Any, source: str) -> None:
+    """Sets raw[a][b] = value for path [a, b], in place; the entries of a list go by number, from 0.
+
+    Raises UsageError naming the source where a is no section, or a list without an entry b.
+    """
+    place: Any = raw
+    for number, part in enumerate(path[:-1]):
+        key = _key(place, part, path[:number], source)
+        place = place[key] if isinstance(place, list) else place.setdefault(key, {})
+    place[_key(place, path[-1], path[:-1], source)] = value
+
+
+def _key(place: Any, part: str, path: list[str], source: str) -> Any:
+    where = ".".join(path)
+    if isinstance(place, dict):
+        return part
+    if not isinstance(place, list):
+        raise UsageError(f"{source}: {where} is not a section")
+    if part.isdecimal() and int(part) < len(place):
+        return int(part)
+    raise UsageError(f"{source}: {where} has no entry {part!r}", f"Its length is {len(place)}, counted from 0.")

@@ -1,0 +1,87 @@
+"""YAML as recipes may use it: YAML 1.2's scalars, no duplicate keys, no anchors, no tags; plain data comes out."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from compress.system.errors import UsageError
+
+MAX_DEPTH = 16
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML 1.2's scalars (1e-3 is a number, `no` is text), no duplicate keys, no anchors or aliases."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.constructor.ConstructorError(None, None, "anchors and aliases are not allowed", event.start_mark)
+        if getattr(event, "tag", None):
+            raise yaml.constructor.ConstructorError(None, None, "tags are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+):
+    StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _int(loader: StrictLoader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > 40:
+        raise yaml.constructor.ConstructorError(None, None, "a number with too many digits", node.start_mark)
+    return int(node.value)  # 010 is ten, as in YAML 1.2
+
+
+StrictLoader.add_constructor("tag:yaml.org,2002:int", _int)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Plain data from YAML text; source names it in the UsageError of anything that is not plain."""
+    try:
+        return yaml.load(text, Loader=StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{source}, line {mark.line + 1}" if mark else source
+        raise UsageError(f"{where}: {error.problem or 'not YAML'}", "A recipe is plain YAML without tags.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{source}: not YAML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{source}: nested too deeply") from None
+
+
+def is_deep(raw: object) -> bool:
+    """Whether data is nested more than MAX_DEPTH levels deep.
+
+    Told level by level: what is nested too deeply cannot be walked by functions that call themselves.
+    """
+    level = [raw]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, Mapping | list)
+            for child in (value.values() if isinstance(value, Mapping) else value)
+        ]
+    return any(isinstance(value, Mapping | list) for value in level)

@@ -1,0 +1,99 @@
+"""What runs there are, what they take on disk, and what of that can go."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from compress.runs.folder import ASSISTANTS, MANIFEST, RUNS, TEACHERS, Run, all_runs, is_held
+from compress.system.errors import MachineError
+
+
+def list_runs(root: Path = RUNS) -> list[dict[str, Any]]:
+    """A row for each run, oldest first."""
+    rows = []
+    for run in all_runs(root):
+        manifest = run.manifest
+        rows.append(
+            {
+                "run": str(run.path),
+                "recipe": manifest.get("recipe"),
+                "method": manifest.get("method"),
+                "seed": manifest.get("seed"),
+                "status": _status(run),
+                "teacher_top1": manifest.get("teacher_top1"),
+                "student_top1": manifest.get("student_top1"),
+                "started": manifest["started"],
+                "megabytes": round(_size(run.path) / 1e6, 1),
+            }
+        )
+    return rows
+
+
+def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
+    """What can go, with its size in bytes; removed only with `remove`.
+
+    Checkpoints of finished runs (which then cannot be extended), and kept teachers and assistants that no run refers
+    to, also none of a sweep or study in a folder further down. With `failed` also runs and teachers that did not
+    finish. Folders that a process holds are left alone.
+    """
+    candidates: list[Path] = []
+    runs = all_runs(root)
+    for run in runs:
+        if run.manifest["status"] == "finished":
+            candidates += [run.checkpoints, run.quantize_checkpoints]
+        elif failed and "student_sha256" not in run.manifest:  # one that was finished once keeps its student
+            candidates.append(run.path)
+    kept = [run.manifest for run in [*runs, *_further_down(root)] if run.path not in candidates]
+    if all(manifest["status"] == "finished" for manifest in kept):
+        teachers = [manifest.get("teacher", {}) for manifest in kept]
+        used = {one.get("sha256") for teacher in teachers for one in [teacher, *teacher.get("members", [])]}
+        used |= {assistant["sha256"] for manifest in kept for assistant in manifest.get("assistants", [])}
+        folders = sorted(path for path in (root / TEACHERS).glob("*") if (path / "metrics.jsonl").exists())
+        teachers_of = {folder: _teacher_sha256(folder) for folder in folders}
+        candidates += [
+            folder for folder, sha256 in teachers_of.items() if sha256 not in used and (sha256 is not None or failed)
+        ]
+        assistants = all_runs(root / ASSISTANTS)
+        candidates += [run.path for run in assistants if run.manifest.get("student_sha256") not in used]
+    return [(path, size) for path in candidates if path.exists() and (size := _remove(path, remove)) is not None]
+
+
+def _further_down(root: Path) -> list[Run]:
+    """Runs of sweeps and studies that have a folder of their own."""
+    parents = {path.parent.parent for path in root.glob(f"*/*/**/{MANIFEST}")}
+    return [run for parent in sorted(parents - {root / TEACHERS, root / ASSISTANTS}) for run in all_runs(parent)]
+
+
+def _status(run: Run) -> str:
+    status = run.manifest["status"]
+    return "interrupted" if status == "running" and not is_held(run.path) else status
+
+
+def _remove(path: Path, remove: bool) -> int | None:
+    """The bytes it takes, or None where a process holds it."""
+    holder = path if (path / ".lock").exists() else path.parent
+    lock = FileLock(holder / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            size = _size(path)
+            if remove:
+                shutil.rmtree(path)
+            return size
+    except Timeout:
+        return None
+    except OSError as error:
+        raise MachineError(f"cannot remove {path}: {error.strerror}") from error
+
+
+def _teacher_sha256(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "model" / "facts.json").read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

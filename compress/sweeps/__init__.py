@@ -1,0 +1,1 @@
+"""Many recipes. In: one recipe file and what varies. Out: finished runs, side by side where they can share batches."""

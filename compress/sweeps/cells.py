@@ -1,0 +1,218 @@
+"""A grid of recipes as runs with stable names: in lockstep where they differ in supervision or student alone.
+
+In: a recipe file and what varies. Out: the runs, and what became of each.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from compress.recipe import Recipe, load_recipe
+from compress.recipe.methods import canonical_method
+from compress.recipe.strict_yaml import parse_yaml
+from compress.runs.distillation import distill_in_steps
+from compress.runs.folder import MANIFEST, RUNS, Run, finished_run
+from compress.runs.resume import refuse_other_recipe
+from compress.sweeps.lockstep import Outcome, run_in_lockstep
+from compress.system import console
+from compress.system.errors import CompressError, InputError, UsageError
+from compress.training.batches import Shared
+
+_LONGEST_ARM = 120
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid. arm: what it has besides its seed, by which the table compares."""
+
+    name: str
+    arm: str
+    seed: int
+    recipe: Recipe
+    folder: Path
+
+
+def grid(
+    path: Path, methods: Sequence[str], seeds: Sequence[int], varied: Iterable[str], out: Path | None = None
+) -> list[Cell]:
+    """Every combination of methods, seeds and of the values in `varied` ("section.key=A,B"), in that order.
+
+    out: the folder of the runs, runs/ where it is not given. A run is named after the recipe and what it has in
+    particular, so that the same sweep finds its runs again. Raises UsageError for anything wrong with one of them.
+    """
+    keys, choices = _choices(varied)
+    _refuse_twice([*keys, *(["supervision.method"] if methods else []), *(["train.seed"] if seeds else [])])
+    cells = []
+    for method, *values in itertools.product(methods or [None], *choices):
+        fixed = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
+        # The seed is no part of an arm, also where it is given as a key.
+        several = [
+            text
+            for key, text, its_values in zip(keys, fixed, choices, strict=True)
+            if len(its_values) > 1 and key != "train.seed"
+        ]
+        for seed in seeds or [None]:
+            settings = fixed if seed is None else [*fixed, f"train.seed={seed}"]
+            recipe = load_recipe(path, method=method, overrides=settings)
+            arm = "-".join([recipe.supervision.method, *map(_plain, several)])
+            name = f"{path.stem}-{_shortened(arm)}-s{recipe.train.seed}"
+            cells.append(Cell(name, arm, recipe.train.seed, recipe, (out or RUNS) / name))
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        if (other := first.setdefault(cell.name, cell)) is cell:
+            continue
+        if other.recipe == cell.recipe:
+            raise UsageError(f"{cell.name} is in the sweep twice", "Give every method, seed and value once.")
+        raise UsageError(
+            f"two runs of the sweep would both be named {cell.name}",
+            "Their values differ in signs that a name cannot hold: sweep each value alone, with an --out of its own.",
+        )
+    return cells
+
+
+def _choices(varied: Iterable[str]) -> tuple[list[str], list[list[str]]]:
+    """Keys, and for each its values as JSON."""
+    keys, choices = [], []
+    for override in varied:
+        key, separator, text = override.partition("=")
+        values = parse_yaml(f"[{text}]", f"--set {key}") if separator and text.strip() else None
+        if not values:
+            raise UsageError(f"--set {override!r} is not KEY=VALUE,VALUE", "For example: --set train.lr=0.1,0.05.")
+        keys.append(key.strip())
+        choices.append([json.dumps(value) for value in values])
+    return keys, choices
+
+
+def _refuse_twice(keys: Sequence[str]) -> None:
+    """A key that comes again, or the whole that it is a part of, would replace the values that arms are named after."""
+    for earlier, later in itertools.combinations(keys, 2):
+        if earlier == later or earlier.startswith(f"{later}."):
+            raise UsageError(f"the sweep sets {earlier} twice", "Give every key once, with all its values.")
+
+
+def sweep(
+    cells: Sequence[Cell], *, recipe_name: str, device: str = "auto", engine: Literal["local", "ray"] = "local"
+) -> dict[str, Outcome]:
+    """Runs what is not finished yet, from where it stands, and returns what became of each, by name.
+
+    engine: one group after another in this process, or as tasks of a Ray cluster.
+    Raises UsageError, before anything runs, where a run was begun with another recipe, and Interrupted after a signal,
+    once all that runs is saved.
+    """
+    for cell in cells:
+        if (cell.folder / MANIFEST).exists():
+            refuse_other_recipe(Run(cell.folder), cell.recipe)
+    if engine == "ray":
+        from compress.sweeps.ray import run_on_ray as run_groups
+    else:
+        run_groups = _run_here
+    outcomes: dict[str, Outcome] = {}
+    for found in run_groups(lockstep_groups(cells), recipe_name=recipe_name, device=device):
+        for name, outcome in found.items():
+            if isinstance(outcome, CompressError):
+                console.warn(f"{name} failed: {outcome}")
+        outcomes |= found
+    return outcomes
+
+
+def _run_here(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: str) -> Iterator[dict[str, Outcome]]:
+    for group in groups:
+        yield run_group(group, recipe_name=recipe_name, device=device)
+
+
+def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[str, Outcome]:
+    """Runs the cells of a group in lockstep, in this process."""
+    left = [cell.name for cell in group if not _is_finished(cell.folder)]
+    if left:
+        console.say(f"{'in lockstep' if len(left) > 1 else 'alone'}: {', '.join(left)}")
+    for cell in group:
+        if cell.name not in left:
+            console.say(f"finished before: {cell.name}")
+    shared = Shared()
+    runs = {
+        cell.name: distill_in_steps(
+            cell.recipe,
+            name=recipe_name,
+            out=cell.folder,
+            resume=True,
+            device=device,
+            shared=shared,
+            extend=False,
+            label=f"{cell.arm}-s{cell.seed}: " if len(group) > 1 else "",
+        )
+        for cell in group
+    }
+    return run_in_lockstep(runs)
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        finished_run(folder)
+    except InputError:
+        return False
+    return True
+
+
+def baseline_arm(cells: Sequence[Cell], name: str | None) -> str:
+    """The arm that the others are compared with, the first by default. Raises UsageError where there is none such."""
+    arms = list(dict.fromkeys(cell.arm for cell in cells))
+    if name is not None and name not in arms:
+        with contextlib.suppress(ValueError):
+            name = canonical_method(name)
+    if name is not None and name not in arms:
+        raise UsageError(f"--baseline {name!r} is no arm of this sweep", f"Its arms are {', '.join(arms)}.")
+    return name or arms[0]
+
+
+def lockstep_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells with the same batches and the same teacher: all but supervision and student is equal, the seed too."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        content = cell.recipe.dump()
+        same = {key: value for key, value in content.items() if key not in ("supervision", "student")}
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(cell)
+    return list(groups.values())
+
+
+def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
+    """A row for each cell: its name, arm, seed, run and status, what it measured, or the error that ended it."""
+    rows = []
+    for cell in cells:
+        outcome = outcomes.get(cell.name)
+        row: dict[str, Any] = {"name": cell.name, "arm": cell.arm, "seed": cell.seed, "run": str(cell.folder)}
+        if isinstance(outcome, Run):
+            manifest = outcome.manifest
+            measured = {key: manifest[key] for key in ("student_top1", "teacher_top1", "student_sha256")}
+            data = {key: manifest["data"][key] for key in ("name", "eval_split", "eval_images")}
+            row |= {"status": "finished", **measured, "teacher_sha256": manifest["teacher"]["sha256"], "data": data}
+        else:
+            row |= {"status": "failed", "error": str(outcome)}
+        rows.append(row)
+    return rows
+
+
+def raise_if_failed(outcomes: dict[str, Outcome]) -> None:
+    """Raises the error of the first run that failed, saying how many did."""
+    failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, CompressError)}
+    for name, error in failed.items():
+        message = f"{len(failed)} of {len(outcomes)} runs failed; {name}: {error.message}"
+        raise type(error)(message, f"{error.hint} The same command tries them again.") from error
+
+
+def _plain(text: str) -> str:
+    """KEY=VALUE, the value as JSON, as a part of a folder's name."""
+    bare = text.replace('"', "")
+    kept = "".join(character if character.isalnum() or character in "=._" else "_" for character in bare)
+    return kept.strip("_")
+
+
+def _shortened(arm: str) -> str:
+    """Always the same for an arm; file systems end at 255 bytes."""
+    if len(arm) <= _LONGEST_ARM:
+        return arm
+    return f"{arm[: _LONGEST_ARM - 9]}-{hashlib.sha256(arm.encode()).hexdigest()[:8]}"

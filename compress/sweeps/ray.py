@@ -1,0 +1,128 @@
+"""Groups of a sweep as tasks of a Ray cluster, which places them and starts one again whose worker died.
+
+In: groups of cells. Out: what became of each run. Workers find the runs under the same path as the command does.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from compress.runs.folder import finished_run
+from compress.sweeps.cells import Cell, run_group
+from compress.sweeps.lockstep import Outcome
+from compress.system.errors import CompressError, InputError, Interrupted, MachineError, fault, install_extra
+from compress.system.interrupts import deferred
+
+_RETRIES = 3
+_LOOK_SECONDS = 0.5
+_SAVING_SECONDS = 60
+_ANSWER_SECONDS = 10
+
+
+def run_on_ray(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: str) -> Iterator[dict[str, Outcome]]:
+    """Yields what became of the runs of each group, as the groups end. Each takes one CPU, and a GPU where one is.
+
+    Connects to RAY_ADDRESS, or starts a cluster on this machine. A group whose worker dies is tried three times more,
+    from its checkpoints. Raises MachineError where Ray is not installed or the cluster does not answer, and Interrupted
+    after a signal, once the workers have saved.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise MachineError("--engine ray needs Ray", install_extra("ray")) from None
+    # What workers print belongs to stderr, as everything does that is no result.
+    with contextlib.redirect_stdout(sys.stderr), _cluster(ray), deferred() as interrupted:
+        gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
+        work = ray.remote(_work)
+        environment = {name: value for name, value in os.environ.items() if name.startswith("COMPRESS_")}
+        running = {
+            work.options(
+                name=group[0].name, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=[WorkerStopped]
+            ).remote(Path.cwd(), environment, group, recipe_name, device): group
+            for group in groups
+        }
+        while running and not interrupted:
+            ended, _ = ray.wait(list(running), timeout=_LOOK_SECONDS)
+            for task in ended:
+                yield _outcomes(ray, task, running.pop(task))
+        if interrupted:
+            for task in running:
+                ray.cancel(task)
+            ray.wait(list(running), num_returns=len(running), timeout=_SAVING_SECONDS)
+            interrupted.raise_if_set()
+
+
+class WorkerStopped(Exception):
+    """A worker was told to stop and has saved its runs; another goes on with them."""
+
+
+def _work(
+    home: Path, environment: dict[str, str], group: Sequence[Cell], recipe_name: str, device: str
+) -> dict[str, Outcome]:
+    os.environ.update(environment)
+    try:
+        os.chdir(home)
+    except OSError as error:
+        missing = MachineError(
+            f"{home} cannot be opened on {socket.gethostname()}: {error.strerror}",
+            "Start the sweep in a folder that every worker sees under that path.",
+        )
+        return {cell.name: missing for cell in group}
+    try:
+        return run_group(group, recipe_name=recipe_name, device=device)
+    except Interrupted as stop:
+        raise WorkerStopped(f"signal {stop.signal_number}") from None
+
+
+def _outcomes(ray: Any, task: Any, group: Sequence[Cell]) -> dict[str, Outcome]:
+    """What the task returned, or for each of its runs why it did not."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, WorkerStopped):
+            return {cell.name: _left(cell, error) for cell in group}
+        reason: CompressError = fault(error.cause if isinstance(error.cause, Exception) else error)
+        reason.add_note(str(error))  # with the worker's traceback
+        if "failed to import on the worker" in str(error):
+            reason = MachineError("a Ray worker cannot import compress", "Install the same version on every node.")
+        return {cell.name: reason for cell in group}
+    except ray.exceptions.RayError as error:
+        return {cell.name: _left(cell, error) for cell in group}
+
+
+def _left(cell: Cell, error: Exception) -> Outcome:
+    """What a worker that died left: the run where it is finished, else the reason."""
+    try:
+        return finished_run(cell.folder)
+    except InputError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return MachineError(f"its Ray worker died {_RETRIES + 1} times, at last with: {reason}")
+
+
+@contextlib.contextmanager
+def _cluster(ray: Any) -> Iterator[None]:
+    """Ray puts a handler of its own for SIGTERM in place, which would end the command without a word."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if place := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address):
+            # Ray itself tries for minutes.
+            socket.create_connection((place[1].strip("[]"), int(place[2])), timeout=_ANSWER_SECONDS).close()
+        ray.init(address=address, logging_level="warning")
+    except (OSError, ValueError, RuntimeError) as error:  # no answer, no address, other versions than the cluster's
+        raise MachineError(
+            f"no Ray cluster can be had at RAY_ADDRESS={address}: {error}", "Start it, or unset that."
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()

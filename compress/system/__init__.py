@@ -1,0 +1,1 @@
+"""What all packages stand on: errors and exit codes, what people see, signals, whole files."""

@@ -1,0 +1,136 @@
+"""Files that are whole or not there: atomic writes, hashes, and where things are kept."""
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.system.errors import MachineError
+
+# Python 3.11 has no name for it; macOS reserves nothing for a private mapping anyway.
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; when the block ends well, it is synced and renamed to `path`.
+
+    Where it does not, the temporary file is removed and what was at `path` stays. Raises MachineError where the
+    disk is full or the folder cannot be written. Of the folder only the last part is made: one that was there and is
+    gone is an error.
+    """
+    try:
+        path.parent.mkdir(exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except MachineError as error:
+        raise MachineError(f"{error.message} ({len(content):,} bytes needed)", error.hint) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def remove_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
+    """Removes what a process that was killed had not renamed yet. The caller holds the folder."""
+    for path in list(folder.rglob(pattern)):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """A copy that shares its files with the source where the file system can; they are never written in place."""
+
+    def link(one: str, other: str) -> str:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+        return other
+
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{target.name}.", suffix=".tmp", dir=target.parent, ignore_cleanup_errors=True
+        ) as scratch:
+            shutil.copytree(source, Path(scratch) / "copy", copy_function=link)
+            shutil.rmtree(target, ignore_errors=True)
+            (Path(scratch) / "copy").rename(target)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename inside the folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def cannot_write(path: Path, error: OSError) -> MachineError:
+    return MachineError(
+        f"cannot write {path}: {error.strerror or error}", "Free space there, or choose another folder."
+    )
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array of a .npy file, memory-mapped: it may be written to, and the file stays as it is.
+
+    np.load's own copy-on-write mode asks Linux for room to write all of it, which is refused for a file larger than
+    the memory. Raises OSError and ValueError.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"{path} is a .npy file of version {version}")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject or not shape:
+            raise ValueError(f"{path} holds objects, or no array")
+        mapped = mmap.mmap(
+            file.fileno(), 0, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
+        try:
+            return np.ndarray(shape, dtype, buffer=mapped, offset=file.tell(), order="F" if fortran_order else "C")
+        except TypeError as error:
+            raise ValueError(f"{path} is cut short") from error
+
+
+def cache_folder() -> Path:
+    """$COMPRESS_CACHE, else compress/ in the user's cache folder (XDG)."""
+    if own := os.environ.get("COMPRESS_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress"

@@ -1,0 +1,189 @@
+"""The batches of a training: rows of an epoch's order, augmented, and what the teacher says of them.
+
+Students that are trained in lockstep share one Batches, and so each batch and each pass of the teacher.
+"""
+
+import hashlib
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from compress.data.augment import Images
+from compress.distributed.world import current
+from compress.losses.objective import Objective
+from compress.losses.taps import Tap
+from compress.models.folded import Frozen, frozen
+from compress.recipe import Augment, Train
+from compress.system.interrupts import Flag
+from compress.training.teacher_cache import TeacherViews
+
+T = TypeVar("T")
+Phase = Literal["teacher", "student", "quantize"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images float32 [B, 3, H, W] in channels_last memory, labels int64 [B], teacher_logits [B, C] where there are.
+
+    teacher_features: by path, [B, C', H', W'] of each module of the teacher that somebody looks into. With several
+    processes it is this one's part of a global batch.
+    """
+
+    images: Tensor
+    labels: Tensor
+    teacher_logits: Tensor | None = None
+    teacher_features: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Batches:
+    """Every batch is full; what is left over is drawn in another epoch, since each has an order of its own.
+
+    seed: of this training's order and augmentation. teacher: float32 images to logits, without gradients.
+    views: where given, the augmentations repeat after so many epochs, and the teacher's logits for them are kept.
+    Raises UsageError where the processes cannot have equal parts.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        augment: Augment,
+        *,
+        batch_size: int,
+        seed: int,
+        teacher: Callable[[Tensor], Tensor] | None = None,
+        views: TeacherViews | None = None,
+    ) -> None:
+        self.images, self.augment, self.seed, self.teacher = images, augment, seed, teacher
+        self.world = current()
+        self.batch_size = min(batch_size, len(images.labels))
+        """Of all processes together."""
+        self.images_each = self.world.images_each(self.batch_size)
+        self._views = views
+        self._taps: list[Tap] = []
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._newest: tuple[tuple[int, int], Batch] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.images.device
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.images.labels) // self.batch_size
+
+    def look_into(self, tap: Tap) -> None:
+        """From now on the batches hold these maps of the teacher, too. Not with views, which keep logits alone."""
+        known = [path for other in self._taps for path in other.shapes]
+        if any(path not in known for path in tap.shapes):
+            self._taps.append(tap)
+            self._newest = None
+
+    def get(self, epoch: int, step: int, interrupted: Flag) -> Batch:
+        """The batch of that step, the same tensors for everyone who asks before the next step.
+
+        Raises Interrupted where a signal comes while the teacher looks at a view for the first time.
+        """
+        if self._newest is None or self._newest[0] != (epoch, step):
+            self._newest = ((epoch, step), self._make(epoch, step, interrupted))
+        return self._newest[1]
+
+    def _make(self, epoch: int, step: int, interrupted: Flag) -> Batch:
+        if self._order[0] != epoch:
+            self._order = (epoch, epoch_order(len(self.images.labels), seed=self.seed, epoch=epoch).to(self.device))
+        rows = self.world.part(self._order[1][step * self.batch_size : (step + 1) * self.batch_size])
+        labels = self.images.labels[rows]
+        if self._views is None:
+            return self.supervised(self.augmented(rows, epoch), labels)
+        view = epoch % self._views.count
+        logits = self._views.logits(view, self._logits_of_view, interrupted)
+        return Batch(self.augmented(rows, view), labels, logits[rows].float())
+
+    def supervised(self, images: Tensor, labels: Tensor) -> Batch:
+        """With what the teacher, where there is one, says of the images now."""
+        if self.teacher is None:
+            return Batch(images, labels)
+        with ExitStack() as recording:
+            for tap in self._taps:
+                recording.enter_context(tap.recording())
+            logits = self.teacher(images)
+        features = {path: feature for tap in self._taps for path, feature in tap.features().items()}
+        return Batch(images, labels, logits, features)
+
+    def augmented(self, rows: Tensor, draw: int) -> Tensor:
+        return self.images.augmented(rows, self.augment, seed=self.seed, epoch=draw)
+
+    def _logits_of_view(self, view: int, rows: Tensor) -> Tensor:
+        assert self.teacher is not None
+        return self.teacher(self.augmented(rows.to(self.device), view))
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
+    """A permutation of the rows, int64 [count], that depends on (seed, epoch) alone."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(stream(seed, "order", epoch)))
+
+
+def stream(*key: object) -> int:
+    """A seed for a random stream of its own: 63 bits of the SHA-256 of its key."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
+
+
+class Shared:
+    """What the runs of one process have in common, made once: data on the device, cheap teachers, batches."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def batches_and_teacher(
+    images: Images,
+    teacher: nn.Module | None,
+    objective: Objective,
+    settings: Train,
+    augment: Augment,
+    phase: Phase,
+    *,
+    views: TeacherViews | None,
+    shared: Shared,
+) -> tuple[Batches, Frozen | None]:
+    """The batches of a training and its cheap teacher; trainings of one seed on the same images have them in common.
+
+    A teacher that terms of the objective look into stays whole.
+    """
+    cheap: Frozen | None = None
+    if settings.compile:  # without it what was compiled while nobody looked inside is used again when somebody does
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+    if teacher is not None and objective.supervised_by_teacher:
+        whole, fold = teacher, not objective.looks_into_teacher
+        precision = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+
+        def make_teacher() -> Frozen:
+            made = frozen(whole, images.normalized(slice(0, 8)), precision=precision, fold=fold)
+            if settings.compile:
+                made.compile()
+            return made
+
+        cheap = shared.once(("teacher", teacher, precision, fold, settings.compile), make_teacher)
+    seed = stream(settings.seed, phase)
+    key = ("batches", id(images), augment.model_dump_json(), settings.batch_size, seed, id(cheap))
+    batches = shared.once(
+        key,
+        lambda: Batches(
+            images,
+            augment,
+            batch_size=settings.batch_size,
+            seed=seed,
+            teacher=cheap,
+            views=None if cheap is None else views,
+        ),
+    )
+    return batches, cheap

@@ -1,0 +1,199 @@
+"""The loop. A student is trained with a teacher's supervision, and a teacher by the same loop without one.
+
+train() reads top to bottom: resume, epochs of steps, evaluation, a line of metrics, a checkpoint.
+"""
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from compress import recipe
+from compress.data.augment import Splits
+from compress.distributed.world import Agreement
+from compress.losses.objective import Means, Objective
+from compress.system import console
+from compress.system.errors import Interrupted, UsageError
+from compress.system.interrupts import deferred
+from compress.training.batches import Shared, batches_and_teacher
+from compress.training.checkpoint import newest_checkpoint, save_checkpoint
+from compress.training.divergence import DivergenceWatch, gradient_norm
+from compress.training.evaluate import accuracy, logits_of
+from compress.training.metrics import MetricsLog, peak_memory_mb
+from compress.training.outlook import epoch_line, memory_explained, outlook
+from compress.training.state import Phase, Training, loss_parts, prepare, restore, snapshot, take_terms
+from compress.training.teacher_cache import TeacherViews
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training stands: before this step."""
+
+    phase: Phase
+    epoch: int
+    step: int
+
+
+def train(
+    model: nn.Module,
+    *,
+    splits: Splits,
+    teacher: nn.Module | None,
+    objective: Objective,
+    settings: recipe.Train,
+    augment: recipe.Augment,
+    epochs: int,
+    phase: Phase,
+    folder: Path,
+    provenance: dict[str, Any],
+    checkpoints: Path | None = None,
+    views: TeacherViews | None = None,
+    follows: Path | None = None,
+    shared: Shared | None = None,
+    label: str = "",
+) -> Generator[Position, None, nn.Module]:
+    """Trains `model` for `epochs` and returns what is to be kept, in eval mode: itself, or its moving average.
+
+    A generator that stops before every step, so that several trainings can go on in turns (`finish` runs one to its
+    end). folder gets metrics.jsonl and, where they have no other place, checkpoints/; from a valid checkpoint training
+    goes on, bit-identical on CPU. provenance must be equal in the checkpoint and now. views: keeps the teacher's logits
+    (compress.training.teacher_cache). follows: the checkpoints of the training that this one follows, of
+    settings.epochs; the terms go on as they were at its end.
+    shared: of trainings in turns. label: before each line.
+    Raises DivergedError before a step whose loss or gradient is not finite, Interrupted after a signal, once the step
+    is finished and saved, MachineError where the device's memory is too small, with a batch size that fits, and
+    UsageError where the checkpoints are further than `epochs`.
+    With several processes (compress.distributed.world) each has its part of every batch, and the leader alone writes.
+    """
+    batches, cheap = batches_and_teacher(
+        splits.train, teacher, objective, settings, augment, phase, views=views, shared=shared or Shared()
+    )
+    before = 0 if follows is None else settings.epochs
+    state = prepare(model, batches, objective, settings, epochs, phase, teacher=cheap, epochs_before=before)
+    checkpoints = checkpoints or folder / "checkpoints"
+    if (found := newest_checkpoint(checkpoints, warn=console.warn)) is not None:
+        restore(state, found, provenance, checkpoints)
+        if (state.epoch, state.step) > (epochs, 0):
+            raise UsageError(
+                f"the checkpoints in {checkpoints} are of epoch {state.epoch + 1}, and {epochs} were asked for",
+                "Go on with the train.epochs that the run was extended to, or start a new one.",
+            )
+    elif follows is not None:
+        take_terms(state, follows)
+    log = MetricsLog(folder, tensorboard=settings.tensorboard) if state.world.leads else None
+    if log is not None:
+        log.keep_before(phase, state.epoch)
+    with memory_explained(state):
+        console.say(label + outlook(state, epochs))
+
+    def save() -> None:
+        made = snapshot(state, provenance)
+        if state.world.leads:
+            save_checkpoint(checkpoints, made, keep=settings.keep_checkpoints)
+
+    with deferred() as signalled:
+        interrupted = Agreement(signalled, state.world)
+        while state.epoch < epochs:
+            description = f"{label}{phase} {state.epoch + 1}/{epochs}"
+            with memory_explained(state), console.progress_bar(description, state.batches.steps_per_epoch) as bar:
+                yield from run_epoch(state, interrupted, bar, save)
+            state.watch.raise_if_diverged(phase, state.epoch)
+            try:
+                interrupted.raise_if_set()
+                state.world.follow_leader(state.kept)
+                logits = logits_of(state.kept, splits.evaluation, precision=settings.precision, interrupted=interrupted)
+            except Interrupted:
+                save()
+                raise
+            result = accuracy(logits, splits.evaluation.labels)
+            line = {
+                "phase": phase,
+                "epoch": state.epoch,
+                **state.means.read(),
+                "eval_top1": result.top1,
+                "eval_balanced_top1": result.balanced_top1,
+                "images_per_s": state.batches.steps_per_epoch * state.batches.batch_size / state.seconds,
+                "seconds": state.seconds,
+                "lr": state.optimizer.param_groups[0]["lr"],
+                "peak_memory_mb": peak_memory_mb(splits.train.images.device),
+            }
+            if log is not None:
+                log.write(line)
+            console.say(label + epoch_line(line, epochs, remaining=(epochs - 1 - state.epoch) * state.seconds))
+            state.epoch, state.step, state.seconds, state.means = state.epoch + 1, 0, 0.0, Means()
+            save()
+            interrupted.raise_if_set()
+    return state.result
+
+
+def finish(steps: Generator[Position, None, T]) -> T:
+    """Runs a training to its end and returns what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def run_epoch(
+    state: Training, interrupted: Agreement, bar: console.Bar, save: Callable[[], None]
+) -> Generator[Position, None, None]:
+    """The steps of one epoch, from state.step on. Nothing waits for the device but the progress bar, twice a second."""
+    batches, device, world = state.batches, state.batches.device, state.world
+    parameters = [parameter for parameter in state.trained.parameters() if parameter.requires_grad]
+    opponents = [] if state.terms is None else list(state.terms.discriminators.parameters())
+    state.watch = DivergenceWatch(device, state.step, terms=state.terms.parts if state.terms is not None else ())
+    state.begin_training()
+    now = shown = saved = time.perf_counter()
+    while state.step < batches.steps_per_epoch:
+        stop, due = interrupted.before_step(save=now - saved > 60 * state.settings.checkpoint_minutes)
+        if stop:
+            return
+        if due:
+            state.watch.raise_if_diverged(state.phase, state.epoch)
+            save()
+            saved = time.perf_counter()
+        yield Position(state.phase, state.epoch, state.step)
+        began = time.perf_counter()
+        batch = batches.get(state.epoch, state.step, interrupted.own)
+        parts, student_logits = loss_parts(state, batch)
+        state.backward(parts["loss"])
+        right = (student_logits.detach().argmax(1) == batch.labels).float().mean()
+        parts = world.combined({**parts, "train_top1": right})
+
+        norm = gradient_norm(parameters)
+        if state.settings.clip_grad is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, state.settings.clip_grad, norm)
+        if opponents:
+            norm = torch.maximum(norm, torch.nn.utils.get_total_norm([p.grad for p in opponents if p.grad is not None]))
+        bad = state.watch.check(parts, norm)
+        for optimizer in state.optimizers.values():
+            # From the first bad step on, a fused optimiser leaves the weights alone on the device, without a sync.
+            optimizer.found_inf = bad  # type: ignore[attr-defined]
+            optimizer.step()
+        state.zero_grad()
+
+        state.step += 1
+        updates = state.epoch * batches.steps_per_epoch + state.step
+        if state.schedule is not None:
+            state.schedule.step_update(updates)
+        if state.ema is not None:
+            state.ema.update(state.model, step=updates)
+        state.means.add(parts)
+
+        if device.type == "cpu" and state.watch.diverged():
+            return
+        if device.type == "cuda" and state.step == batches.steps_per_epoch:
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        state.seconds += now - began
+        if bar.visible and now - shown > 0.5:
+            shown = now
+            rate = state.step * batches.batch_size / state.seconds
+            bar.show(state.step, f"{rate:,.0f} images/s  loss {parts['loss'].item():.3f}")

@@ -1,0 +1,77 @@
+"""metrics.jsonl, a line an epoch, and TensorBoard events where they are asked for."""
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.system import files
+from compress.system.errors import MachineError, install_extra
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
+        self.path = folder / METRICS
+        self._writer: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise MachineError("train.tensorboard needs TensorBoard", install_extra("tensorboard")) from None
+            self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def keep_before(self, phase: str, epoch: int) -> None:
+        """Drops the phase's lines from `epoch` on, and a torn last line: they are about to be written again."""
+        lines = read_metrics(self.path)
+        kept = [line for line in lines if line["phase"] != phase or line["epoch"] < epoch]
+        files.write_bytes(self.path, "".join(map(_as_line, kept)).encode())
+
+    def replace_phase(self, phase: str, source: Path) -> None:
+        """Puts the lines of another log first, in place of the phase's own."""
+        lines = read_metrics(source) + [line for line in read_metrics(self.path) if line["phase"] != phase]
+        files.write_bytes(self.path, "".join(map(_as_line, lines)).encode())
+
+    def write(self, line: dict[str, Any]) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_as_line(line))
+        except OSError as error:
+            raise files.cannot_write(self.path, error) from error
+        if self._writer is not None:
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(f"{line['phase']}/{name}", value, line["epoch"])
+            self._writer.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; [] where there is none. A torn last line is left out."""
+    if not path.exists():
+        return []
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if not isinstance(line, dict) or not {"phase", "epoch"} <= line.keys():
+            break
+        lines.append(line)
+    return lines
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Of the device where it is a GPU, else of this process (resident), since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _as_line(line: dict[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False) + "\n"

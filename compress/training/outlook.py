@@ -1,0 +1,95 @@
+"""What a training says of itself: what it will take, a line an epoch, and a batch size where memory was too small."""
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from compress.system import console
+from compress.system.errors import MachineError, is_out_of_memory
+from compress.training.state import Training, loss_parts
+
+
+def outlook(state: Training, epochs: int) -> str:
+    """What is about to happen, about how long it will take, and what it needs on disk."""
+    size = sum(value.numel() * value.element_size() for value in state.model.state_dict().values()) / 1e6
+    copies = 2 + (state.ema is not None) + (state.settings.optimizer == "adamw")
+    steps = (epochs - state.epoch) * state.batches.steps_per_epoch - state.step
+    done = f", going on from epoch {state.epoch + 1}, step {state.step}" if state.epoch or state.step else ""
+    seconds = steps * _seconds_per_step(state, state.batches.images_each) if steps > 0 else 0.0
+    time_left = f"about {console.duration(seconds)} and " if steps > 0 else ""
+    return (
+        f"{state.phase}: {sum(p.numel() for p in state.model.parameters()) / 1e6:.1f} M parameters, {epochs} epochs of "
+        f"{state.batches.steps_per_epoch} steps of {state.batches.batch_size} images{done}; "
+        f"{time_left}{size * copies * state.settings.keep_checkpoints:,.0f} MB of checkpoints"
+    )
+
+
+@contextmanager
+def memory_explained(state: Training) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
+        if state.world.size > 1:  # a pass takes all processes, and the others may have room
+            hint = "Lower train.batch_size, or start more processes"
+        elif fitting := _batch_size_that_fits(state):
+            hint = f"train.batch_size={fitting} fits"
+        else:
+            hint = "No smaller batch fits: choose a smaller model"
+        raise MachineError(
+            f"{state.phase} training ran out of memory at epoch {state.epoch + 1}, step {state.step + 1}, with batches "
+            f"of {state.batches.batch_size} images",
+            f"{hint}; or free memory and go on with --resume.",
+        ) from error
+
+
+def _batch_size_that_fits(state: Training) -> int:
+    """A half, a quarter and so on of the batch size: the first with which a pass succeeds; 0 where none does."""
+    size = state.batches.batch_size
+    while (size := size // 2) > 1:
+        state.zero_grad()
+        if state.batches.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            _seconds_per_step(state, size)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                continue
+            raise
+        return size
+    return 0
+
+
+def _seconds_per_step(state: Training, batch_size: int) -> float:
+    """Of a forward and backward pass, timed once after a warm-up. In eval mode and without a step: nothing changes."""
+    batches, device = state.batches, state.batches.device
+    images, labels = batches.images.normalized(slice(0, batch_size)), batches.images.labels[:batch_size]
+    state.model.eval()
+    began = 0.0
+    for _ in range(2):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        parts, _ = loss_parts(state, batches.supervised(images, labels))
+        parts["loss"].backward()
+        state.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def epoch_line(line: dict[str, Any], epochs: int, *, remaining: float) -> str:
+    temperature = (
+        f"  T {line['temperature_min']:.1f}-{line['temperature_max']:.1f}" if "temperature_min" in line else ""
+    )
+    adjusted = f"  adjusted {line['adjusted']:.1%}" if "adjusted" in line else ""
+    return (
+        f"{line['phase']} {line['epoch'] + 1}/{epochs}  loss {line['loss']:.3f}  top1 {line['eval_top1']:.2%}"
+        f"{temperature}{adjusted}  {line['images_per_s']:,.0f} images/s  {console.duration(remaining)} left"
+    )

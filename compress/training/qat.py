@@ -1,0 +1,149 @@
+"""Quantisation-aware fine-tuning: convolutions and linear layers compute with what INT8 would leave of their inputs and
+weights, under the teacher and supervision of before.
+
+In: a trained float student. Out: the same student with weights that bear INT8, and the range of each layer's input that
+they were fine-tuned to, with which it is to be exported. The quantisers are torch.ao's: straight through, with ranges
+that follow the data. Of the two INT8 graphs that an export writes (export.int8.quantize) they imitate the coarser,
+TensorRT's: symmetric, one scale for an input, one for each channel of a weight. A weight's scale for each channel also
+holds for the weight that a BatchNorm is later folded into.
+"""
+
+import copy
+import hashlib
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.ao.quantization import (
+    FakeQuantize,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+)
+from torch.nn.utils import parametrize
+
+from compress.distributed.world import current
+from compress.recipe import Train
+from compress.runs.folder import Run
+from compress.system import console
+from compress.system.errors import UsageError
+from compress.training.checkpoint import newest_checkpoint
+from compress.training.loop import Position, train
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_INPUT = "input_quantizer"
+_RANGE = {"quant_min": -127, "quant_max": 127, "dtype": torch.qint8}
+
+
+def fine_tune(
+    student: nn.Module, run: Run, settings: Train, *, provenance: dict[str, Any], **training: Any
+) -> Generator[Position, None, dict[str, list[float]]]:
+    """Fine-tunes the student in place for settings.quantize_epochs, resumable as any training. Returns `input_ranges`.
+
+    provenance and training: what `compress.training.loop.train` takes and these settings do not say.
+    """
+    lr = settings.lr / 100 if settings.quantize_lr is None else settings.quantize_lr
+    weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    sha256 = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
+    epochs = settings.quantize_epochs
+    provenance = {**provenance, "student": sha256, "train.quantize_lr": lr, "train.quantize_epochs": epochs}
+    current().from_leader(lambda: _remove_others(run.quantize_checkpoints, provenance))
+    quantized = yield from train(
+        with_fake_quantization(student),
+        settings=settings.model_copy(update={"lr": lr, "warmup_epochs": 0.0, "schedule": "cosine", "ema": None}),
+        epochs=epochs,
+        follows=run.checkpoints,
+        phase="quantize",
+        checkpoints=run.quantize_checkpoints,
+        provenance=provenance,
+        **training,
+    )
+    student.load_state_dict(float_weights(quantized))
+    return input_ranges(quantized)
+
+
+def _remove_others(checkpoints: Path, provenance: dict[str, Any]) -> None:
+    """Those of a student that was trained on since, of another learning rate, and of more or fewer epochs."""
+    found = newest_checkpoint(checkpoints, warn=console.warn)
+    if found is not None and found.meta["provenance"] != provenance:
+        shutil.rmtree(checkpoints)
+
+
+def with_fake_quantization(model: nn.Module) -> nn.Module:
+    """A copy with quantisers in front of each layer and on its weight.
+
+    Raises UsageError where the model has no layer that would be quantised, and where tensors of it are computed from
+    others, such as by weight_norm.
+    """
+    quantized = copy.deepcopy(model)
+    layers = [module for module in quantized.modules() if isinstance(module, LAYERS)]
+    if not layers:
+        raise UsageError("train.quantize: the student has no convolution or linear layer")
+    for name, module in quantized.named_modules():
+        if parametrize.is_parametrized(module):
+            raise UsageError(
+                f"train.quantize: the student's {name!r} is parametrised, such as by weight_norm",
+                "Remove that, with torch.nn.utils.parametrize.remove_parametrizations.",
+            )
+    for layer in layers:
+        parametrize.register_parametrization(layer, "weight", _weight_quantizer())
+        layer.add_module(_INPUT, _input_quantizer())
+        layer.register_forward_pre_hook(_quantize_input)
+    return quantized
+
+
+def float_weights(quantized: nn.Module) -> dict[str, Tensor]:
+    """The state_dict that the model given to with_fake_quantization would have with the weights as they are now."""
+    prefix, suffix = "parametrizations.", ".original"
+    weights: dict[str, Tensor] = {}
+    for name, value in quantized.state_dict().items():
+        if f"{_INPUT}." in name or (prefix in name and not name.endswith(suffix)):
+            continue
+        weights[name.replace(prefix, "").removesuffix(suffix)] = value
+    return weights
+
+
+def input_ranges(quantized: nn.Module) -> dict[str, list[float]]:
+    """[lowest, highest] input of each layer in training, a moving average over batches, by the layer's name."""
+    found = {}
+    for name, layer in quantized.named_modules():
+        if isinstance(layer, LAYERS):
+            observer: Any = layer.get_submodule(_INPUT).activation_post_process
+            if torch.isfinite(observer.min_val):  # what never ran saw nothing
+                found[name] = [observer.min_val.item(), observer.max_val.item()]
+    return found
+
+
+def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The range follows the data while the layer trains, and stays as it is while it is evaluated."""
+    quantizer: Any = layer.get_submodule(_INPUT)
+    quantizer.enable_observer(layer.training)
+    return (quantizer(inputs[0].float()), *inputs[1:])
+
+
+class _GlobalBatchObserver(MovingAverageMinMaxObserver):
+    """Of several processes all see the range of the whole batch."""
+
+    def forward(self, x_orig: Tensor) -> Tensor:
+        super().forward(current().extremes(x_orig))
+        return x_orig
+
+
+def _input_quantizer() -> nn.Module:
+    return FakeQuantize(
+        observer=_GlobalBatchObserver, qscheme=torch.per_tensor_symmetric, averaging_constant=0.01, **_RANGE
+    )
+
+
+def _weight_quantizer() -> nn.Module:
+    """averaging_constant 1: the range is that of the weight as it is now."""
+    return FakeQuantize(
+        observer=MovingAveragePerChannelMinMaxObserver,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+        averaging_constant=1.0,
+        **_RANGE,
+    )

@@ -1,0 +1,73 @@
+"""Peak memory of a model in a process of its own: what a deployer's process will take.
+
+`python -m export.benchmark.memory MODEL BATCH THREADS` opens an ONNX file or a model folder, runs a batch twice and
+prints JSON.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from export.benchmark.results import Memory, NotRun
+
+
+def peak_memory(model: Path, *, batch: int, threads: int) -> Memory | NotRun:
+    """Of an ONNX file, or of a folder with config.json and model.safetensors, on the CPU."""
+    arguments = [sys.executable, "-m", "export.benchmark.memory", str(model.resolve()), str(batch), str(threads)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return NotRun(reason=f"its process failed: {last}")
+    library, peak = json.loads(done.stdout)
+    return Memory(peak_mb=round(peak, 1), library_mb=round(library, 1), batch=batch)
+
+
+def _high_water_mb() -> float:
+    """The most resident memory that this process ever had.
+
+    Not ru_maxrss where it can be avoided: on Linux that starts from the parent's at the time of the exec.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    except (OSError, IndexError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _onnx(path: Path, batch: int, threads: int) -> tuple[float, float]:
+    # Only what a deployer imports: runtimes.py would bring torch with it.
+    import numpy as np
+    import onnxruntime as ort
+
+    library = _high_water_mb()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    for _ in range(2):
+        session.run(None, {entry.name: np.zeros((batch, *entry.shape[1:]), np.float32)})
+    return library, _high_water_mb()
+
+
+def _torch(folder: Path, batch: int, threads: int) -> tuple[float, float]:
+    import torch
+
+    from compress import models
+
+    library = _high_water_mb()
+    torch.set_num_threads(threads)
+    model = models.load_model(folder)
+    shape = models.read_config(folder)["pretrained_cfg"]["input_size"]
+    with torch.inference_mode():
+        for _ in range(2):
+            model(torch.zeros(batch, *shape))
+    return library, _high_water_mb()
+
+
+if __name__ == "__main__":
+    _path, _batch, _threads = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    print(json.dumps((_torch if _path.is_dir() else _onnx)(_path, _batch, _threads)))

@@ -1,0 +1,284 @@
+"""benchmark.json: its schema, which writes it, reads it and describes it to other programs.
+
+Every block of numbers names its source: `measured`, `proxy` (measured on a stand-in), or `not run` with the reason.
+Accuracies and drops are fractions, times milliseconds, sizes bytes or megabytes of 10^6.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from compress.recipe import Section
+from compress.system import files
+from compress.system.errors import InputError
+from export.statistics import comparison as statistics
+
+SCHEMA_VERSION = 1
+FILE = "benchmark.json"
+
+Outcome = Literal["PASS", "FAIL", "UNDECIDED"]
+Source = Literal["measured", "proxy"]
+LimitName = Literal["p90_ms", "max_top1_drop", "max_class_drop", "max_size_mb"]
+
+
+class NotRun(Section):
+    source: Literal["not run"] = "not run"
+    reason: str
+
+
+class Interval(Section):
+    """A value with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, entry: statistics.Range) -> "Interval":
+        return cls(value=entry.value, low=entry.low, high=entry.high)
+
+
+class Bin(Section):
+    images: int
+    confidence: float
+    accuracy: float
+
+
+class Accuracy(Section):
+    source: Source
+    images: int
+    top1: Interval = Field(description="Wilson interval.")
+    top5: Interval | None = Field(description="null with up to five classes.")
+    nll: Interval = Field(description="Nats; bootstrap interval over images.")
+    ece: float
+    reliability: list[Bin]
+
+
+class Latency(Section):
+    """One candidate at one batch size and number of threads. `scope` says what is inside the timed region."""
+
+    source: Literal["measured"] = "measured"
+    scope: Literal["model", "end-to-end"] = Field(
+        description="model: normalised float32 in, logits out. end-to-end: from uint8 pixels, with normalisation."
+    )
+    clock: Literal["host", "cuda events"]
+    batch: int
+    threads: int
+    runs: int
+    seconds: float
+    p50_ms: Interval
+    p90_ms: Interval
+    p99_ms: Interval | None = Field(description="null below 1,000 runs.")
+    early_stopping_p90_ms: float | None = Field(description="MLPerf single-stream; null below 64 runs.")
+    images_per_s: Interval
+    cv: float = Field(description="Coefficient of variation.")
+    noisy: bool = Field(description="cv above 5 %.")
+    speedup: Interval | None = Field(description="Against the teacher in the same rounds.")
+
+
+class Memory(Section):
+    source: Literal["measured"] = "measured"
+    peak_mb: float = Field(description="Resident memory of a fresh process that runs the model.")
+    library_mb: float = Field(description="The same before the model was opened: Python and the libraries.")
+    batch: int
+
+
+class Candidate(Section):
+    """A model in a runtime. `name` is the file's, or ROLE.torch."""
+
+    name: str
+    role: Literal["teacher", "student"]
+    runtime: Literal["torch", "ort", "trt"]
+    precision: Literal["fp32", "fp16", "int8"]
+    device: Literal["cpu", "cuda"]
+    deployable: bool = Field(description="A file of the student that a verdict may recommend.")
+    size_bytes: int
+    sha256: str
+    accuracy: Accuracy | NotRun
+    latency: list[Latency] | NotRun
+    memory: Memory | NotRun
+
+
+class Flip(Section):
+    """An image that the reference gets right and the candidate wrong; classes by number."""
+
+    index: int
+    label: int
+    candidate: int
+
+
+class Comparison(Section):
+    """candidate against reference on the same images. A drop above 0 is a loss."""
+
+    source: Source
+    reference: str
+    candidate: str
+    images: int
+    lost: int
+    won: int
+    drop: Interval = Field(description="Agresti and Min's paired interval, on which verdicts rest.")
+    bootstrap: Interval = Field(description="The same drop with its paired bootstrap interval.")
+    mcnemar_p: float
+    agreement: Interval
+    flips: list[Flip]
+
+
+class ClassChange(Section):
+    """`drop` has an interval that holds for all classes together (Bonferroni)."""
+
+    name: str
+    images: int
+    reference_top1: float
+    candidate_top1: float
+    drop: Interval
+
+
+class Thumbnail(Section):
+    comparison: str
+    index: int
+    caption: str
+    png_base64: str
+
+
+class AARun(Section):
+    """The same model timed against itself; the interval is one of 99 %."""
+
+    candidate: str
+    batch: int
+    threads: int
+    ratio: Interval
+    differs: bool
+
+
+class Step(Section):
+    """A step of the waterfall against the one before it; null where there is none, or where it was not run."""
+
+    name: str
+    candidate: str
+    source: Source
+    top1: Interval
+    drop: Interval | None
+    p50_ms: Interval | None
+    size_bytes: int
+    agreement: float | None
+    max_logit_diff: float | None = Field(description="Largest |difference| of logits, over the largest |logit|.")
+
+
+class Judgement(Section):
+    limit: LimitName
+    allowed: float
+    measured: Interval | None
+    of: str = ""
+    outcome: Outcome
+    samples: int = Field(description="Images, runs or files that this rests on.")
+    samples_to_decide: int | None
+    note: str = ""
+
+
+class Verdict(Section):
+    outcome: Outcome
+    recommended: str | None
+    judgements: list[Judgement]
+    by_file: dict[str, Outcome]
+    pareto: list[str] = Field(description="No other candidate is as accurate and faster, or as fast and more accurate.")
+
+
+class DataFacts(Section):
+    name: str
+    sha256: str
+    class_names: list[str]
+    eval_split: str
+    eval_images: int
+    image_size: int
+
+
+class Machine(Section):
+    cpu: str
+    cpu_flags: list[str]
+    cores_allowed: int
+    cores_of_host: int
+    load_average: float | None = Field(description="Over the minute before the benchmark; other work disturbs it.")
+    gpu: str | None
+    system: str
+    versions: dict[str, str]
+
+
+class Settings(Section):
+    runtimes: list[str]
+    batches: list[int]
+    threads: list[int]
+    min_seconds: float
+    min_runs: int
+    limits: dict[str, float | None]
+
+
+class Benchmark(Section):
+    """What `compress benchmark` measured of one run."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run: str
+    recipe: str
+    method: str
+    date: str
+    seconds: float
+    recipe_sha256: str
+    calibration_sha256: str | None = Field(description="Of the indices of the calibration images.")
+    calibration: str | None
+    data: DataFacts
+    machine: Machine
+    settings: Settings
+    verdict: Verdict
+    candidates: list[Candidate]
+    waterfall: list[Step]
+    comparisons: list[Comparison]
+    classes: list[ClassChange]
+    thumbnails: list[Thumbnail]
+    aa: list[AARun]
+    warnings: list[str]
+    sha256: str = Field(description="Of all the rest, as JSON with sorted keys; empty until it is written.")
+
+    def candidate(self, name: str) -> Candidate:
+        return next(entry for entry in self.candidates if entry.name == name)
+
+
+def write_benchmark(run: Path, benchmark: Benchmark) -> dict[str, Any]:
+    """Writes RUN/benchmark.json and returns its content, with its hash."""
+    content = benchmark.model_dump(mode="json")
+    content["sha256"] = _digest(content)
+    files.write_json(run / FILE, content)
+    return content
+
+
+def read_benchmark(run: Path) -> Benchmark:
+    """Raises InputError where there is no benchmark.json, or it is truncated, altered or of another version."""
+    path = run / FILE
+    try:
+        raw = path.read_bytes()
+        benchmark = Benchmark.model_validate_json(raw)
+        if benchmark.sha256 != _digest(json.loads(raw)):
+            raise InputError(f"{path} was altered: its hash differs", f"Make it again with `compress benchmark {run}`.")
+        return benchmark
+    except FileNotFoundError:
+        raise InputError(f"{run} has no {FILE}", f"Make it with `compress benchmark {run}`.") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{path} is damaged or of another version ({where + ': ' if where else ''}{first['msg']})",
+            f"Make it again with `compress benchmark {run}`.",
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def benchmark_schema() -> dict[str, Any]:
+    """The JSON schema of benchmark.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Benchmark.model_json_schema()}

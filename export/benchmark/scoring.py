@@ -1,0 +1,158 @@
+"""From logits to what benchmark.json says of accuracy: scores, comparisons, classes, waterfall, flips to look at."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from export.benchmark import results
+from export.benchmark.results import (
+    Accuracy,
+    ClassChange,
+    Comparison,
+    Flip,
+    Interval,
+    Latency,
+    NotRun,
+    Source,
+    Step,
+    Thumbnail,
+)
+from export.statistics import comparison as statistics
+from export.statistics.comparison import ClassDrop, Pairs, Range
+from export.statistics.intervals import paired_interval
+
+THUMBNAILS = 12
+_STEPS = (
+    ("Teacher", "teacher.torch"),
+    ("Student", "student.torch"),
+    ("ONNX", "student.onnx"),
+    ("FP16", "student.fp16.onnx"),
+    ("INT8", "student.int8.onnx"),
+)
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray, source: Source) -> Accuracy:
+    """Of float32 logits [N, C] on the whole evaluation split."""
+    bins = statistics.reliability(logits, labels)
+    return Accuracy(
+        source=source,
+        images=len(labels),
+        top1=Interval.of(statistics.wilson(int(statistics.right(logits, labels).sum()), len(labels))),
+        top5=Interval.of(statistics.wilson(int(statistics.right(logits, labels, 5).sum()), len(labels)))
+        if logits.shape[1] > 5
+        else None,
+        nll=Interval.of(statistics.nll(logits, labels)),
+        ece=statistics.ece(bins),
+        reliability=[results.Bin(images=b.images, confidence=b.confidence, accuracy=b.accuracy) for b in bins],
+    )
+
+
+def compare(
+    reference: str, candidate: str, logits: Mapping[str, np.ndarray], labels: np.ndarray, source: Source
+) -> Comparison:
+    """Of two sets of logits [N, C] on the same images."""
+    before, after = logits[reference], logits[candidate]
+    was_right, is_right = statistics.right(before, labels), statistics.right(after, labels)
+    pairs = Pairs.of(was_right, is_right)
+    answers = after.argmax(1)
+    low, high = paired_interval(pairs.lost, pairs.won, pairs.n)
+    same = int((before.argmax(1) == answers).sum())
+    return Comparison(
+        source=source,
+        reference=reference,
+        candidate=candidate,
+        images=pairs.n,
+        lost=pairs.lost,
+        won=pairs.won,
+        drop=Interval.of(Range(pairs.drop, low, high)),
+        bootstrap=Interval.of(statistics.paired_bootstrap(pairs)),
+        mcnemar_p=statistics.mcnemar(pairs.lost, pairs.won),
+        agreement=Interval.of(statistics.wilson(same, pairs.n)),
+        flips=[
+            Flip(index=int(index), label=int(labels[index]), candidate=int(answers[index]))
+            for index in np.flatnonzero(was_right & ~is_right)
+        ],
+    )
+
+
+def named_classes(
+    reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> list[tuple[str, ClassDrop]]:
+    """Each class and what it loses, the worst first, from logits [N, C]."""
+    rows = statistics.class_drops(statistics.right(reference, labels), statistics.right(candidate, labels), labels)
+    return [(names[row.label], row) for row in rows]
+
+
+def class_changes(rows: Sequence[tuple[str, ClassDrop]]) -> list[ClassChange]:
+    return [
+        ClassChange(
+            name=name,
+            images=row.pairs.n,
+            reference_top1=row.reference_top1,
+            candidate_top1=row.candidate_top1,
+            drop=Interval.of(Range(row.pairs.drop, row.low, row.high)),
+        )
+        for name, row in rows
+    ]
+
+
+def waterfall(
+    logits: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    accuracies: Mapping[str, Accuracy | NotRun],
+    latencies: Mapping[str, Latency],
+    sizes: Mapping[str, int],
+) -> list[Step]:
+    """teacher -> student -> ONNX -> FP16 -> INT8, each against the step before it, without steps that were not run.
+
+    latencies: the model alone at the smallest batch size, where it was timed.
+    """
+    steps: list[Step] = []
+    for title, candidate in _STEPS:
+        score = accuracies.get(candidate)
+        if score is None or isinstance(score, NotRun):
+            continue
+        comparison, difference = None, None
+        if steps:
+            before = logits[steps[-1].candidate]
+            comparison = compare(steps[-1].candidate, candidate, logits, labels, score.source)
+            difference = float(np.abs(logits[candidate] - before).max() / max(1.0, float(np.abs(before).max())))
+        timed = latencies.get(candidate)
+        steps.append(
+            Step(
+                name=title,
+                candidate=candidate,
+                source=score.source,
+                top1=score.top1,
+                drop=comparison.drop if comparison else None,
+                p50_ms=timed.p50_ms if timed else None,
+                size_bytes=sizes[candidate],
+                agreement=comparison.agreement.value if comparison else None,
+                max_logit_diff=difference,
+            )
+        )
+    return steps
+
+
+def thumbnails(comparison: Comparison, images: np.ndarray, names: Sequence[str], side: int = 96) -> list[Thumbnail]:
+    """Evenly chosen flips as PNGs of at most `side` pixels; small images keep their own pixels."""
+    flips = comparison.flips
+    chosen = np.unique(np.linspace(0, len(flips) - 1, min(THUMBNAILS, len(flips))).round().astype(int))
+    made = []
+    for flip in (flips[place] for place in chosen):
+        picture = Image.fromarray(np.asarray(images[flip.index]))
+        picture.thumbnail((side, side))
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", optimize=True)
+        made.append(
+            Thumbnail(
+                comparison=f"{comparison.reference} → {comparison.candidate}",
+                index=flip.index,
+                caption=f"{names[flip.label]}, taken for {names[flip.candidate]}",
+                png_base64=base64.b64encode(buffer.getvalue()).decode(),
+            )
+        )
+    return made

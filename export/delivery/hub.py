@@ -1,0 +1,157 @@
+"""`compress push`: a finished run as a model repository of the Hugging Face Hub, in timm's format.
+
+In: a run. Out: RUN/hub, the repository's folder as it will be, and with a token the repository itself.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, HfApi, ModelCardData, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from compress import models
+from compress.models import small_stem
+from compress.recipe import Member, Recipe, recipe_yaml
+from compress.runs.distillation import load_student
+from compress.runs.folder import RECIPE, Run, held
+from compress.system.errors import InputError, MachineError, UsageError
+from compress.system.files import cannot_write
+from export.benchmark.candidates import find_models
+from export.benchmark.results import FILE as BENCHMARK
+from export.report.page import markdown
+
+HUB = "hub"
+
+
+def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Writes RUN/hub and, unless it is a dry run or there is no token, uploads it to `repo`, "user/name".
+
+    The folder holds the student as timm reads it, the recipe, the export's ONNX files for ONNX Runtime and a model card
+    with what `compress benchmark` measured; where either was not run, it is left out. Returns repo, folder, files, and
+    url, which is None after a dry run.
+    Raises UsageError for a name that the Hub does not take and, before anything is uploaded, where the repository is
+    to be private and is public; InputError where weights or files are not those of the run's manifest or the student is
+    no model of timm's, MachineError where the Hub refuses or cannot be reached.
+    """
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{repo!r} is no name for a repository: {reason}", "For example: you/cifar100.") from None
+    if "/" not in repo:  # the Hub would create it below the user's name, and take no files for it without one
+        raise UsageError(f"{repo!r} does not say whose repository it is", f"For example: you/{repo}.")
+    with held(run.path):
+        load_student(run)
+        folder = _write_folder(run, repo)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    outcome: dict[str, Any] = {"repo": repo, "folder": str(folder), "files": names, "url": None}
+    if dry_run or get_token() is None:
+        return outcome
+    api = HfApi(library_name="compress")
+    try:
+        outcome["url"] = str(api.create_repo(repo, private=private, exist_ok=True))
+        if private and not api.repo_info(repo).private:  # one that exists keeps its visibility
+            raise UsageError(
+                f"{repo} exists and is public, and nothing was uploaded",
+                "Make it private in its settings on the Hub, or choose another name.",
+            )
+        api.upload_folder(
+            folder_path=folder,
+            repo_id=repo,
+            commit_message=f"compress push {run.path.resolve().name}",
+            delete_patterns="onnx/*",  # of an earlier push, whose weights were others
+        )
+    except UsageError:
+        raise
+    except Exception as error:  # which HTTP library huggingface_hub fails with depends on its version
+        raise MachineError(
+            f"the Hub did not take {repo}: {' '.join(str(error).split())}",
+            f"What was to be pushed is in {folder}. Check the token with `hf auth whoami`.",
+        ) from error
+    return outcome
+
+
+def _write_folder(run: Run, repo: str) -> Path:
+    folder = run.path / HUB
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{HUB}.", suffix=".tmp", dir=run.path) as scratch:
+            made = Path(scratch) / HUB
+            made.mkdir()
+            for name in (models.CONFIG, models.WEIGHTS):
+                shutil.copyfile(run.student / name, made / name)
+            (made / RECIPE).write_text(recipe_yaml(_public(run.recipe)), encoding="utf-8")
+            for path in _onnx_files(run):
+                (made / "onnx").mkdir(exist_ok=True)
+                shutil.copyfile(path, made / "onnx" / path.name)
+            (made / "README.md").write_text(_card(run, repo), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            made.rename(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder
+
+
+def _public(recipe: Recipe) -> Recipe:
+    """Without the paths of this machine: of a checkpoint its name stays."""
+
+    def named(member: Member) -> dict[str, Any]:
+        return {"checkpoint": Path(member.checkpoint).name if member.checkpoint else None}
+
+    ensemble = [member.model_copy(update=named(member)) for member in recipe.teacher.ensemble]
+    teacher = recipe.teacher.model_copy(update={**named(recipe.teacher), "ensemble": ensemble})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": None}), "teacher": teacher})
+
+
+def _onnx_files(run: Run) -> Iterator[Path]:
+    """The student's files for ONNX Runtime, each the one that its export recorded."""
+    if (run.path / "export" / "export.json").exists():
+        yield from (m.path for m in find_models(run) if m.role == "student" and m.runtime == "ort")
+
+
+def _card(run: Run, repo: str) -> str:
+    manifest, config = run.manifest, models.read_config(run.student)
+    architecture = config.get("architecture")
+    if not architecture:
+        raise InputError(f"the student of {run.path} was not made by timm, whose format the Hub is to have")
+    data, top1 = manifest["data"], manifest["student_top1"]
+    result = EvalResult(
+        task_type="image-classification",
+        dataset_type=data["name"],
+        dataset_name=data["name"],
+        dataset_split=data["eval_split"],
+        metric_type="accuracy",
+        metric_name="top-1",
+        metric_value=round(top1, 6),
+    )
+    head = ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["timm", "image-classification", "knowledge-distillation"],
+        metrics=["accuracy"],
+        model_name=repo.rsplit("/")[-1],
+        eval_results=[result],
+    )
+    measured = markdown([run.path]) if (run.path / BENCHMARK).exists() else ""
+    return f"""---
+{head.to_yaml()}
+---
+# {architecture}, {data["num_classes"]} classes of {data["name"]}
+
+Distilled with `{manifest["method"]}` from {models.read_config(run.teacher).get("architecture") or "a module"}: top-1
+{top1:.2%} on {data["eval_split"]} ({data["eval_images"]:,} images), its teacher {manifest["teacher_top1"]:.2%}. How it
+was trained stands in `recipe.yaml`, from which paths are left out; the hash of the recipe is
+`{manifest["recipe_sha256"]}`.
+
+```python
+{small_stem.import_line(architecture)}import timm
+
+model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()
+```
+
+Images come as RGB in 0..1, normalised with `mean` and `std` of `config.json`.
+
+{measured}"""

@@ -1,0 +1,139 @@
+"""The INT8 files of an export: calibrated on training images only, layers back in float until the accuracy holds."""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.gates import parity
+from export.gates.stage import Stage, gated
+from export.int8.macs import counted_ops, int8_mac_fraction
+from export.int8.quantize import Quantizer, Target, fusion_coverage, has_vnni
+from export.int8.sensitivity import layer_sensitivity, quantize_until
+from export.runtimes import normalise
+
+_SPEED_RUNS = 50
+
+
+def int8_files(stage: Stage, formats: Collection[str], progress: Callable[[str, int, int], None]) -> None:
+    """student.int8.onnx for the format onnx, student.int8.trt.onnx for trt, from one calibration."""
+    targets: dict[str, tuple[Target, Path]] = {
+        "onnx": ("ort", stage.path(".int8.onnx")),
+        "trt": ("trt", stage.path(".int8.trt.onnx")),
+    }
+    wanted = [targets[name] for name in targets if name in formats and not stage.unchanged(targets[name][1])]
+    if not wanted:
+        return
+    data, settings = stage.data, stage.settings
+    generator = np.random.default_rng(settings.calibration_seed)
+    count = min(settings.calibration_images, len(data.train_images))
+    indices = np.sort(generator.choice(len(data.train_images), count, replace=False))
+    quantizer = Quantizer(
+        stage.path(".onnx"),
+        data.train_images[indices],
+        data.mean,
+        data.std,
+        method=settings.calibration_method,
+        threads=stage.threads,
+        input_ranges=stage.input_ranges,
+    )
+    stage.record["calibration"] = {
+        "split": "train",
+        "method": settings.calibration_method,
+        "images": count,
+        "indices_sha256": indices_sha256(indices),
+        "indices": indices.tolist(),
+        "reduced_range": not has_vnni(),
+    }
+    tried = data.train_images[generator.permutation(indices)[: settings.sensitivity_images]]
+    harm: dict[str, float] = {}
+
+    def sensitivity() -> dict[str, float]:
+        if not harm:
+            harm.update(
+                layer_sensitivity(
+                    quantizer,
+                    stage.ort(stage.path(".onnx"))(tried),
+                    tried,
+                    mean=data.mean,
+                    std=data.std,
+                    threads=stage.threads,
+                    progress=lambda done, total: progress("sensitivity of the layers", done, total),
+                )
+            )
+            stage.record["layer_sensitivity"] = dict(harm)
+        return harm
+
+    for target, path in wanted:
+        _int8_file(stage, quantizer, target, path, sensitivity)
+
+
+def _speedup(stage: Stage, int8: Path) -> float:
+    """FP32's median time over INT8's, at batch 1, in turns: enough for a warning; `compress benchmark` measures."""
+    image = normalise(stage.data.eval_images[:1], stage.data.mean, stage.data.std)
+    runtimes = (stage.ort(stage.path(".onnx")), stage.ort(int8))
+    times: tuple[list[int], list[int]] = ([], [])
+    for number in range(_SPEED_RUNS + 5):
+        for runtime, kept in zip(runtimes, times, strict=True):
+            began = time.perf_counter_ns()
+            runtime.run(image)
+            if number >= 5:  # the first ones warm up
+                kept.append(time.perf_counter_ns() - began)
+    return statistics.median(times[0]) / statistics.median(times[1])
+
+
+def indices_sha256(indices: np.ndarray) -> str:
+    """SHA-256 of the indices as little-endian int64, so that it can be recomputed anywhere."""
+    return hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()
+
+
+def _int8_file(
+    stage: Stage, quantizer: Quantizer, target: Target, path: Path, sensitivity: Callable[[], dict[str, float]]
+) -> None:
+    settings = stage.settings
+    measured: dict[str, Any] = {}
+
+    def gate(candidate: Path) -> None:
+        logits = stage.ort(candidate, literal=target == "trt")(stage.data.eval_images)
+        drop = parity.paired_drop(stage.fp32_logits, logits, stage.data.eval_labels)
+        measured["agreement"] = float((logits.argmax(1) == stage.fp32_logits.argmax(1)).mean())
+        measured["drop"] = asdict(drop)
+        measured.setdefault("drop_all_int8", measured["drop"])  # the first that is tried has no layer in float
+        parity.check_finite(logits, "INT8")
+        parity.check_drop(drop, settings.max_int8_top1_drop, "INT8")
+
+    with gated(path) as temporary:
+        measured["float_layers"] = quantize_until(
+            quantizer,
+            temporary,
+            gate,
+            target=target,
+            sensitivity=sensitivity,
+            min_int8_macs=settings.min_int8_macs,
+        )
+        parity.check_graph(temporary)
+        measured["int8_macs"] = int8_mac_fraction(temporary, counted_ops(temporary))
+        if target == "ort":
+            int8, floats = fusion_coverage(temporary)
+            measured["fusion_coverage"] = {"int8_convs": int8, "float_convs": floats}
+            if floats:
+                stage.log(
+                    f"warning: ONNX Runtime runs {floats} of {int8 + floats} convolutions of {path.name} in float"
+                )
+            measured["speedup_over_fp32"] = round(_speedup(stage, temporary), 2)
+            if measured["speedup_over_fp32"] < 1:
+                stage.log(
+                    f"warning: {path.name} runs at {measured['speedup_over_fp32']:.2f}x the speed of FP32 at batch 1 "
+                    "here: INT8 does not pay on this machine for this model"
+                )
+    if measured["float_layers"]:
+        lost, kept = (100 * measured[name]["drop"] for name in ("drop_all_int8", "drop"))
+        stage.log(
+            f"{path.name}: in float to lose {kept:.2f} points and not {lost:.2f}: {', '.join(measured['float_layers'])}"
+        )
+    stage.keep(path, measured)

@@ -1,0 +1,115 @@
+"""Which layers INT8 hurts, measured one by one, and how many must go back to float until the accuracy holds.
+
+In: a calibrated Quantizer and training images. Out: the layers by harm, then an INT8 file that holds, or a GateError.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.special import log_softmax
+
+from compress.system.errors import GateError
+from export.int8.macs import counted_ops, int8_mac_fraction, layer_macs
+from export.int8.quantize import Quantizer, Target
+from export.runtimes import OrtRuntime
+
+
+def layer_sensitivity(
+    quantizer: Quantizer,
+    reference: np.ndarray,
+    images: np.ndarray,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    target: Target = "ort",
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """Mean KL divergence (nats) of the class probabilities from FP32's when only that layer is quantised, worst first.
+
+    `reference`: the FP32 logits [N, C] of the uint8 `images` [N, H, W, 3] of the training split. `progress`: called
+    with (layers done, layers).
+    """
+    expected = log_softmax(reference.astype(np.float64), axis=1)
+    harm: dict[str, float] = {}
+    layers = quantizer.layers
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "one_layer.onnx"
+        for done, layer in enumerate(layers, start=1):
+            quantizer.write(path, target=target, only=[layer])
+            runtime = OrtRuntime(path, mean, std, threads=threads, literal=target == "trt")
+            actual = log_softmax(runtime(images).astype(np.float64), axis=1)
+            harm[layer] = float((np.exp(expected) * (expected - actual)).sum(axis=1).mean())
+            if progress is not None:
+                progress(done, len(layers))
+    return dict(sorted(harm.items(), key=lambda item: -item[1]))
+
+
+def quantize_until(
+    quantizer: Quantizer,
+    dst: Path,
+    gate: Callable[[Path], None],
+    *,
+    target: Target,
+    sensitivity: Callable[[], dict[str, float]],
+    min_int8_macs: float,
+) -> list[str]:
+    """Write an INT8 file that passes `gate`, with as few of the most sensitive layers in float as that takes.
+
+    `gate` raises GateError for a file that is not good enough. `sensitivity` is asked only when the fully quantised
+    model is not. A layer whose return would leave less than `min_int8_macs` of the multiply-adds in INT8 is passed
+    over. Returns the layers left in float. Raises GateError, and leaves no `dst`, when no such file exists.
+    """
+    quantizer.write(dst, target=target)
+    counted = counted_ops(dst)
+    try:
+        share = int8_mac_fraction(dst, counted)
+        if share < min_int8_macs:
+            raise GateError(
+                f"{share:.1%} of the multiply-adds are INT8, at least {min_int8_macs:.1%} must be",
+                "The rest has no INT8 form; deploy FP16 instead",
+            )
+        breach = _breach(gate, dst)
+        if breach is None:
+            return []
+        macs = {name: count for name, (count, _) in layer_macs(dst, counted).items()}
+        affordable = _affordable(list(sensitivity()), macs, (1 - min_int8_macs) * sum(macs.values()))
+        returned = 0
+        while returned < len(affordable):
+            # One more at first, then in growing steps: each try costs a pass over the evaluation images.
+            returned = min(len(affordable), returned + max(1, returned // 2))
+            quantizer.write(dst, target=target, exclude=affordable[:returned])
+            breach = _breach(gate, dst)
+            if breach is None:
+                return affordable[:returned]
+        share = int8_mac_fraction(dst, counted)
+        raise GateError(
+            f"{breach.message}, even with {returned} layers in float, which leaves {share:.1%} of the multiply-adds in "
+            f"INT8 ({min_int8_macs:.1%} required)",
+            "Calibrate on more images or by another export.calibration_method, fine-tune the student for it (compress "
+            "distill --resume --set train.quantize=int8), or deploy FP16",
+        ) from breach
+    except BaseException:
+        dst.unlink(missing_ok=True)
+        raise
+
+
+def _breach(gate: Callable[[Path], None], path: Path) -> GateError | None:
+    try:
+        gate(path)
+    except GateError as error:
+        return error
+    return None
+
+
+def _affordable(worst_first: Sequence[str], macs: dict[str, int], budget: float) -> list[str]:
+    """The layers that may be returned to float, in order, without the sum of their multiply-adds passing `budget`."""
+    chosen = []
+    for name in worst_first:
+        cost = macs.get(name, 0)
+        if cost <= budget:
+            chosen.append(name)
+            budget -= cost
+    return chosen

@@ -1,0 +1,277 @@
+"""Runs' benchmark.json in; one HTML page without external requests and one Markdown file out.
+
+Everything is read and rendered before anything is written: where a run is damaged, what was there stays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from compress.system import files
+from compress.system.errors import InputError, UsageError
+from compress.training.metrics import METRICS, read_metrics
+from export.benchmark.results import (
+    Accuracy,
+    Benchmark,
+    Candidate,
+    Comparison,
+    Interval,
+    Latency,
+    NotRun,
+    read_benchmark,
+)
+from export.report import plots
+
+CLASSES_IN_MARKDOWN = 5
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
+_OUTCOMES = {
+    "PASS": "yes, it clears every limit",
+    "FAIL": "no, it misses a limit",
+    "UNDECIDED": "not decided yet: an interval straddles its limit, or something was not run",
+}
+_ADVICE = {"PASS": "Deploy", "FAIL": "The best of what misses is", "UNDECIDED": "The best so far is"}
+
+
+def report(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
+    """Writes the page and the Markdown of one or several runs, and returns their paths.
+
+    out: the HTML file; Markdown goes beside it with .md. Default: RUN/report.html, for several runs ./report.html.
+    Raises InputError where a benchmark.json is missing or damaged, or runs of one data set saw different data.
+    """
+    if not runs:
+        raise UsageError("no run to report on", "Name one or several run folders.")
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{out} is no name for the page", "Choose one that ends in .html; .md is written beside it.")
+    page = out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
+    content = _content(runs)
+    written = {
+        page: environment().get_template("report.html.j2").render(content),
+        page.with_suffix(".md"): environment().get_template("report.md.j2").render(content),
+    }
+    for path, text in written.items():
+        files.write_bytes(path, text.encode())
+    return list(written)
+
+
+def markdown(runs: Sequence[Path]) -> str:
+    """The Markdown of `report` alone. Raises InputError as it does."""
+    return environment().get_template("report.md.j2").render(_content(runs))
+
+
+def _content(runs: Sequence[Path]) -> dict[str, Any]:
+    views = [View.read(path) for path in runs]
+    _check_same_data(views)
+    return {"views": views, "outcomes": _OUTCOMES, "advice": _ADVICE}
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this package, with the filters below; HTML is escaped, and a name that is missing an error."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("export.report"),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    made.filters.update(_FILTERS)
+    return made
+
+
+@dataclass(frozen=True)
+class View:
+    """One run as the templates see it."""
+
+    benchmark: Benchmark
+    metrics: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, run: Path) -> "View":
+        benchmark = read_benchmark(run)
+        if others := [entry.name for entry in benchmark.candidates if _is_another(run, entry)]:
+            warning = f"Made anew since this was measured: {', '.join(others)}. Measure again with compress benchmark."
+            benchmark = benchmark.model_copy(update={"warnings": [warning, *benchmark.warnings]})
+        return cls(benchmark, read_metrics(run / METRICS))
+
+    @property
+    def plots(self) -> dict[str, tuple[str, Markup]]:
+        """Titles and SVG by the name of the plot."""
+        shown = self.benchmark.verdict.recommended or "student.torch"
+        return {
+            "pareto": ("Accuracy against latency", Markup(plots.pareto(self.benchmark))),
+            "waterfall": ("What each step costs", Markup(plots.waterfall(self.benchmark))),
+            "classes": (f"Classes: {shown} against the teacher", Markup(plots.classes(self.benchmark))),
+            "reliability": ("Can its confidence be trusted?", Markup(plots.reliability(self.benchmark))),
+            "curves": ("Training", Markup(plots.curves(self.benchmark.run, self.metrics))),
+        }
+
+    @property
+    def recommended(self) -> Candidate | None:
+        name = self.benchmark.verdict.recommended
+        return self.benchmark.candidate(name) if name else None
+
+    @property
+    def teacher(self) -> Candidate:
+        return self.benchmark.candidate("teacher.torch")
+
+    @property
+    def cpu_flags(self) -> str:
+        return ", ".join(flag for flag in _CPU_FLAGS if flag in self.benchmark.machine.cpu_flags) or "none of note"
+
+    @property
+    def savings(self) -> list[tuple[str, str]]:
+        """What the recommended file saves against the teacher in torch: (how much, of what)."""
+        chosen, teacher = self.recommended, self.teacher
+        if chosen is None:
+            return []
+        found = []
+        timed = self.primary(chosen)
+        if timed and timed.speedup and (before := self.primary(teacher)):
+            speedup = timed.speedup
+            times = f"median {ms(before.p50_ms.value)} → {ms(timed.p50_ms.value)} ms at batch {timed.batch}"
+            found.append((than(speedup.value, "faster", "slower"), f"{times}; 95 % interval {factors(speedup)}"))
+        sizes = f"{megabytes(teacher.size_bytes)} → {megabytes(chosen.size_bytes)} MB on disk"
+        found.append((than(teacher.size_bytes / chosen.size_bytes, "smaller", "larger"), sizes))
+        if not isinstance(chosen.memory, NotRun) and not isinstance(teacher.memory, NotRun):
+            peaks = f"{teacher.memory.peak_mb:.0f} → {chosen.memory.peak_mb:.0f} MB with libraries"
+            found.append((than(teacher.memory.peak_mb / chosen.memory.peak_mb, "less memory", "more memory"), peaks))
+        costs = self.cost(teacher), self.cost(chosen)
+        if costs[0] is not None and costs[1] is not None:
+            found.append(
+                (f"{factor(costs[0] / costs[1])} cheaper", f"{costs[0]:.3g} → {costs[1]:.3g} for a million images")
+            )
+        return found
+
+    def primary(self, candidate: Candidate) -> Latency | None:
+        return plots.primary_latency(self.benchmark, candidate.name)
+
+    def best_throughput(self, candidate: Candidate) -> Latency | None:
+        """End-to-end, at the batch size and number of threads where most images are done."""
+        if isinstance(candidate.latency, NotRun):
+            return None
+        ends = [entry for entry in candidate.latency if entry.scope == "end-to-end"]
+        return max(ends, key=lambda entry: entry.images_per_s.value, default=None)
+
+    def cost(self, candidate: Candidate) -> float | None:
+        """Of a million inferences, in the currency of benchmark.price_per_hour; None where that is not set."""
+        price, best = self.benchmark.settings.limits.get("price_per_hour"), self.best_throughput(candidate)
+        return price / 3600 * 1e6 / best.images_per_s.value if price and best else None
+
+    def against_teacher(self, name: str) -> Comparison | None:
+        return self._comparison("teacher.torch", name)
+
+    def _comparison(self, reference: str, name: str) -> Comparison | None:
+        pairs = self.benchmark.comparisons
+        return next((entry for entry in pairs if (entry.reference, entry.candidate) == (reference, name)), None)
+
+    @property
+    def lossy(self) -> list[Comparison]:
+        """The comparisons whose flips are listed: the recommended file against the teacher, precisions against FP32."""
+        chosen = self.benchmark.verdict.recommended
+        pairs = self.benchmark.comparisons
+        return [entry for entry in pairs if entry.reference != "teacher.torch" or entry.candidate == chosen]
+
+
+def _is_another(run: Path, measured: Candidate) -> bool:
+    """Whether what is in the run now, if anything, is not the file that was measured."""
+    role, _, runtime = measured.name.partition(".")
+    path = run / role / "model.safetensors" if runtime == "torch" else run / "export" / measured.name
+    return path.is_file() and files.sha256_file(path) != measured.sha256
+
+
+def _check_same_data(views: Sequence[View]) -> None:
+    seen: dict[str, Benchmark] = {}
+    for view in views:
+        benchmark = view.benchmark
+        first = seen.setdefault(benchmark.data.name, benchmark)
+        for what in ("class_names", "sha256", "eval_split"):
+            if getattr(first.data, what) != getattr(benchmark.data, what):
+                named = {"class_names": "classes", "sha256": "images or labels", "eval_split": "evaluation split"}[what]
+                raise InputError(
+                    f"{first.run} and {benchmark.run} are both on {first.data.name}, but their {named} differ",
+                    "Their accuracies cannot be compared: report on them one by one.",
+                )
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def points(value: float) -> str:
+    """A fraction in percentage points, with its sign."""
+    return f"{100 * value:+.2f}" if round(100 * value, 2) else "0.00"
+
+
+def points_range(entry: Interval) -> str:
+    return f"{points(entry.low)} to {points(entry.high)}"
+
+
+def percent_range(entry: Interval) -> str:
+    return f"{100 * entry.low:.2f} to {100 * entry.high:.2f}"
+
+
+def ms(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def ms_range(entry: Interval) -> str:
+    return f"{ms(entry.low)} to {ms(entry.high)}"
+
+
+def megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.2f}" if size_bytes < 10e6 else f"{size_bytes / 1e6:.1f}"
+
+
+def factor(value: float) -> str:
+    return f"{value:.1f}×" if value < 100 else f"{value:.0f}×"
+
+
+def than(value: float, better: str, worse: str) -> str:
+    return f"{factor(value)} {better}" if value >= 1 else f"{factor(1 / value)} {worse}"
+
+
+def factors(entry: Interval) -> str:
+    return f"{factor(entry.low)} to {factor(entry.high)}"
+
+
+def limit_value(value: float, limit: str) -> str:
+    """A value beside its limit as people read it: drops in points, a loss above 0."""
+    if limit.endswith("_drop"):
+        return f"{100 * value:.2f} points"
+    return f"{value:.3g} {'ms' if limit == 'p90_ms' else 'MB'}"
+
+
+def md(text: object) -> str:
+    """Text inside a Markdown table."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def scored(candidate: Candidate) -> bool:
+    return isinstance(candidate.accuracy, Accuracy)
+
+
+def timed(candidate: Candidate) -> bool:
+    return not isinstance(candidate.latency, NotRun)
+
+
+_FILTERS = {
+    function.__name__: function
+    for function in (
+        percent,
+        percent_range,
+        points,
+        points_range,
+        ms,
+        ms_range,
+        megabytes,
+        factor,
+        factors,
+        limit_value,
+        md,
+        scored,
+        timed,
+    )
+}

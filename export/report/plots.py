@@ -1,0 +1,273 @@
+"""The plots of a report, as inline SVG that follows the page's colours, light or dark.
+
+In: a Benchmark and the lines of metrics.jsonl. Out: SVG text. Colours stand in for variables of the page's CSS.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from export.benchmark.results import Accuracy, Benchmark, ClassChange, Latency, NotRun
+from export.report.sweep_results import Sweep
+
+# Stand-ins; matplotlib knows no CSS variables.
+_INK, _LINE, _TEACHER, _STUDENT, _GOOD, _BAD = (f"#0{n}0{n}0{n}" for n in range(1, 7))
+_CSS = {
+    _INK: "currentColor",
+    _LINE: "var(--line)",
+    _TEACHER: "var(--teacher)",
+    _STUDENT: "var(--student)",
+    _GOOD: "var(--good)",
+    _BAD: "var(--bad)",
+}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+}
+# Narrow, so that the text keeps its size on a phone.
+_WIDTH = 4.8
+CLASSES_SHOWN = 20
+
+
+def primary_latency(benchmark: Benchmark, name: str) -> Latency | None:
+    """The model alone, at the smallest batch and the first number of threads; None where it was not run."""
+    latency = benchmark.candidate(name).latency
+    if isinstance(latency, NotRun):
+        return None
+    wanted = ("model", benchmark.settings.batches[0], benchmark.settings.threads[0])
+    return next(entry for entry in latency if (entry.scope, entry.batch, entry.threads) == wanted)
+
+
+def pareto(benchmark: Benchmark) -> str:
+    """Accuracy against median latency, with both intervals; the Pareto set joined by a line."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(3.4)
+        points = {}
+        for entry in benchmark.candidates:
+            timed = primary_latency(benchmark, entry.name)
+            if timed is None or not isinstance(entry.accuracy, Accuracy):
+                continue
+            top1, p50 = entry.accuracy.top1, timed.p50_ms
+            points[entry.name] = (p50.value, 100 * top1.value)
+            axes.errorbar(
+                p50.value,
+                100 * top1.value,
+                xerr=[[p50.value - p50.low], [p50.high - p50.value]],
+                yerr=[[100 * (top1.value - top1.low)], [100 * (top1.high - top1.value)]],
+                fmt="s" if entry.role == "teacher" else "o",
+                color=_TEACHER if entry.role == "teacher" else _STUDENT,
+                elinewidth=0.8,
+                markersize=6,
+            )[2][1].set_alpha(0.5)
+        front = [points[name] for name in benchmark.verdict.pareto if name in points]
+        axes.plot(*zip(*front, strict=True), color=_GOOD, linewidth=1.2, zorder=1) if front else None
+        for place, (name, (x, y)) in enumerate(sorted(points.items(), key=lambda item: item[1])):
+            # Alternating above and below: points of one accuracy would write over each other.
+            offset = (0, 9 + 11 * (place // 2 % 2)) if place % 2 == 0 else (0, -16 - 11 * (place // 2 % 2))
+            axes.annotate(
+                name.removesuffix(".onnx"), (x, y), offset, textcoords="offset points", ha="center", fontsize=8
+            )
+        axes.set_xscale("log")
+        axes.margins(0.15, 0.25)
+        batch, threads = benchmark.settings.batches[0], benchmark.settings.threads[0]
+        axes.set_xlabel(f"median latency, ms (batch {batch}, threads {threads})")
+        axes.set_ylabel("top-1, %")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        return _svg(figure, f"pareto {benchmark.run}", "Top-1 accuracy against latency of every model")
+
+
+def waterfall(benchmark: Benchmark) -> str:
+    """What each step loses or gains of top-1, in points, hanging from where the step before it ended."""
+    steps = benchmark.waterfall
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(3.0)
+        for place, step in enumerate(steps):
+            level = 100 * step.top1.value
+            if step.drop is None:
+                axes.plot([place - 0.4, place + 0.4], [level, level], color=_TEACHER, linewidth=3)
+            else:
+                drop, low, high = (100 * value for value in (step.drop.value, step.drop.low, step.drop.high))
+                before = level + drop
+                axes.plot([place - 0.6, place - 0.4], [before, before], color=_LINE, linewidth=1)
+                axes.bar(place, -drop, bottom=before, width=0.8, color=_BAD if drop > 0 else _GOOD)
+                axes.plot([place - 0.4, place + 0.4], [level, level], color=_STUDENT, linewidth=3)
+                axes.errorbar(
+                    place, level, yerr=[[high - drop], [drop - low]], color=_INK, elinewidth=0.8, capsize=3, fmt="none"
+                )
+            loss = "" if step.drop is None else f"\n{_signed(-100 * step.drop.value)}"
+            axes.annotate(
+                f"{level:.2f} %{loss}", (place, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=8
+            )
+        axes.set_xticks(range(len(steps)), [step.name for step in steps])
+        axes.grid(axis="x", visible=False)
+        axes.use_sticky_edges = False  # bars would otherwise cut the margin off
+        axes.margins(y=0.1)
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(bottom - 0.3 * (top - bottom), top)
+        axes.set_ylabel("top-1, %")
+        return _svg(figure, f"waterfall {benchmark.run}", "Top-1 accuracy after each step from teacher to INT8")
+
+
+def curves(run: str, metrics: Sequence[dict[str, Any]]) -> str:
+    """Accuracy on the evaluation split after each epoch of teacher and student."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(3.0)
+        for phase, color in (("teacher", _TEACHER), ("student", _STUDENT)):
+            lines = [line for line in metrics if line["phase"] == phase and "eval_top1" in line]
+            if lines:
+                epochs = [line["epoch"] + 1 for line in lines]
+                axes.plot(epochs, [100 * line["eval_top1"] for line in lines], color=color, label=phase)
+        if not axes.lines:
+            axes.annotate("not trained here", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        else:
+            axes.legend(loc="lower right")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("top-1, %")
+        return _svg(figure, f"curves {run}", "Top-1 accuracy over the epochs of teacher and student")
+
+
+def reliability(benchmark: Benchmark) -> str:
+    """Accuracy against confidence, for the teacher and the recommended file; the area of a point is its images."""
+    shown = [("teacher.torch", _TEACHER), (benchmark.verdict.recommended or "student.torch", _STUDENT)]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(3.4)
+        axes.plot([0, 100], [0, 100], color=_LINE, linewidth=1)
+        for name, color in shown:
+            score = benchmark.candidate(name).accuracy
+            if not isinstance(score, Accuracy):
+                continue
+            x = [100 * entry.confidence for entry in score.reliability]
+            y = [100 * entry.accuracy for entry in score.reliability]
+            label = f"{name.removesuffix('.onnx')}, ECE {100 * score.ece:.1f} %"
+            axes.plot(x, y, color=color, linewidth=1.2, alpha=0.4, label=label)
+            sizes = [8 + 150 * entry.images / score.images for entry in score.reliability]
+            axes.scatter(x, y, s=sizes, color=color, linewidths=0)
+        axes.legend(loc="lower right", fontsize=8)
+        axes.set_xlabel("confidence, %")
+        axes.set_ylabel("accuracy, %")
+        return _svg(figure, f"reliability {benchmark.run}", "Accuracy against confidence")
+
+
+def classes(benchmark: Benchmark) -> str:
+    """Change of accuracy in points; the worst and the best classes where there are many."""
+    rows: list[ClassChange | None] = list(benchmark.classes)
+    if len(rows) > CLASSES_SHOWN:
+        rows = [*rows[: CLASSES_SHOWN // 2], None, *rows[-CLASSES_SHOWN // 2 :]]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(0.9 + 0.19 * max(len(rows), 4))
+        for place, row in enumerate(rows):
+            if row is not None:
+                change, low, high = (-100 * value for value in (row.drop.value, row.drop.high, row.drop.low))
+                axes.barh(place, change, color=_BAD if change < 0 else _GOOD)
+                axes.errorbar(
+                    change,
+                    place,
+                    xerr=[[change - low], [high - change]],
+                    color=_INK,
+                    elinewidth=0.6,
+                    alpha=0.7,
+                    fmt="none",
+                )
+        names = [_short(row.name) if row else "…" for row in rows]
+        axes.set_yticks(range(len(rows)), names, fontsize=8)
+        axes.invert_yaxis()
+        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("change of accuracy against the teacher, points")
+        return _svg(figure, f"classes {benchmark.run}", "Change of accuracy of each class, the worst first")
+
+
+def dots(sweep: Sweep) -> str:
+    """Each run's top-1 as a dot in the row of its arm, the arm's mean as a stroke, the teacher as a line."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(1.0 + 0.32 * len(sweep.arms))
+        for place, arm in enumerate(sweep.arms):
+            top1 = [
+                100 * run.student_top1 for run in sweep.runs if run.arm == arm.name and run.student_top1 is not None
+            ]
+            axes.plot(top1, [place] * len(top1), "o", color=_STUDENT, alpha=0.6, markersize=6, markeredgewidth=0)
+            if arm.mean is not None:
+                axes.plot([100 * arm.mean] * 2, [place - 0.3, place + 0.3], color=_INK, linewidth=2)
+        teachers = {run.teacher_top1 for run in sweep.runs if run.teacher_top1 is not None}
+        if len(teachers) == 1:
+            top1 = 100 * teachers.pop()
+            axes.axvline(top1, color=_TEACHER, linestyle="--", linewidth=1)
+            above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
+            axes.annotate("teacher", (top1, 1), (0, 3), **above, fontsize=8, color=_TEACHER)
+        axes.set_yticks(range(len(sweep.arms)), [_middle_cut(arm.name) for arm in sweep.arms], fontsize=8)
+        axes.set_ylim(len(sweep.arms) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("top-1, %")
+        return _svg(figure, f"dots {sweep.recipe}", "Top-1 accuracy of every run, by arm")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 16 else name[:15] + "…"
+
+
+def _middle_cut(name: str) -> str:
+    """Arms begin alike: what tells them apart is at the end."""
+    return name if len(name) <= 32 else f"{name[:12]}…{name[-19:]}"
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.2f}" if round(points, 2) else "±0"
+
+
+def _axes(height: float) -> tuple[Figure, Axes]:
+    figure = Figure((_WIDTH, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _svg(figure: Figure, salt: str, label: str) -> str:
+    """Inline SVG without size, date or font, whose ids differ from those of the page's other plots."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "sans-serif", text)
+    number = iter(range(10**6))
+    prefix = re.sub(r"[^a-z0-9]+", "-", salt.lower())
+    names = {name: f"{prefix}-{next(number)}" for name in re.findall(r'\bid="([^"]+)"', text)}
+    text = re.sub(r'\bid="([^"]+)"', lambda m: f'id="{names[m[1]]}"', text)
+    text = re.sub(r'"#([^"]+)"|url\(#([^)]+)\)', lambda m: _link(m, names), text)
+    for stand_in, css in _CSS.items():
+        text = text.replace(stand_in, css)
+    return text
+
+
+def _link(match: re.Match[str], names: dict[str, str]) -> str:
+    name = match[1] or match[2]
+    target = names.get(name, name)
+    return f'"#{target}"' if match[1] else f"url(#{target})"

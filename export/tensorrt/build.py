@@ -1,0 +1,263 @@
+"""TensorRT engines from ONNX files, by `tensorrt` or TensorRT for RTX (`tensorrt_rtx_bindings`), which share one API.
+
+In: an ONNX file whose tensor types are its precision. Out: an engine, and beside it ENGINE.json saying what it is. The
+library is imported when it is first needed, so the rest of the package works without it.
+"""
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from compress.system.errors import GateError, InputError, MachineError, UsageError, install_extra
+from compress.system.files import replacing, sha256_file, write_json
+from export.int8.macs import WEIGHTED, layer_macs
+from export.tensorrt.sidecar import EngineInfo, sidecar
+
+Precision = Literal["fp32", "fp16", "int8"]
+Progress = Callable[[str, int, int], None]
+
+LIBRARIES = ("tensorrt", "tensorrt_rtx_bindings")
+
+
+@functools.cache
+def tensorrt() -> ModuleType:
+    """The TensorRT library that is here; MachineError where there is none."""
+    for name in LIBRARIES:
+        try:
+            return importlib.import_module(name)
+        except (ImportError, OSError):
+            continue
+    raise MachineError(
+        "TensorRT is not installed", f"{install_extra('trt')}, or 'compress[trt-rtx]' to build without a GPU"
+    )
+
+
+def _get_rtx() -> str:
+    if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
+        return install_extra("trt-rtx")
+    return "it is here, and is taken once tensorrt, which goes before it, is uninstalled"
+
+
+@functools.cache
+def tensorrt_logger() -> Any:
+    """TensorRT takes one logger for the whole process; this one keeps the errors, so that they can be shown."""
+    trt = tensorrt()
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(message)
+
+        def last(self) -> str:
+            return self.errors[-1] if self.errors else "no reason given"
+
+    return Logger()
+
+
+def build_engine(
+    onnx_path: Path,
+    engine_path: Path,
+    *,
+    precision: Precision,
+    batches: tuple[int, int, int],
+    workspace_mb: int = 1024,
+    timing_cache: Path | None = None,
+    version_compatible: bool = False,
+    hardware_compatible: bool = False,
+    compute_capabilities: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> EngineInfo:
+    """Build `engine_path` and its sidecar from `onnx_path`; neither appears before both are whole.
+
+    `batches`: the smallest, the best and the largest batch it must run. `compute_capabilities`: such as "89" for SM89;
+    given to TensorRT for RTX, no GPU is needed; empty means its default, or the GPU that is here. `progress`: called
+    with (phase, steps done, steps).
+    Raises InputError where the parser refuses the file, GateError where the network's precision is not `precision`,
+    MachineError without library or GPU or when the build fails, UsageError for options that the library lacks.
+    """
+    trt, logger = tensorrt(), tensorrt_logger()
+    logger.errors.clear()
+    started = time.monotonic()
+    builder = _gpu_object(lambda: trt.Builder(logger), "builder")
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    _parse(trt, network, logger, onnx_path)
+    layers = network_layers(trt, network)
+    _check_precision(layers, precision, onnx_path)
+    config = _configure(trt, builder, network, batches, workspace_mb, compute_capabilities)
+    if version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if timing_cache is not None:
+        known = timing_cache.read_bytes() if timing_cache.exists() else b""
+        # A cache of another version or device is refused; the build then fills a new one.
+        config.set_timing_cache(config.create_timing_cache(known) or config.create_timing_cache(b""), False)
+    monitor = _monitor(trt, progress) if progress is not None else None
+    config.progress_monitor = monitor
+    engine = builder.build_serialized_network(network, config)
+    if monitor is not None and monitor.stopped_by is not None:
+        raise monitor.stopped_by
+    if engine is None:
+        raise MachineError(
+            f"TensorRT could not build {engine_path.name}: {logger.last()}",
+            "Raise export.workspace_mb, or leave out options that this library lacks",
+        )
+    with replacing(engine_path) as temporary:
+        temporary.write_bytes(engine)
+        info = EngineInfo(
+            library=trt.__name__,
+            version=trt.__version__,
+            precision=precision,
+            layers=layers,
+            batches=batches,
+            compute_capabilities=tuple(compute_capabilities),
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+            onnx_sha256=sha256_file(onnx_path),
+            engine_sha256=sha256_file(temporary),
+            engine_bytes=temporary.stat().st_size,
+            build_seconds=round(time.monotonic() - started, 3),
+        )
+        write_json(sidecar(engine_path), dataclasses.asdict(info))
+    if timing_cache is not None:
+        with replacing(timing_cache) as temporary:
+            temporary.write_bytes(config.get_timing_cache().serialize())
+    return info
+
+
+def _gpu_object(make: Callable[[], Any], what: str) -> Any:
+    """TensorRT's factories answer a missing GPU or driver with None, which pybind11 turns into a TypeError."""
+    try:
+        made = make()
+    except (TypeError, RuntimeError):
+        made = None
+    if made is None:
+        raise MachineError(
+            f"TensorRT cannot make its {what} here: {tensorrt_logger().last()}",
+            f"It needs an NVIDIA GPU and driver; TensorRT for RTX builds without one: {_get_rtx()}",
+        )
+    return made
+
+
+def _parse(trt: ModuleType, network: Any, logger: Any, onnx_path: Path) -> None:
+    try:
+        content = onnx_path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {onnx_path}: {error.strerror}", "Export the run to ONNX first") from error
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse(content):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    reasons = [f"{error.node_name() or '?'} ({error.node_operator() or '?'}): {error.desc()}" for error in errors[:3]]
+    raise InputError(
+        f"TensorRT cannot parse {onnx_path.name}: {'; '.join(reasons) or logger.last()}",
+        "Use the files named .trt.onnx or the float ones; student.int8.onnx is for ONNX Runtime",
+    )
+
+
+def network_layers(trt: ModuleType, network: Any) -> dict[str, int]:
+    """How many convolutions and matrix products the parsed network does in each precision.
+
+    A layer is INT8 when its data comes from a DequantizeLinear, which the builder then fuses into it; otherwise its
+    precision is that of its output, as in every strongly typed network.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    producers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
+    names = {trt.float32: "fp32", trt.float16: "fp16"}
+    counts = {"fp32": 0, "fp16": 0, "int8": 0}
+    for layer in layers:
+        if layer.type not in (trt.LayerType.CONVOLUTION, trt.LayerType.MATRIX_MULTIPLY):
+            continue
+        source = producers.get(layer.get_input(0).name)
+        while source is not None and source.type == trt.LayerType.SHUFFLE:
+            source = producers.get(source.get_input(0).name)
+        dequantised = source is not None and source.type == trt.LayerType.DEQUANTIZE
+        kind = "int8" if dequantised else names.get(layer.get_output(0).dtype, str(layer.get_output(0).dtype))
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def _check_precision(layers: dict[str, int], precision: Precision, onnx_path: Path) -> None:
+    """FP32 and FP16 must be pure; in INT8 every layer that the file quantises must have arrived as such."""
+    if precision == "int8":
+        wanted = sum(int8 for _, int8 in layer_macs(onnx_path, WEIGHTED).values())
+        good = layers["int8"] >= wanted > 0
+    else:
+        good = layers[precision] == sum(layers.values()) > 0
+    if not good:
+        found = ", ".join(f"{count} {kind}" for kind, count in layers.items() if count)
+        raise GateError(
+            f"the parsed network has {found or 'no'} weighted layers, {precision} was asked",
+            "Build from the ONNX file of that precision",
+        )
+
+
+def _configure(
+    trt: ModuleType,
+    builder: Any,
+    network: Any,
+    batches: tuple[int, int, int],
+    workspace_mb: int,
+    compute_capabilities: Sequence[str],
+) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    smallest, best, largest = batches
+    if not 1 <= smallest <= best <= largest:
+        raise UsageError(f"the batches {batches} are not in order", "Give smallest, best and largest, from 1 up")
+    profile = builder.create_optimization_profile()
+    shape = tuple(network.get_input(0).shape)[1:]
+    profile.set_shape(network.get_input(0).name, (smallest, *shape), (best, *shape), (largest, *shape))
+    if config.add_optimization_profile(profile) < 0:
+        raise InputError(
+            f"TensorRT refuses the batches {batches}: {tensorrt_logger().last()}", "The model's batch is not dynamic"
+        )
+    if compute_capabilities:
+        known = getattr(trt, "ComputeCapability", None)
+        if known is None:
+            raise UsageError(
+                "this TensorRT builds only for the GPU that is here",
+                f"Leave export.compute_capabilities empty, or use TensorRT for RTX: {_get_rtx()}",
+            )
+        config.num_compute_capabilities = len(compute_capabilities)
+        for index, capability in enumerate(compute_capabilities):
+            name = f"SM{capability.upper().removeprefix('SM').replace('.', '')}"
+            if not hasattr(known, name):
+                choice = ", ".join(sorted(item for item in dir(known) if item.startswith("SM")))
+                raise UsageError(f"{trt.__name__} has no compute capability {capability!r}", f"It has {choice}")
+            config.set_compute_capability(getattr(known, name), index)
+    return config
+
+
+def _monitor(trt: ModuleType, progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: dict[str, int] = {}
+            self.stopped_by: BaseException | None = None
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            # An exception (Ctrl-C arrives as one) must not cross TensorRT's frames: stop the build and raise after it.
+            try:
+                progress(phase_name, step + 1, self.steps[phase_name])
+            except BaseException as error:  # noqa: BLE001
+                self.stopped_by = error
+            return self.stopped_by is None
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.steps.pop(phase_name, None)
+
+    return Monitor()

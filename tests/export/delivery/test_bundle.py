@@ -1,0 +1,191 @@
+"""A bundle works without this package, and says so when it was changed or computes something else."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from compress.system.errors import GateError, InputError
+from export.delivery.bundle import make_bundle, verify_bundle
+from export.int8.quantize import Quantizer
+from export.onnx.fp16 import to_fp16
+from tests.helpers.classifiers import MEAN, STD, Digits, normalised
+
+
+@pytest.fixture(scope="module")
+def bundle(trained_onnx: Path, data: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    models = [folder / "student.int8.onnx", trained_onnx, folder / "student.fp16.onnx"]
+    Quantizer(trained_onnx, data.train_images[:64], MEAN, STD).write(models[0], target="ort")
+    to_fp16(trained_onnx, models[2])
+    return make_bundle(
+        folder / "digits",
+        models,
+        images=data.eval_images,
+        class_names=data.class_names,
+        mean=MEAN,
+        std=STD,
+        card="Read by ten-year-olds.",
+    )
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def test_it_holds_what_a_deployer_needs(bundle: Path, data: Digits, trained_onnx: Path) -> None:
+    names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    models = {"1/student.onnx", "1/student.fp16.onnx", "1/student.int8.onnx"}
+    assert names == models | {"README.md", "classes.txt", "config.pbtxt", "golden.npz", "manifest.json", "run.py"}
+    assert (bundle / "classes.txt").read_text().splitlines() == data.class_names
+    assert "Read by ten-year-olds." in (bundle / "README.md").read_text()
+    golden = np.load(bundle / "golden.npz", allow_pickle=False)
+    assert np.array_equal(golden["images"], data.eval_images[:10])
+    session = onnxruntime.InferenceSession(trained_onnx, providers=["CPUExecutionProvider"])
+    expected = session.run(["logits"], {"input": normalised(data.eval_images[:10])})[0]
+    np.testing.assert_allclose(golden["student.onnx"], expected, atol=1e-4)
+
+
+def test_triton_config_matches_the_model(bundle: Path) -> None:
+    config = (bundle / "config.pbtxt").read_text()
+    session = onnxruntime.InferenceSession(bundle / "1" / "student.onnx", providers=["CPUExecutionProvider"])
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        dims = ", ".join(str(size) for size in value.shape[1:])
+        assert f'name: "{value.name}", data_type: TYPE_FP32, dims: [ {dims} ]' in config
+    assert 'default_model_filename: "student.int8.onnx"' in config
+    assert 'platform: "onnxruntime_onnx"' in config
+
+
+def test_the_runner_needs_only_numpy_and_onnxruntime(bundle: Path, data: Digits, tmp_path: Path) -> None:
+    banned = "import sys\nfor name in ('torch', 'compress', 'export', 'onnx', 'timm'): sys.modules[name] = None\n"
+    start = (
+        banned
+        + f"import runpy; sys.argv[0] = 'run.py'; runpy.run_path({str(bundle / 'run.py')!r}, run_name='__main__')"
+    )
+    np.save(tmp_path / "images.npy", data.eval_images[:50])
+    result = subprocess.run(
+        [sys.executable, "-c", start, tmp_path / "images.npy", "student.onnx"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    named = result.stdout.split("\n")[:50]
+    truth = [data.class_names[label] for label in data.eval_labels[:50]]
+    assert np.mean([a == b for a, b in zip(named, truth, strict=True)]) > 0.9
+    alone = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert float(alone.stdout.rsplit(maxsplit=1)[-1]) < 1e-4
+
+
+def test_verify_replays_every_model(bundle: Path) -> None:
+    measured = verify_bundle(bundle)
+    assert set(measured) == {"student.onnx", "student.fp16.onnx", "student.int8.onnx"}
+    assert max(measured.values()) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["1/student.onnx", "golden.npz", "run.py", "classes.txt", "config.pbtxt"])
+def test_an_altered_or_missing_file_is_an_input_error(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} in .* was altered"):
+        verify_bundle(copy)
+    (copy / name).unlink()
+    with pytest.raises(InputError, match=f"lacks {name}"):
+        verify_bundle(copy)
+
+
+def test_an_added_file_and_a_damaged_manifest_are_input_errors(copy: Path) -> None:
+    (copy / "extra.py").write_text("")
+    with pytest.raises(InputError, match=r"holds extra\.py"):
+        verify_bundle(copy)
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="manifest"):
+        verify_bundle(copy)
+    with pytest.raises(InputError, match="no bundle"):
+        verify_bundle(copy / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mean", ["a"]),
+        ("mean", None),
+        ("std", [0, 0, 0]),
+        ("models", {"student.onnx": {"precision": "bf8"}}),
+        ("models", {}),
+        ("files", 1),
+    ],
+)
+def test_a_manifest_of_other_types_is_an_input_error(copy: Path, key: str, value: object) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {key: value}))
+    with pytest.raises(InputError, match="manifest"):
+        verify_bundle(copy)
+
+
+def test_golden_images_without_a_model_are_an_input_error(copy: Path) -> None:
+    np.savez(copy / "golden.npz", images=np.zeros((1, 16, 16, 3), np.uint8))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    digest = hashlib.sha256((copy / "golden.npz").read_bytes()).hexdigest()
+    manifest["files"]["golden.npz"] = digest
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"golden\.npz"):
+        verify_bundle(copy)
+
+
+def test_other_outputs_fail_the_gate(copy: Path) -> None:
+    """A model that was changed together with its hash is still found, since it answers otherwise."""
+    path = copy / "1" / "student.onnx"
+    model = onnx.load(path)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "14.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+    onnx.save(model, path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    digest = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+    manifest["files"]["1/student.onnx"] = digest
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(GateError, match=r"student\.onnx differs by .*, 0\.001 allowed"):
+        verify_bundle(copy)
+
+
+def test_a_zip_is_the_same_bytes_each_time_and_verifies(trained_onnx: Path, data: Digits, tmp_path: Path) -> None:
+    for name in ("a.zip", "b.zip"):
+        make_bundle(
+            tmp_path / name,
+            [trained_onnx],
+            images=data.eval_images,
+            class_names=data.class_names,
+            mean=MEAN,
+            std=STD,
+        )
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "b.zip"]
+    verify_bundle(tmp_path / "a.zip")
+    half = (tmp_path / "a.zip").read_bytes()[:20_000]
+    (tmp_path / "half.zip").write_bytes(half)
+    with pytest.raises(InputError, match="not a whole zip"):
+        verify_bundle(tmp_path / "half.zip")
+
+
+def test_a_zip_that_would_write_elsewhere_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../evil.txt", "x")
+    with pytest.raises(InputError, match="leave its folder"):
+        verify_bundle(tmp_path / "evil.zip")
+
+
+def test_a_folder_in_use_is_not_overwritten(bundle: Path, trained_onnx: Path, data: Digits) -> None:
+    with pytest.raises(InputError, match="already holds"):
+        make_bundle(bundle, [trained_onnx], images=data.eval_images, class_names=data.class_names, mean=MEAN, std=STD)
+    verify_bundle(bundle)

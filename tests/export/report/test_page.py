@@ -1,0 +1,219 @@
+"""The report as files, and its page opened in a real browser."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.system.errors import InputError, UsageError
+from export.benchmark.results import Benchmark, Thumbnail
+from export.report.page import report
+from tests.helpers.benchmarked import benchmarked, write
+from tests.helpers.browser import Page, chromium
+
+PLOTS = {"pareto", "waterfall", "classes", "reliability", "curves", "flips"}
+# One red pixel.
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+
+pytestmark = pytest.mark.slow
+Change = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def result(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    return benchmarked(finished, tmp_path_factory.getbasetemp() / "benchmarked")[1]
+
+
+@pytest.fixture
+def changed(result: Benchmark, tmp_path: Path) -> Change:
+    """A run folder of that name whose benchmark has these changes; dotted keys reach inside."""
+
+    def make(name: str, **changes: Any) -> Path:
+        content = result.model_dump(mode="json")
+        for key, value in {"run": name, **changes}.items():
+            *path, last = key.split("__")
+            part = content
+            for step in path:
+                part = part[step]
+            part[last] = value
+        return write(Benchmark.model_validate_json(json.dumps(content)), tmp_path / name)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+def test_the_page_asks_for_nothing_and_complains_of_nothing(
+    browser: Page, changed: Change, result: Benchmark, finished: Path
+) -> None:
+    first = result.comparisons[0]
+    picture = Thumbnail(
+        comparison=f"teacher.torch → {result.verdict.recommended}", index=3, caption="dark", png_base64=PIXEL
+    )
+    run = changed("one", thumbnails=[picture.model_dump()])
+    shutil.copy(finished / "metrics.jsonl", run)
+    page, _ = report([run])
+    for dark in (False, True):
+        for width in (1200, 390):
+            browser.look(width=width, dark=dark)
+            browser.requests.clear()
+            browser.open(page)
+            assert browser.requests == [page.resolve().as_uri()]
+            # Nothing sticks out sideways: wide tables scroll inside their own box.
+            assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.complaints == []
+    assert first.reference == "teacher.torch"
+
+
+def test_every_plot_is_there_and_has_a_size(browser: Page, changed: Change) -> None:
+    browser.look()
+    browser.open(report([changed("plots")])[0])
+    sizes = browser.run(
+        "Object.fromEntries([...document.querySelectorAll('[data-plot]')].map(f => [f.dataset.plot,"
+        " f.dataset.plot == 'flips' ? 1 : f.querySelector('svg path').getBoundingClientRect().width]))"
+    )
+    assert set(sizes) == PLOTS
+    assert min(sizes.values()) > 0
+    ids = browser.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_the_verdict_is_at_the_top(browser: Page, changed: Change, result: Benchmark) -> None:
+    browser.look()
+    browser.open(report([changed("verdict", verdict__outcome="UNDECIDED")])[0])
+    assert browser.run("document.querySelector('[data-verdict]').dataset.verdict") == "UNDECIDED"
+    assert browser.run("document.querySelector('[data-verdict]').getBoundingClientRect().bottom < 400")
+    assert result.verdict.recommended
+    assert result.verdict.recommended in browser.run("document.querySelector('[data-verdict]').textContent")
+
+
+def test_a_click_sorts_and_a_second_one_reverses(browser: Page, changed: Change) -> None:
+    browser.look()
+    browser.open(report([changed("sorted")])[0])
+    size_column = "[...table.tHead.rows[0].cells].findIndex(h => h.textContent == 'File MB')"
+    script = (
+        "(() => { const table = document.querySelector('[data-table=candidates]'), column = " + size_column + ";"
+        " table.tHead.rows[0].cells[column].querySelector('button').click();"
+        " return [table.tHead.rows[0].cells[column].ariaSort,"
+        " [...table.tBodies[0].rows].map(r => +r.cells[column].dataset.value)]; })()"
+    )
+    direction, values = browser.run(script)
+    assert (direction, values) == ("ascending", sorted(values))
+    assert len(set(values)) > 2
+    direction, values = browser.run(script)
+    assert (direction, values) == ("descending", sorted(values, reverse=True))
+
+
+def test_text_and_lines_follow_the_colour_scheme(browser: Page, changed: Change) -> None:
+    page = report([changed("colours")])[0]
+    seen = []
+    for dark in (False, True):
+        browser.look(dark=dark)
+        browser.open(page)
+        seen.append(browser.run("getComputedStyle(document.querySelector('[data-plot] svg text')).fill"))
+    assert seen[0] != seen[1]
+    assert not re.search(r"#0\d0\d0\d", page.read_text())
+
+
+def test_names_from_outside_cannot_become_markup(changed: Change) -> None:
+    page, text = report([changed("<script>alert(1)</script>|".replace("/", "_"), recipe="<b>x</b>")])
+    assert "<script>alert" not in page.read_text()
+    assert "<script>alert" not in text.read_text()
+
+
+def test_markdown_answers_first_and_marks_what_was_not_run(changed: Change, result: Benchmark) -> None:
+    candidates = [entry.model_dump(mode="json") for entry in result.candidates]
+    candidates[-1]["latency"] = candidates[-1]["memory"] = {"source": "not run", "reason": "no GPU here"}
+    candidates[-1]["accuracy"]["source"] = "proxy"
+    _, path = report([changed("text", candidates=candidates)])
+    text = path.read_text()
+    assert text.startswith(f"## {result.verdict.outcome}: text\n")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {candidates[-1]['name']} ")]
+    assert "(proxy)" in row
+    assert "not run" in row
+    widths = {len(line.split(" | ")) for line in text.splitlines() if line.startswith("| student.")}
+    assert len(widths) == 1
+
+
+def test_a_file_that_was_made_anew_since_it_was_measured_is_named(changed: Change, result: Benchmark) -> None:
+    candidates = [entry.model_dump(mode="json") for entry in result.candidates]
+    same, other = [entry for entry in candidates if entry["runtime"] == "ort"][:2]
+    same["sha256"] = hashlib.sha256(b"as it was measured").hexdigest()
+    run = changed("anew", candidates=candidates)
+    (run / "export").mkdir()
+    (run / "export" / same["name"]).write_bytes(b"as it was measured")
+    (run / "student").mkdir()
+    page, text = report([run])
+    assert "Made anew" not in page.read_text() + text.read_text()
+    (run / "export" / other["name"]).write_bytes(b"another one")
+    (run / "student" / "model.safetensors").write_bytes(b"trained on")
+    page, text = report([run])
+    for path in (page, text):
+        assert f"Made anew since this was measured: student.torch, {other['name']}." in path.read_text()
+
+
+def test_the_cost_follows_from_the_price(changed: Change, result: Benchmark) -> None:
+    page, _ = report([changed("cost", settings__limits={**result.settings.limits, "price_per_hour": 3.6})])
+    assert "for a million images" in page.read_text()
+    page, _ = report([changed("no price", settings__limits={**result.settings.limits, "price_per_hour": None})])
+    assert "for a million images" not in page.read_text()
+
+
+def test_several_runs_stand_side_by_side(browser: Page, changed: Change, tmp_path: Path) -> None:
+    runs = [changed("first"), changed("second"), changed("third", data__name="other", data__sha256="1" * 64)]
+    page, text = report(runs, tmp_path / "all.html")
+    assert (page, text) == (tmp_path / "all.html", tmp_path / "all.md")
+    browser.look()
+    browser.open(page)
+    assert browser.run("document.querySelectorAll('section').length") == 3
+    assert browser.run("document.querySelector('[data-table=overview]').tBodies[0].rows.length") == 3
+    ids = browser.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    assert not (runs[0] / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("difference", "word"),
+    [({"data__class_names": ["dark", "grey", "pale"]}, "classes"), ({"data__sha256": "0" * 64}, "images or labels")],
+)
+def test_runs_of_one_data_set_that_saw_different_data_are_refused(
+    changed: Change, tmp_path: Path, difference: dict[str, Any], word: str
+) -> None:
+    out = tmp_path / "all.html"
+    out.write_text("before")
+    with pytest.raises(InputError, match=f"first and second are both on .*{word}") as caught:
+        report([changed("first"), changed("second", **difference)], out)
+    assert caught.value.code == 3
+    assert out.read_text() == "before"
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[: len(text) // 2], lambda text: "", lambda text: '{"run": "x"}'])
+def test_a_damaged_benchmark_is_refused_and_nothing_is_overwritten(
+    changed: Change, damage: Callable[[str], str]
+) -> None:
+    whole, broken = changed("whole"), changed("broken")
+    before = [path.write_text("before") and path for path in (broken / "report.html", broken / "report.md")]
+    (broken / "benchmark.json").write_text(damage((broken / "benchmark.json").read_text()))
+    for runs in ([broken], [whole, broken]):
+        with pytest.raises(InputError, match=r"broken.*benchmark\.json is damaged") as caught:
+            report(runs, broken / "report.html")
+        assert caught.value.code == 3
+    assert [path.read_text() for path in before] == ["before", "before"]
+
+
+def test_a_run_that_was_not_benchmarked_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="compress benchmark"):
+        report([tmp_path])
+    with pytest.raises(UsageError):
+        report([])
+    with pytest.raises(UsageError, match=r"\.html"):
+        report([tmp_path], tmp_path / "report.md")

@@ -1,0 +1,71 @@
+"""The Python API: recipes, modules handed over, and students that are loaded again."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compress import distill, load_recipe, load_student
+from compress.system.errors import InputError
+
+
+class Net(nn.Module):
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_modules_may_be_handed_over_and_stay_as_they_were(here: Path, tiny_recipe: Path) -> None:
+    torch.manual_seed(0)
+    teacher, student = Net(), Net()
+    before = [value.clone() for value in (*teacher.state_dict().values(), *student.state_dict().values())]
+    run = distill(load_recipe(tiny_recipe, method="kd"), teacher=teacher, student=student, out="out")
+    after = [*teacher.state_dict().values(), *student.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert run.manifest["teacher"]["source"] == "module"
+    trained = load_student(run, model=Net())
+    assert not torch.equal(trained.state_dict()["layers.0.weight"], student.state_dict()["layers.0.weight"])
+    with pytest.raises(InputError, match="load_student"):
+        load_student("out")
+    assert not (here / "runs" / "teachers").exists()
+
+
+def test_a_module_of_other_classes_is_refused(here: Path, tiny_recipe: Path) -> None:
+    for role in ("teacher", "student"):
+        with pytest.raises(InputError, match=rf"the {role} has outputs of shape \[5\].* 3 classes"):
+            distill(load_recipe(tiny_recipe), out=role, **{role: Net(5)})
+
+
+def test_a_student_whose_weights_were_altered_is_refused(here: Path, finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    assert load_student(finished).training is False
+    shutil.copytree(finished, tmp_path / "run")
+    weights = tmp_path / "run" / "student" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    os.unlink(weights)
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match="altered"):
+        load_student(tmp_path / "run")
+
+
+def test_the_newest_finished_run_is_found(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from compress.runs.folder import finished_run
+
+    monkeypatch.chdir(finished.parents[1])
+    assert finished_run(None).manifest["status"] == "finished"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no finished run"):
+        finished_run(None)

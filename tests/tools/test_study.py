@@ -1,0 +1,156 @@
+"""tools/study/*.py from the inside: what a carried state keeps, and that configurations stay apart."""
+
+from pathlib import Path
+from typing import Any
+
+import plan as study_plan
+import plots as study_plots
+import pytest
+import results as study_results
+import state as study_state
+import yaml
+from matplotlib.figure import Figure
+from scipy.stats import ttest_rel
+
+from compress.system import files
+from compress.system.errors import MachineError, UsageError
+from export.report.sweep_results import Sweep, compare
+from tests.helpers.paths import ROOT
+
+SMOKE = ROOT / "tools" / "study" / "smoke.yaml"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def finished(path: Path) -> Path:
+    (path / "student").mkdir(parents=True)
+    (path / "student" / "model.safetensors").write_bytes(b"weights" * 10)
+    files.write_json(path / "manifest.json", {"schema_version": 1, "status": "finished"})
+    return path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def state(folder: Path) -> study_state.State:
+    folder.mkdir(exist_ok=True)
+    return study_state.State(folder, "s", "0" * 64)
+
+
+def test_large_weights_are_carried_until_the_student_is_measured(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_state, "_SMALL_BYTES", 10)
+    run, tuning = (finished(study_state.RUNS / "s" / name) for name in ("run", study_plan.tuned_name("kd", 0, 100)))
+    carried = state(here / "state")
+    carried.save([], [run, tuning])
+    assert "student/model.safetensors" in carried.index.units["s/run"].files
+    assert set(carried.index.units["s/tune-kd-0-s100"].files) == {"manifest.json"}
+    files.write_json(run / study_state.MEASURES, {})
+    carried.save([], [run])
+    assert set(carried.index.units["s/run"].files) == {"manifest.json", "measures.json"}
+
+
+def test_what_is_restored_by_half_does_not_count_as_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished(study_state.RUNS / "s" / "run")
+    expected = content(run)
+    state(here / "state").save([], [run])
+    monkeypatch.chdir(here / "state")
+    written: list[Path] = []
+
+    def full(path: Path, data: bytes) -> None:
+        if written:
+            raise MachineError("no space left")
+        written.append(path)
+        path.write_bytes(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_state.files, "write_bytes", full)
+        with pytest.raises(MachineError):
+            state(here / "state").restore()
+    assert written
+    assert not run.exists()
+    state(here / "state").restore()
+    assert content(run) == expected
+
+
+def study(tmp_path: Path, **changes: Any) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(SMOKE.read_text()) | changes))
+    return path
+
+
+def test_a_configuration_s_value_reaches_no_other_one(tmp_path: Path) -> None:
+    arms = [
+        {"name": "kd", "method": "kd"},
+        {"name": "both", "method": "ka+dtd", "set": {"supervision.dtd": {"beta": 10.0}}},
+    ]
+    tune = yaml.safe_load(SMOKE.read_text())["tune"]
+    tune["grid"] = {"kd": [{}, {}], "both": [{"supervision.dtd.gamma": 0.25}, {}]}
+    loaded = study_plan.load_study(study(tmp_path, arms=arms, tune=tune))
+    cells = {cell.arm: cell.recipe.supervision.dtd for cell in study_plan.tuning_cells(loaded, Path("t"))}
+    assert (cells["both#0"].gamma, cells["both#1"].gamma) == (0.25, 0.5)
+    assert cells["both#0"].beta == cells["both#1"].beta == 10.0
+
+
+def test_a_configuration_that_no_setting_can_have_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    """The second one keeps logits, which a setting with a term on features cannot."""
+    tune = yaml.safe_load(SMOKE.read_text())["tune"]
+    tune["grid"] = {arm: [{}, {"teacher.cache": {"views": 1}}] for arm in tune["grid"]}
+    settings = {"clean": {}, "noisy": {"supervision.terms": [{"name": "relational"}]}}
+    with pytest.raises(UsageError, match=r"relational .* teacher\.cache"):
+        study_plan.load_study(study(tmp_path, settings=settings, tune=tune))
+
+
+def test_settings_under_one_teacher_are_compared_arm_by_arm_and_other_teachers_are_not() -> None:
+    def setting(name: str, teacher: str, **top1: list[float]) -> Sweep:
+        data = {"name": "digits", "eval_split": "test", "eval_images": 1000}
+        rows = [
+            {"name": f"{name}-{arm}-s{seed}", "arm": arm, "seed": seed, "run": "", "status": "finished", "data": data}
+            | {"student_top1": value, "teacher_top1": 0.9, "student_sha256": "", "teacher_sha256": teacher}
+            for arm, values in top1.items()
+            for seed, value in enumerate(values)
+        ]
+        return compare(name, rows, "none")
+
+    plain = setting("ce", "a", none=[0.50, 0.52, 0.51], dkd=[0.61, 0.60, 0.63])
+    adjusted = setting("ka", "a", none=[0.55, 0.56, 0.58], dkd=[0.60, 0.60, 0.61])
+    found = study_results.across(plain, adjusted)
+    assert list(found) == ["none", "dkd"]
+    for arm in found:
+        expected = ttest_rel(*([run.student_top1 for run in each.runs if run.arm == arm] for each in (adjusted, plain)))
+        assert found[arm].p == pytest.approx(expected.pvalue)
+        interval = found[arm].interval
+        assert interval is not None
+        assert (interval.low, interval.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert found["dkd"].mean == pytest.approx(-0.01)
+    smaller, larger = sorted(each.p or 1 for each in found.values())
+    corrected = [2 * smaller, max(2 * smaller, larger)]
+    assert sorted(each.holm_p or 1 for each in found.values()) == pytest.approx(corrected)
+    assert study_results.across(plain, setting("ka", "b", none=[0.55], dkd=[0.6])) == {}
+
+
+def test_settings_without_temperatures_and_rows_without_an_arm_leave_no_empty_panel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    epochs = [{"epoch": 0, **{f"temperature_{which}": 2.0 for which in ("min", "mean", "max")}}]
+    temperatures = {"cosine": [0.1, 0.9], "temperature": [1.0, 2.0], "right": [0, 1]}
+
+    def setting(method: str, measured: dict[str, Any] | None) -> dict[str, Any]:
+        arms = [f"arm{number}" for number in range(9)]
+        shown = {"agreement": {"value": 0.5}, "student": {"ece": 0.1, "nll": {"value": 1.0}}, "temperatures": measured}
+        runs = [{"arm": arm, "seed": 0, "method": method, "epochs": epochs, "measures": shown} for arm in arms]
+        compared = [{"name": arm, "difference": None} for arm in arms]
+        return {"runs": [run | {"student_top1": 0.5} for run in runs], "comparison": {"arms": compared}}
+
+    settings = {"ce": setting("ce", None), "dtd": setting("dtd-flsw", temperatures)}
+    found = study_plots.plots({"settings": settings, "baseline": "arm0"})
+    panels = {title: len(figure.axes) for title, figure in zip(found, drawn, strict=True)}
+    assert panels == {"differences": 2, "measures": 6, "temperature": 1, "confusion": 9}
+    labels = drawn[list(found).index("temperature")].axes[0].get_legend_handles_labels()[1]
+    assert len(labels) == 9

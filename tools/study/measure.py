@@ -1,0 +1,111 @@
+"""What a finished student of a study is like beyond its top-1: agreement with its teacher, calibration, temperatures.
+
+In: a finished run. Out: plain data for measures.json, after which the weights are needed no more.
+"""
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compress import models
+from compress.data import Dataset, load_data
+from compress.data.augment import Splits, on_device
+from compress.losses.distillation import dynamic_temperature
+from compress.losses.objective import Objective
+from compress.models.folded import frozen
+from compress.recipe import Data, Teacher
+from compress.runs.distillation import load_student
+from compress.runs.folder import Run
+from compress.system.interrupts import Flag
+from compress.training.batches import Batches, stream
+from compress.training.evaluate import logits_of
+from export.benchmark import scoring
+
+BATCHES = 16  # of training images, whose temperatures are looked at
+
+
+def measure(run: Run, device: torch.device) -> dict[str, Any]:
+    """On the evaluation split: `agreement` with the teacher, `student` and `teacher` (top-1, NLL, ECE).
+
+    temperatures: for DTD those of training batches, with what they follow from (`temperatures`), else None.
+    """
+    recipe = run.recipe
+    dataset, splits = _data(recipe.data.model_dump_json(), device)
+    teacher = _teacher(recipe.data.model_dump_json(), recipe.teacher.model_dump_json(), device)
+    student = load_student(run).to(device)
+    logits = {
+        "teacher": _teacher_logits(recipe.data.model_dump_json(), recipe.teacher.model_dump_json(), device),
+        "student": logits_of(student, splits.evaluation).cpu().numpy(),
+    }
+    labels = dataset.eval_labels
+    comparison = scoring.compare("teacher", "student", logits, labels, "measured")
+    return {
+        "agreement": comparison.agreement.model_dump(),
+        **{role: scoring.accuracy(each, labels, "measured").model_dump() for role, each in logits.items()},
+        "temperatures": temperatures(run, student, teacher, splits),
+    }
+
+
+def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Splits) -> dict[str, list[float]] | None:
+    """Of each sample in the first training batches of the last epoch, by the finished student in eval mode.
+
+    Beside T_x: the cosine of the logits of student and teacher, the student's largest probability, and whether the
+    student is right. None where the method has one temperature for all.
+    """
+    recipe = run.recipe
+    objective = Objective.of(recipe.supervision, label_smoothing=0.0)
+    if objective.dynamic == "constant":
+        return None
+    batches = Batches(
+        splits.train,
+        recipe.data.augment,
+        batch_size=recipe.train.batch_size,
+        seed=stream(recipe.train.seed, "student"),
+        teacher=frozen(teacher, splits.train.normalized(slice(0, 8)), precision=torch.float32),
+    )
+    columns: dict[str, list[float]] = {"temperature": [], "cosine": [], "confidence": [], "right": []}
+    for step in range(min(BATCHES, batches.steps_per_epoch)):
+        batch = batches.get(recipe.train.epochs - 1, step, Flag())
+        assert batch.teacher_logits is not None
+        with torch.inference_mode():
+            logits = student(batch.images)
+        each = dynamic_temperature(
+            logits,
+            batch.teacher_logits,
+            kind=objective.dynamic,
+            base=objective.base,
+            beta=objective.beta,
+            gamma=objective.gamma,
+            normalize=objective.normalize,
+            floor=objective.floor,
+        )
+        found = {
+            "temperature": each,
+            "cosine": F.cosine_similarity(logits, batch.teacher_logits),
+            "confidence": F.softmax(logits, dim=1).amax(dim=1),
+            "right": (logits.argmax(1) == batch.labels).float(),
+        }
+        for name, values in found.items():
+            columns[name] += [round(value, 4) for value in values.tolist()]
+    return columns
+
+
+@functools.lru_cache(maxsize=1)
+def _data(data: str, device: torch.device) -> tuple[Dataset, Splits]:
+    dataset = load_data(Data.model_validate_json(data))
+    return dataset, on_device(dataset, device)
+
+
+@functools.lru_cache(maxsize=1)
+def _teacher(data: str, teacher: str, device: torch.device) -> nn.Module:
+    dataset, _ = _data(data, device)
+    return models.checkpoint_teacher(Teacher.model_validate_json(teacher), dataset).to(device).eval()
+
+
+@functools.lru_cache(maxsize=1)
+def _teacher_logits(data: str, teacher: str, device: torch.device) -> Any:
+    _, splits = _data(data, device)
+    return logits_of(_teacher(data, teacher, device), splits.evaluation).cpu().numpy()

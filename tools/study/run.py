@@ -1,0 +1,180 @@
+"""Runs what is missing of a study: teachers, tuning, and the final runs of every setting, each saved when it is there.
+
+In: a Study and its State. Out: finished runs below runs/, and the Outlook on what is left.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+
+import torch
+from measure import measure
+from plan import Study, Values, final_cells, final_name, teacher_recipe, tuned_name, tuning_cells
+from state import DIVERGED, MEASURES, State, is_done, is_finished
+
+from compress.data import load_data
+from compress.data.augment import on_device
+from compress.recipe import Recipe
+from compress.runs.folder import RUNS, TEACHERS, Run, read_manifest
+from compress.runs.resume import resolve
+from compress.runs.teacher import teacher_hash, trained_teacher
+from compress.sweeps.cells import Cell, lockstep_groups, raise_if_failed, run_group
+from compress.system import console, files
+from compress.system.errors import DivergedError, InputError
+from compress.training.loop import finish
+from compress.training.metrics import METRICS, read_metrics
+
+
+@dataclass
+class Progress:
+    """Where a study stands: the settings of its final runs, and all teachers (folders below runs/teachers)."""
+
+    study: Study
+    settings: list[str]
+    state: State
+    device: torch.device
+    teachers: dict[str, Path] = field(default_factory=dict)
+
+    def save(self) -> None:
+        self.state.save(self.teachers.values(), (self.study.folder / name for name, _, _ in planned(self)))
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A configuration of an arm. top1: on the held-out part after the last epoch, a value for each finished seed."""
+
+    values: Values
+    top1: list[float]
+    failed: int
+
+    @property
+    def mean(self) -> float | None:
+        return mean(self.top1) if self.top1 and not self.failed else None
+
+
+def run_study(progress: Progress) -> None:
+    """Raises Interrupted once all that runs is saved in its folder, and a CompressError where anything fails."""
+    study = progress.study
+    in_tuning = study.tune.setting
+    resolved = {
+        setting: resolve(teacher_recipe(study, setting), progress.device)
+        for setting in dict.fromkeys([in_tuning, *progress.settings])
+    }
+    for setting, recipe in resolved.items():
+        folder = RUNS / TEACHERS / teacher_hash(recipe, load_data(recipe.data, say=console.say))
+        progress.teachers[setting] = folder
+    _train_teacher(progress, in_tuning, resolved[in_tuning])
+    _run_groups(progress, tuning_cells(study, progress.teachers[in_tuning]), measured=False)
+    chosen = winners(tuning_results(study))
+    for setting in progress.settings:
+        _train_teacher(progress, setting, resolved[setting])
+        _run_groups(progress, final_cells(study, setting, progress.teachers[setting], chosen), measured=True)
+
+
+def _train_teacher(progress: Progress, setting: str, recipe: Recipe) -> None:
+    if not (progress.teachers[setting] / "model" / "facts.json").exists():
+        dataset = load_data(recipe.data)
+        finish(trained_teacher(recipe, dataset, on_device(dataset, progress.device)))
+    progress.save()
+
+
+def _run_groups(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> None:
+    """A run that diverges is a result. Any other failure is raised: it says nothing about the arm."""
+    for group in lockstep_groups([cell for cell in cells if not (cell.folder / DIVERGED).exists()]):
+        outcomes = run_group(group, recipe_name=progress.study.name, device=progress.device.type)
+        for cell in group:
+            if isinstance(outcome := outcomes[cell.name], DivergedError):
+                console.warn(f"{cell.name} failed: {outcome}")
+                files.write_json(cell.folder / DIVERGED, {"error": str(outcome)})
+            elif measured and isinstance(outcome, Run):
+                _refuse_other_teacher(outcome)
+                if not (cell.folder / MEASURES).exists():
+                    console.say(f"measuring {cell.name}")
+                    files.write_json(cell.folder / MEASURES, measure(outcome, progress.device))
+        progress.save()
+        raise_if_failed({name: each for name, each in outcomes.items() if not isinstance(each, DivergedError)})
+
+
+def _refuse_other_teacher(run: Run) -> None:
+    """A finished run may have come from elsewhere, and so may a teacher of the same recipe whose bits are others."""
+    folder = Path(run.recipe.teacher.checkpoint or "")
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    if facts["sha256"] != run.manifest["teacher"]["sha256"]:
+        raise InputError(
+            f"{run.path} learned from another teacher than {folder}, of the same recipe",
+            "Remove that teacher, and go on with --resume: the state has the one that its runs learned from.",
+        )
+
+
+def tuning_results(study: Study) -> dict[str, list[Tried]]:
+    """What every arm tried, in the order of its grid, from the manifests of its runs."""
+    found: dict[str, list[Tried]] = {}
+    for arm in study.arms:
+        found[arm.name] = []
+        for number, values in enumerate(study.tune.grid[arm.name]):
+            folders = [study.folder / tuned_name(arm.name, number, seed) for seed in study.tune.seeds]
+            top1 = [read_manifest(folder)["student_top1"] for folder in folders if is_finished(folder)]
+            found[arm.name].append(Tried(values, top1, len(folders) - len(top1)))
+    return found
+
+
+def winners(results: dict[str, list[Tried]]) -> dict[str, Values]:
+    """The configuration of each arm with the best mean; of equal ones the first, which grids begin with the default.
+
+    A configuration of which a run failed cannot win, unless all did: then the default goes on.
+    """
+    return {
+        arm: max(tried, key=lambda one: -math.inf if one.mean is None else one.mean).values
+        for arm, tried in results.items()
+    }
+
+
+def planned(progress: Progress) -> list[tuple[str, str, int]]:
+    """Every run: the name of its folder, its setting, and its epochs."""
+    study, tune = progress.study, progress.study.tune
+    rows = [
+        (tuned_name(arm, number, seed), tune.setting, tune.epochs)
+        for arm, grid in tune.grid.items()
+        for number in range(len(grid))
+        for seed in tune.seeds
+    ]
+    epochs = {setting: teacher_recipe(study, setting).train.epochs for setting in progress.settings}
+    return rows + [
+        (final_name(setting, arm.name, seed), setting, epochs[setting])
+        for setting in progress.settings
+        for arm in study.arms
+        for seed in study.seeds
+    ]
+
+
+def outlook(progress: Progress) -> str:
+    """What is left, and about how long that takes by the epochs so far; "" where nothing is.
+
+    An epoch of a setting that has not begun is taken to cost what those of the others did.
+    """
+    runs = [("student", setting, progress.study.folder / name, epochs) for name, setting, epochs in planned(progress)]
+    teachers = []
+    for setting, folder in progress.teachers.items():
+        recipe = teacher_recipe(progress.study, setting)
+        teachers.append(("teacher", setting, folder, recipe.teacher.epochs or recipe.train.epochs))
+    seconds: dict[tuple[str, str], list[float]] = {}
+    left: list[tuple[str, str, int]] = []
+    for phase, setting, folder, epochs in [*teachers, *runs]:
+        lines = [line for line in read_metrics(folder / METRICS) if line["phase"] == phase]
+        seconds.setdefault((phase, setting), []).extend(line["seconds"] for line in lines)
+        if not (is_done(folder) or (folder / "model" / "facts.json").exists()):
+            left.append((phase, setting, epochs - len(lines)))
+    if not left:
+        return ""
+    total = 0.0
+    for phase, setting, epochs in left:
+        known = seconds[phase, setting] or [value for (of, _), each in seconds.items() if of == phase for value in each]
+        total += epochs * mean(known) if known else math.nan
+    students, still = sum(phase == "student" for phase, _, _ in left), sum(phase == "teacher" for phase, _, _ in left)
+    about = (
+        "how long cannot be told yet" if math.isnan(total) else f"about {console.duration(total)} by the epochs so far"
+    )
+    return f"left: {students} of {len(runs)} runs and {still} of {len(teachers)} teachers, {about}"
