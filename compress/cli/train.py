@@ -99,8 +99,8 @@ def sweep(
     reference = baseline_arm(cells, baseline)
 
     from compress.runs.folder import runs_root
-    from compress.sweeps.cells import raise_if_failed, results
-    from compress.sweeps.cells import sweep as run_sweep
+    from compress.sweeps.run import raise_if_failed, results
+    from compress.sweeps.run import sweep as run_sweep
     from compress.system import console
 
     outcomes = run_sweep(cells, recipe_name=recipe.stem, device=device, engine=engine)
