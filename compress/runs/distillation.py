@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import importlib.metadata
 import platform
 import shutil
 import time
@@ -25,6 +24,7 @@ from compress.runs.folder import Run
 from compress.runs.resume import open_run
 from compress.runs.teacher import check_features, check_logits, obtain_teacher
 from compress.system import console, files
+from compress.system.distribution import version
 from compress.system.errors import CompressError, InputError, MachineError
 from compress.system.interrupts import deferred
 from compress.training import qat as quantize
@@ -149,7 +149,7 @@ def torch_device(name: str) -> torch.device:
 
 def versions() -> dict[str, str]:
     packages = ("compress", "torch", "timm", "numpy", "safetensors")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _distill_into(
