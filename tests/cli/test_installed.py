@@ -22,6 +22,10 @@ pytestmark = pytest.mark.slow
 
 SETUPTOOLS = 77
 SOURCES = ("compress", "export", "recipes", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+SHORTER = (
+    *("--set=train.epochs=2", "--set=student.args.channels=[8, 16, 32, 64]"),
+    *("--set=teacher.epochs=2", "--set=teacher.args.channels=[16, 32, 64, 128]"),
+)
 Installed = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -120,8 +124,7 @@ def test_a_wheel_alone_takes_the_quickstart_to_a_report(
     shown = installed("compress", "recipe", "show", "quickstart", cwd=tmp_path).stdout
     assert shown == (ROOT / "recipes" / "quickstart.yaml").read_text()
 
-    shorter = ("--set", "train.epochs=4", "--set", "teacher.epochs=3")
-    manifest = json.loads(installed("compress", "distill", "quickstart", *shorter, "--json", cwd=tmp_path).stdout)
+    manifest = json.loads(installed("compress", "distill", "quickstart", *SHORTER, "--json", cwd=tmp_path).stdout)
     run = tmp_path / manifest["run"]
     assert manifest["status"] == "finished"
     assert manifest["versions"]["compress"] == importlib.metadata.version(DISTRIBUTION)
