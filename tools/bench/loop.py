@@ -22,8 +22,9 @@ from compress.distributed.world import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.interrupts import Flag
-from compress.training.batches import Batch, Shared, batches_and_teacher
+from compress.training.batches import Batch, batches_and_teacher
 from compress.training.loop import finish, run_epoch
+from compress.training.memo import Memo
 from compress.training.state import Training, loss_parts, prepare
 
 
@@ -95,7 +96,7 @@ def main(
         recipe.Augment(crop=size // 8, flip=True),
         "student",
         views=None,
-        shared=Shared(),
+        memo=Memo(),
     )
     model = models.create_model(checked.student, num_classes=classes, image_size=size)
     state = prepare(model, batches, objective, checked.train, checked.train.epochs, "student")

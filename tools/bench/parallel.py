@@ -21,8 +21,9 @@ from compress.distributed.world import Agreement, joined
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.interrupts import Flag
-from compress.training.batches import Shared, batches_and_teacher
+from compress.training.batches import batches_and_teacher
 from compress.training.loop import finish, run_epoch
+from compress.training.memo import Memo
 from compress.training.state import Training, prepare
 
 
@@ -31,7 +32,7 @@ def training(checked: recipe.Recipe, images: Images, size: int, classes: int) ->
     teacher = models.create_model(checked.teacher, num_classes=classes, image_size=size)
     augment = recipe.Augment(crop=size // 8, flip=True)
     batches, cheap = batches_and_teacher(
-        images, teacher, objective, checked.train, augment, "student", views=None, shared=Shared()
+        images, teacher, objective, checked.train, augment, "student", views=None, memo=Memo()
     )
     student = models.create_model(checked.student, num_classes=classes, image_size=size)
     return prepare(student, batches, objective, checked.train, checked.train.epochs, "student", teacher=cheap)

@@ -39,8 +39,9 @@ from compress.recipe import Recipe, load_recipe
 from compress.runs.resume import fast_precision
 from compress.system import console
 from compress.system.interrupts import Flag
-from compress.training.batches import Shared, batches_and_teacher
+from compress.training.batches import batches_and_teacher
 from compress.training.loop import finish, run_epoch
+from compress.training.memo import Memo
 from compress.training.state import prepare
 from compress.training.teacher_cache import TeacherViews
 from export.benchmark.machine import this_machine
@@ -99,7 +100,7 @@ def our_epoch(recipe: Recipe, teacher: nn.Module, student: nn.Module, precision:
         resolve_augment(recipe.data),
         "student",
         views=views if cached else None,
-        shared=Shared(),
+        memo=Memo(),
     )
     state = prepare(student, batches, objective, settings, settings.epochs, "student", teacher=cheap)
 

@@ -24,8 +24,9 @@ from compress.distributed.world import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.interrupts import Flag
-from compress.training.batches import Shared, batches_and_teacher
+from compress.training.batches import batches_and_teacher
 from compress.training.loop import run_epoch
+from compress.training.memo import Memo
 from compress.training.state import Training, loss_parts, prepare
 
 TEACHER = {"model": "resnet10t", "stem": "stock", "args": {"channels": [16, 32, 64, 128]}}
@@ -89,7 +90,7 @@ def training(setting: Setting, images: Images) -> Training:
     whole = models.create_model(checked.teacher, num_classes=setting.classes, image_size=setting.size)
     augment = recipe.Augment(crop=setting.size // 8, flip=True)
     batches, cheap = batches_and_teacher(
-        images, whole, objective, checked.train, augment, "student", views=None, shared=Shared()
+        images, whole, objective, checked.train, augment, "student", views=None, memo=Memo()
     )
     model = models.create_model(checked.student, num_classes=setting.classes, image_size=setting.size)
     return prepare(model, batches, objective, checked.train, 200, "student", teacher=cheap)

@@ -25,8 +25,9 @@ from compress.distributed.world import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.interrupts import Flag
-from compress.training.batches import Shared, batches_and_teacher
+from compress.training.batches import batches_and_teacher
 from compress.training.loop import finish, run_epoch
+from compress.training.memo import Memo
 from compress.training.state import Training, prepare
 from compress.training.teacher_cache import TeacherViews
 
@@ -47,12 +48,12 @@ class Bench:
     def model(self, settings: recipe.Model) -> nn.Module:
         return models.create_model(settings, num_classes=self.classes, image_size=self.size)
 
-    def training(self, method: str, precision: str, shared: Shared, views: TeacherViews | None = None) -> Training:
+    def training(self, method: str, precision: str, memo: Memo, views: TeacherViews | None = None) -> Training:
         settings = recipe.Train(batch_size=self.batch, precision=precision, epochs=1000)  # type: ignore[arg-type]
         objective = Objective.of(recipe.Supervision(method=method), label_smoothing=0.0)
         augment = recipe.Augment(crop=self.size // 8, flip=True)
         batches, _ = batches_and_teacher(
-            self.images, self.teacher, objective, settings, augment, "student", views=views, shared=shared
+            self.images, self.teacher, objective, settings, augment, "student", views=views, memo=memo
         )
         student = self.model(recipe.Model(model=self.names[1], stem=self.stem))  # type: ignore[arg-type]
         return prepare(student, batches, objective, settings, 1000, "student")
@@ -126,16 +127,16 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         os.environ["COMPRESS_CACHE"] = folder
         views = TeacherViews(count=1, samples=steps * batch, device=torch.device("cpu"), determined_by={})
-        together = Shared()
+        together = Memo()
         five = [bench.training(method, precision, together) for method in METHODS]
         ask = five[0].batches.teacher
         assert ask is not None
         plain, cached = (
-            bench.training("ce", precision, Shared()),
-            bench.training("kd", precision, Shared(), views),
+            bench.training("ce", precision, Memo()),
+            bench.training("kd", precision, Memo(), views),
         )
         # The five students' own steps: with logits that are there already, each alone.
-        alone = [bench.training(method, precision, Shared(), views) for method in METHODS]
+        alone = [bench.training(method, precision, Memo(), views) for method in METHODS]
         seconds = race(
             {
                 "naive": lambda: [naive_pass() for _ in range(steps)],
