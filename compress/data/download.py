@@ -65,8 +65,9 @@ ARCHIVES = {
 
 
 def prepare(name: str, root: Path, *, url: str | None = None) -> Path:
-    """The data set's folder below root. It is downloaded unless it is there. An archive that is already in root is
-    used.
+    """The data set's folder below root, downloaded unless it is there.
+
+    An archive that is already in root is used.
 
     Args:
         name: one of ARCHIVES.
@@ -118,7 +119,8 @@ def download(url: str, path: Path) -> Path:
             length = response.headers.get("Content-Length")
             total = int(length) + (done if resumed else 0) if length else 0
             with part.open("ab" if resumed else "wb") as file, console.progress_bar(path.name, total or None) as bar:
-                while chunk := response.read1(_CHUNK):  # read1 returns what has arrived, so that it is kept if the server stalls
+                # read1 returns what has arrived, so that it is kept if the server stalls.
+                while chunk := response.read1(_CHUNK):
                     file.write(chunk)
                     bar.show(file.tell())
         if total and part.stat().st_size != total:

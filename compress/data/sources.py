@@ -84,8 +84,9 @@ def read_cifar100(folder: Path) -> Source:
 
 
 def read_tiny_imagenet(folder: Path) -> Source:
-    """Tiny ImageNet: train/WNID/images/*.JPEG, and val/images/*.JPEG with val_annotations.txt. Its test split has no
-    labels.
+    """Tiny ImageNet: train/WNID/images/*.JPEG, and val/images/*.JPEG with val_annotations.txt.
+
+    Its test split has no labels.
 
     Raises:
         InputError: a file is missing, or a class of val is not in train.
@@ -113,8 +114,9 @@ def read_cinic10(folder: Path) -> Source:
 
 
 def read_folder(folder: Path, evaluations: tuple[str, ...] = ("val", "valid", "validation", "test")) -> Source:
-    """A folder of one's own: train/CLASS/*.png, and the same classes in the first of the evaluation folders that
-    exists.
+    """A folder of one's own: train/CLASS/*.png, and the same classes for evaluation.
+
+    The first of the evaluation folders that exists is taken.
 
     Raises:
         InputError: there are no images, a file is no image, or a class for evaluation is not in train.
