@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.data.augment import Images
-from compress.distributed.world import Agreement, current
+from compress.distributed.agreement import Agreement
+from compress.distributed.world import current
 
 BATCH = 512
 PIXELS = BATCH * 64 * 64  # larger images come in smaller batches, so that evaluation needs no more memory than training

@@ -16,7 +16,7 @@ from torch import nn
 
 from compress import recipe
 from compress.data.augment import Splits
-from compress.distributed.world import Agreement
+from compress.distributed.agreement import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.errors import Interrupted, UsageError

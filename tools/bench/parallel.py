@@ -17,7 +17,8 @@ import torch
 from compress import models, recipe
 from compress.data.augment import Images
 from compress.distributed import launch
-from compress.distributed.world import Agreement, joined
+from compress.distributed.agreement import Agreement
+from compress.distributed.world import joined
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.interrupts import Flag

@@ -33,7 +33,7 @@ from compress import models
 from compress.data import load_data, resolve_augment
 from compress.data.augment import on_device
 from compress.data.sources import find, read_cifar100
-from compress.distributed.world import Agreement
+from compress.distributed.agreement import Agreement
 from compress.losses.objective import Means, Objective
 from compress.recipe import Recipe, load_recipe
 from compress.runs.resume import fast_precision
