@@ -1,4 +1,7 @@
-"""Class names and probabilities for image files, by the student of a run or by an exported ONNX file."""
+"""Classifies image files.
+
+In: a finished run or an exported ONNX file, and images. Out: class names with probabilities.
+"""
 
 import json
 from collections.abc import Callable
@@ -14,14 +17,22 @@ from compress.system import files
 from compress.system.errors import InputError
 
 Classifier = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""uint8 [N, H, W, 3] -> probabilities [N, C]."""
+"""Maps uint8 [N, H, W, 3] to probabilities float32 [N, C]."""
 
 
 def predict(model: Path, images: list[Path], *, top: int = 3) -> list[dict[str, Any]]:
-    """For each image its path and the `top` classes with their probabilities, most probable first.
+    """The most probable classes of each image.
 
-    model is a finished run or an ONNX file that `compress export` wrote. Raises InputError for anything else, and for a
-    file that is not an image.
+    Args:
+        model: the folder of a finished run, or an ONNX file that `compress export` wrote.
+        images: image files.
+        top: how many classes to return for each image.
+
+    Returns:
+        For each image its path and its classes with their probabilities, most probable first.
+
+    Raises:
+        InputError: `model` is neither of the two, or a file is no image.
     """
     names, size, classify = _from_onnx(model) if model.suffix == ".onnx" else _from_run(model)
     rows = []
@@ -77,12 +88,12 @@ def _from_onnx(path: Path) -> tuple[list[str], int, Classifier]:
 
 
 def _check_recorded(path: Path) -> None:
-    """Raises InputError where the file lies beside an export's record that holds another hash for it."""
+    """Raises InputError where an export record beside the file has another hash for it."""
     for record in path.parent.glob("*export.json"):
         try:
             recorded = json.loads(record.read_text(encoding="utf-8"))["files"][path.name]["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # another model's, or nothing that can be compared
+            continue  # the record of another model, or a damaged one
         if files.sha256_file(path) != recorded:
             raise InputError(f"{path} was altered: its hash is not that in {record.name}", "Export it again.")
 
