@@ -8,7 +8,7 @@ from compress.runs.folder import Run
 from compress.system.errors import InputError
 from export.records import ExportRecord, Precision
 
-STUDENT, TEACHER = "student", "teacher"
+STUDENT = "student"
 
 
 @dataclass(frozen=True)

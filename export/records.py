@@ -62,7 +62,7 @@ class CalibrationRecord(Record):
     method: str
     images: int
     indices_sha256: str
-    indices: list[int] = []
+    indices: list[int] = Field(default=[])
     reduced_range: bool = False
     """Whether the weights have 7 bits, for CPUs that saturate."""
 
@@ -72,16 +72,16 @@ class ExportRecord(Record):
 
     schema_version: Literal[1] = 1
     name: str = "student"
-    provenance: dict[str, str] = {}
-    formats: list[str] = []
-    precisions: list[str] = []
-    settings: dict[str, Any] = {}
+    provenance: dict[str, str] = Field(default={})
+    formats: list[str] = Field(default=[])
+    precisions: list[str] = Field(default=[])
+    settings: dict[str, Any] = Field(default={})
     """The recipe's export section."""
     data_sha256: str = ""
     eval_images: int = 0
     int8_input_ranges: dict[str, list[float]] | None = None
     """[lowest, highest] input by layer, of a model that was fine-tuned for INT8."""
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default={})
     files: dict[str, FileRecord]
     """By file name."""
     calibration: CalibrationRecord | None = None
@@ -123,7 +123,7 @@ class BundleManifest(Record):
     schema_version: Literal[1] = 1
     default_model: str = ""
     models: Annotated[dict[str, BundledModel], Field(min_length=1)]
-    class_names: list[str] = []
+    class_names: list[str] = Field(default=[])
     mean: list[float]
     std: list[Annotated[float, Field(gt=0)]]
     files: dict[str, str]
