@@ -39,10 +39,10 @@ class FileRecord(Record):
 
     sha256: str
     bytes: int
-    top1: float | None = None
+    logit_diff_by_batch: dict[int, float] | None = None
     agreement: float | None = None
     """The share of images that get the class that the FP32 file gives them; for that file, the class of torch."""
-    logit_diff_by_batch: dict[int, float] | None = None
+    top1: float | None = None
     probability_diff: float | None = None
     drop: DropRecord | None = None
     drop_all_int8: DropRecord | None = None
@@ -93,7 +93,8 @@ class ExportRecord(Record):
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is not known. int8_input_ranges is null where training settled none."""
         known = super().dump()
-        return {name: known.get(name) for name in (*known, "int8_input_ranges")}
+        names = (*type(self).model_fields, *known)
+        return {name: known.get(name) for name in names if name in known or name == "int8_input_ranges"}
 
 
 class EngineRecord(Record):

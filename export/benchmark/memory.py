@@ -68,12 +68,12 @@ def _onnx(path: Path, batch: int, threads: int) -> tuple[float, float]:
 def _torch(folder: Path, batch: int, threads: int) -> tuple[float, float]:
     import torch
 
-    from compress import models
+    from compress.models import load_model, read_config
 
     library = _high_water_mb()
     torch.set_num_threads(threads)
-    model = models.load_model(folder)
-    shape = models.read_config(folder)["pretrained_cfg"]["input_size"]
+    model = load_model(folder)
+    shape = read_config(folder)["pretrained_cfg"]["input_size"]
     with torch.inference_mode():
         for _ in range(2):
             model(torch.zeros(batch, *shape))

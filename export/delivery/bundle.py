@@ -16,7 +16,7 @@ from compress.data import Dataset
 from compress.system.errors import GateError, InputError
 from compress.system.files import replacing, sha256_file
 from export.onnx import get_metadata
-from export.records import BundledModel, BundleManifest, Precision
+from export.records import PRECISIONS, BundledModel, BundleManifest, Precision
 from export.runtimes import OrtRuntime
 
 MANIFEST = "manifest.json"
@@ -113,8 +113,10 @@ def verify_bundle(path: Path, *, threads: int | None = None) -> dict[str, float]
 
 
 def _precision(model: Path) -> Precision:
-    found: tuple[Precision, ...] = ("fp16", "int8")
-    return next((name for name in found if f".{name}." in model.name), "fp32")
+    for precision in PRECISIONS:
+        if f".{precision}." in model.name:
+            return precision
+    return "fp32"
 
 
 def _files(folder: Path) -> list[str]:

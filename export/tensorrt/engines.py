@@ -24,7 +24,9 @@ def engine_files(stage: Stage, precisions: Collection[Precision]) -> None:
         GateError: TensorRT would refuse an ONNX file, or an engine misses a limit.
         MachineError: there is no TensorRT. The ONNX files for it are linted before.
     """
-    wanted = {precision: stage.folder.trt_onnx(precision) for precision in PRECISIONS if precision in precisions}
+    wanted: dict[Precision, Path] = {
+        precision: stage.folder.trt_onnx(precision) for precision in PRECISIONS if precision in precisions
+    }
     for source in wanted.values():
         problems = lint_for_tensorrt(source)
         linted = stage.record.files[source.name].model_copy(update={"tensorrt_lint": problems})
