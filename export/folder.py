@@ -54,6 +54,7 @@ class ExportFolder:
         return self.path / f"{self.name}.pixels.onnx"
 
     def engine(self, precision: Precision) -> Path:
+        """What TensorRT runs."""
         return self._file(precision, "engine")
 
     @property
@@ -69,10 +70,12 @@ class ExportFolder:
 
     @property
     def bundle(self) -> Path:
+        """All that a deployer needs, as a folder."""
         return self.path / "bundle"
 
     @property
     def bundle_zip(self) -> Path:
+        """The same as one file."""
         return self.path / "bundle.zip"
 
     @property

@@ -115,6 +115,8 @@ class EngineRecord(Record):
 
 
 class BundledModel(Record):
+    """One of the ONNX files of a bundle."""
+
     precision: Precision
 
 

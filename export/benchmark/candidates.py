@@ -58,6 +58,7 @@ class Candidate:
 
     @property
     def engine(self) -> bool:
+        """Whether it is a TensorRT engine."""
         return self.name.endswith(".engine")
 
 

@@ -71,6 +71,7 @@ class Series:
 
     @property
     def ns(self) -> NDArray[np.int64]:
+        """All times, in the order they were taken."""
         return np.concatenate(self.rounds)
 
 
@@ -89,6 +90,7 @@ class Summary:
 
     @property
     def noisy(self) -> bool:
+        """Whether the times vary by more than 5 %."""
         return self.cv > MAX_CV
 
 

@@ -24,6 +24,8 @@ LimitName = Literal["p90_ms", "max_top1_drop", "max_class_drop", "max_size_mb"]
 
 
 class NotRun(Section):
+    """Numbers that are missing, and why."""
+
     source: Literal["not run"] = "not run"
     reason: str
 
@@ -40,20 +42,16 @@ class Interval(Section):
         return cls(value=entry.value, low=entry.low, high=entry.high)
 
 
-class Bin(Section):
-    images: int
-    confidence: float
-    accuracy: float
-
-
 class AccuracyResult(Section):
+    """What a candidate scores on the evaluation split."""
+
     source: Source
     images: int
     top1: Interval = Field(description="Wilson interval.")
     top5: Interval | None = Field(description="null with up to five classes.")
     nll: Interval = Field(description="Nats; bootstrap interval over images.")
     ece: float
-    reliability: list[Bin]
+    reliability: list[statistics.Bin]
 
 
 class Latency(Section):
@@ -79,6 +77,8 @@ class Latency(Section):
 
 
 class Memory(Section):
+    """What a process of its own takes that runs the candidate, in megabytes of 10^6 bytes."""
+
     source: Literal["measured"] = "measured"
     peak_mb: float = Field(description="Resident memory of a fresh process that runs the model.")
     library_mb: float = Field(description="The same before the model was opened: Python and the libraries.")
@@ -136,6 +136,8 @@ class ClassChange(Section):
 
 
 class Thumbnail(Section):
+    """An image that a candidate gets wrong and its reference right."""
+
     comparison: str
     index: int
     caption: str
@@ -167,6 +169,8 @@ class Step(Section):
 
 
 class Judgement(Section):
+    """One limit of the recipe, and what was measured against it."""
+
     limit: LimitName
     allowed: float
     measured: Interval | None
@@ -178,6 +182,8 @@ class Judgement(Section):
 
 
 class Verdict(Section):
+    """Whether the recommended file clears every limit."""
+
     outcome: Outcome
     recommended: str | None
     judgements: list[Judgement]
@@ -186,6 +192,8 @@ class Verdict(Section):
 
 
 class DataFacts(Section):
+    """What was measured on."""
+
     name: str
     sha256: str
     class_names: list[str]
@@ -195,6 +203,8 @@ class DataFacts(Section):
 
 
 class Machine(Section):
+    """What was measured with."""
+
     cpu: str
     cpu_flags: list[str]
     cores_allowed: int
@@ -206,6 +216,8 @@ class Machine(Section):
 
 
 class Settings(Section):
+    """How it was measured, and the limits of the verdict."""
+
     runtimes: list[str]
     batches: list[int]
     threads: list[int]
@@ -240,6 +252,7 @@ class Benchmark(Section):
     sha256: str = Field(description="Of all the rest, as JSON with sorted keys; empty until it is written.")
 
     def candidate(self, name: str) -> CandidateResult:
+        """What was measured of one candidate."""
         return next(entry for entry in self.candidates if entry.name == name)
 
 

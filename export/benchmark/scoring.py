@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from export import statistics
-from export.benchmark import results
 from export.benchmark.results import (
     AccuracyResult,
     ClassChange,
@@ -51,7 +50,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray, source: Source) -> Accuracy
         else None,
         nll=Interval.of(statistics.nll(logits, labels)),
         ece=statistics.ece(bins),
-        reliability=[results.Bin(images=b.images, confidence=b.confidence, accuracy=b.accuracy) for b in bins],
+        reliability=bins,
     )
 
 

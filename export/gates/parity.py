@@ -20,6 +20,8 @@ from export.statistics import CONFIDENCE, PairedDrop
 
 
 class BatchRunner(Protocol):
+    """What answers one batch."""
+
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Normalised float32 [N, C, H, W] -> float32 [N, classes]."""
         ...

@@ -55,6 +55,7 @@ class Stage:
 
     @property
     def data(self) -> Dataset:
+        """The images of the run."""
         return self.source.data
 
     @functools.cached_property
@@ -63,6 +64,7 @@ class Stage:
         return self.ort(self.folder.onnx())(self.data.eval_images)
 
     def ort(self, path: Path, *, literal: bool = False) -> OrtRuntime:
+        """An ONNX file, with the normalisation of the data."""
         return OrtRuntime(path, self.data.mean, self.data.std, threads=self.threads, literal=literal)
 
     def unchanged(self, path: Path) -> bool:

@@ -122,6 +122,7 @@ class View:
 
     @property
     def recommended(self) -> CandidateResult | None:
+        """What the verdict recommends. None where there is nothing to deploy."""
         name = self.benchmark.verdict.recommended
         return self.benchmark.candidate(name) if name else None
 
@@ -131,6 +132,7 @@ class View:
 
     @property
     def cpu_flags(self) -> str:
+        """Those of the processor that matter to speed."""
         return ", ".join(flag for flag in _CPU_FLAGS if flag in self.benchmark.machine.cpu_flags) or "none of note"
 
     @property
@@ -211,6 +213,7 @@ def _check_same_data(views: Sequence[View]) -> None:
 
 
 def percent(value: float) -> str:
+    """A fraction in percent."""
     return f"{100 * value:.2f} %"
 
 
@@ -220,34 +223,42 @@ def points(value: float) -> str:
 
 
 def points_range(entry: Interval) -> str:
+    """Both ends of an interval, in percentage points."""
     return f"{points(entry.low)} to {points(entry.high)}"
 
 
 def percent_range(entry: Interval) -> str:
+    """Both ends of an interval, in percent."""
     return f"{100 * entry.low:.2f} to {100 * entry.high:.2f}"
 
 
 def ms(value: float) -> str:
+    """Milliseconds with three digits."""
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def ms_range(entry: Interval) -> str:
+    """Both ends of an interval, in milliseconds."""
     return f"{ms(entry.low)} to {ms(entry.high)}"
 
 
 def megabytes(size_bytes: int) -> str:
+    """Bytes in megabytes of 10^6."""
     return f"{size_bytes / 1e6:.2f}" if size_bytes < 10e6 else f"{size_bytes / 1e6:.1f}"
 
 
 def factor(value: float) -> str:
+    """How many times as much."""
     return f"{value:.1f}×" if value < 100 else f"{value:.0f}×"
 
 
 def than(value: float, better: str, worse: str) -> str:
+    """A ratio as a comparison: 2.0× faster, or 2.0× slower where it is below 1."""
     return f"{factor(value)} {better}" if value >= 1 else f"{factor(1 / value)} {worse}"
 
 
 def factors(entry: Interval) -> str:
+    """Both ends of an interval of a ratio."""
     return f"{factor(entry.low)} to {factor(entry.high)}"
 
 
@@ -264,28 +275,14 @@ def md(text: object) -> str:
 
 
 def scored(candidate: CandidateResult) -> bool:
+    """Whether its accuracy was measured."""
     return isinstance(candidate.accuracy, AccuracyResult)
 
 
 def timed(candidate: CandidateResult) -> bool:
+    """Whether its latency was measured."""
     return not isinstance(candidate.latency, NotRun)
 
 
-_FILTERS = {
-    function.__name__: function
-    for function in (
-        percent,
-        percent_range,
-        points,
-        points_range,
-        ms,
-        ms_range,
-        megabytes,
-        factor,
-        factors,
-        limit_value,
-        md,
-        scored,
-        timed,
-    )
-}
+_NUMBERS = (percent, percent_range, points, points_range, ms, ms_range, megabytes, factor, factors, limit_value)
+_FILTERS = {function.__name__: function for function in (*_NUMBERS, md, scored, timed)}

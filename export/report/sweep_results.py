@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 
 
 class EvaluatedOn(Section):
+    """The images that accuracies are of."""
+
     name: str
     eval_split: str
     eval_images: int

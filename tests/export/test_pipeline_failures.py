@@ -44,8 +44,8 @@ def test_a_breach_leaves_nothing_at_the_final_name_not_even_an_earlier_file(
         (tmp_path / name).write_bytes(b"of an earlier export")
     if not words:  # a student so bad in INT8 that no limit of 0 can hold
         data = dataclasses.replace(data, train_images=np.zeros_like(data.train_images))
+    settings = SETTINGS.model_copy(update=limits)
     with pytest.raises(GateError) as caught:
-        settings = SETTINGS.model_copy(update=limits)
         export_to(tmp_path, trained, data, settings, precisions=("fp32", "fp16", "int8"))
     for word in words:
         assert word in str(caught.value)
