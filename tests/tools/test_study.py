@@ -14,7 +14,7 @@ from scipy.stats import ttest_rel
 
 from compress.system import files
 from compress.system.errors import MachineError, UsageError
-from export.report.sweep_results import Sweep, compare
+from export.report import Sweep, compare
 from tests.helpers.paths import ROOT
 
 SMOKE = ROOT / "tools" / "study" / "smoke.yaml"
