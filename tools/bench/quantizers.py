@@ -7,7 +7,7 @@ drop against FP32 and its 95 % interval. All are calibrated on the same images, 
 the data, theirs are calibrated on noise, which leaves time and counts as they are.
 
 ONNX Runtime: quant_pre_process, then quantize_static, as its documentation has it, nothing else set. Optimum: static,
-its settings for this processor, min-max. It is run in a process of its own (tools/quantize_optimum.py).
+its settings for this processor, min-max. It is run in a process of its own (optimum_quantizer.py).
 
     pip install --target FOLDER optimum-onnx
     python tools/bench/quantizers.py runs/NAME --optimum FOLDER
@@ -25,6 +25,7 @@ from typing import Any
 import click
 import numpy as np
 import onnxruntime as ort
+from harness import json_option, run, show
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -32,7 +33,6 @@ from compress.data import Dataset, load_data
 from compress.runs.folder import Run
 from compress.system.errors import InputError
 from export.benchmark.latency import Timed, interleave, ratio
-from export.benchmark.machine import this_machine
 from export.gates import parity
 from export.int8.quantize import fusion_coverage, has_vnni
 from export.onnx.file import INPUT_NAME
@@ -63,7 +63,7 @@ def with_optimum(source: Path, inputs: np.ndarray, folder: Path, optimum: Path) 
     """Raises CalledProcessError where Optimum fails."""
     calibration = folder / "calibration.npy"
     np.save(calibration, inputs)
-    command = [sys.executable, str(Path(__file__).with_name("quantize_optimum.py")), str(source.resolve())]
+    command = [sys.executable, str(Path(__file__).with_name("optimum_quantizer.py")), str(source.resolve())]
     command += [str(calibration), "vnni" if has_vnni() else "avx2", str(folder)]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(optimum.resolve())}, stdout=sys.stderr)
     return folder / f"{source.stem}_quantized.onnx"
@@ -128,30 +128,28 @@ def compare(run: Run, optimum: Path | None, seconds: float, images: int | None, 
 @click.option("--optimum", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Where it is installed.")
 @click.option("--seconds", default=2.0, show_default=True, help="For each file.")
 @click.option("--images", type=int, help="Of the evaluation split, the first; default: all.")
-@click.option("--json", "json_", is_flag=True)
-def main(runs: tuple[Path, ...], optimum: Path | None, seconds: float, images: int | None, json_: bool) -> None:
+@json_option
+def main(runs: tuple[Path, ...], optimum: Path | None, seconds: float, images: int | None, as_json: bool) -> None:
+    """The INT8 files of RUNS beside those of other tools."""
     rows: list[dict[str, Any]] = []
     for path in runs:
         with tempfile.TemporaryDirectory() as scratch:
             rows += compare(Run(path), optimum, seconds, images, Path(scratch))
-    machine = this_machine()
-    if json_:
-        print(
-            json.dumps({"cpu": machine.cpu, "vnni": has_vnni(), "onnxruntime": ort.__version__, "rows": rows}, indent=2)
-        )
-        return
-    print(f"batch 1, one thread, {machine.cpu}, onnxruntime {ort.__version__}")
-    for row in rows:
-        value, low, high = row["times_as_fast_as_fp32"]
-        line = f"{row['run']:<14}{row['file']:<24}{row['int8_convs']:>3} of {row['int8_convs'] + row['float_convs']:<4}"
-        line += f"{value:6.2f} x fp32 ({low:.2f} to {high:.2f})  {row['time_over_ours']:6.2f} of ours' time"
-        if "top1" in row:
-            drop, least, most = row["drop"]
-            line += f"  top-1 {row['top1']:.2%}, drop {drop:+.2%} ({least:+.2%} to {most:+.2%})"
-        print(line)
+    lines = [_line(row) for row in rows]
     if optimum is None:
-        print(f"{OPTIMUM}: not run, --optimum FOLDER")
+        lines.append(f"{OPTIMUM}: not run, --optimum FOLDER")
+    show({"setting": "batch 1, one thread", "vnni": has_vnni(), "rows": rows}, lines, as_json=as_json)
+
+
+def _line(row: dict[str, Any]) -> str:
+    value, low, high = row["times_as_fast_as_fp32"]
+    line = f"{row['run']:<14}{row['file']:<24}{row['int8_convs']:>3} of {row['int8_convs'] + row['float_convs']:<4}"
+    line += f"{value:6.2f} x fp32 ({low:.2f} to {high:.2f})  {row['time_over_ours']:6.2f} of ours' time"
+    if "top1" in row:
+        drop, least, most = row["drop"]
+        line += f"  top-1 {row['top1']:.2%}, drop {drop:+.2%} ({least:+.2%} to {most:+.2%})"
+    return line
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

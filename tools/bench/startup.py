@@ -1,7 +1,7 @@
 """How long people wait before anything happens: help, the first optimiser step of a recipe, and decoding a data set.
 
-    python tools/bench/start.py recipes/cifar100_cpu.yaml            $COMPRESS_DATA set, the data decoded before
-    python tools/bench/start.py recipes/tinyimagenet_cpu.yaml --decode
+    python tools/bench/startup.py recipes/cifar100_cpu.yaml            $COMPRESS_DATA set, the data decoded before
+    python tools/bench/startup.py recipes/tinyimagenet_cpu.yaml --decode
 
 Every time is of a fresh process. The first step is the student's: run the recipe once in this folder before, so that
 its teacher is kept in runs/teachers.
@@ -15,6 +15,9 @@ import tempfile
 import time
 
 import click
+from harness import json_option, run, show
+
+from compress.system.errors import InputError
 
 FIRST_STEP = """
 import sys, tempfile
@@ -48,14 +51,16 @@ def seconds_until_first_line(arguments: list[str]) -> float:
         taken = time.perf_counter() - began
         process.kill()
     if not line:
-        raise click.ClickException("it failed, or the teacher is not kept here: run the recipe once before")
+        raise InputError("it failed, or the teacher is not kept here", "Run the recipe once in this folder before.")
     return round(taken, 2)
 
 
 @click.command()
 @click.argument("recipe")
 @click.option("--decode", is_flag=True, help="Also decode the data anew, into a cache of its own.")
-def main(recipe: str, decode: bool) -> None:
+@json_option
+def main(recipe: str, decode: bool, as_json: bool) -> None:
+    """The wait before the first step of RECIPE."""
     result: dict[str, object] = {
         "help_s": seconds_until_first_line([sys.executable, "-m", "compress", "--help"]),
         "first_step_s": seconds_until_first_line([sys.executable, "-c", FIRST_STEP, recipe]),
@@ -70,8 +75,8 @@ def main(recipe: str, decode: bool) -> None:
             ).stdout
         count, seconds = json.loads(answer)
         result |= {"images": count, "decoded_images_per_s": round(count / seconds)}
-    print(json.dumps(result))
+    show({**result, "setting": recipe}, as_json=as_json)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
