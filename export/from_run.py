@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import shutil
 import zipfile
 from collections.abc import Collection, Iterator
@@ -15,8 +16,10 @@ from torch import nn
 from compress import models
 from compress.data import Dataset, load_data
 from compress.recipe import Export
-from compress.runs.distillation import load_student
-from compress.runs.folder import Run, held
+from compress.runs.folder import Run
+from compress.runs.locks import held
+from compress.runs.records import FinishedManifest
+from compress.runs.student import load_student
 from compress.system import console
 from compress.system.errors import InputError, UsageError
 from compress.system.files import sha256_file
@@ -25,7 +28,7 @@ from export.gates.stage import record_file
 from export.pipeline import Format, export_student
 from export.tensorrt.build import Precision
 
-EXPORT = "export"
+logger = logging.getLogger(__name__)
 
 
 def export_run(
@@ -46,12 +49,12 @@ def export_run(
     """
     if compute_capabilities and "trt" not in formats:
         raise UsageError("--capability is of engines, and none are built", "Add --format trt.")
-    folder = run.path / EXPORT
+    folder = run.export
     with held(run.path), _warning_of_bundles(folder), console.phases() as progress:
         student = load_student(run)
-        recipe, manifest = run.recipe, run.manifest
-        dataset = load_data(recipe.data, say=console.say)
-        if dataset.sha256 != manifest["data"]["sha256"]:
+        recipe, manifest = run.recipe, run.result
+        dataset = load_data(recipe.data)
+        if dataset.sha256 != manifest.data.sha256:
             raise InputError(
                 f"the {dataset.name} data here is not what {run.path} was trained on", "Point data.root to that data."
             )
@@ -72,13 +75,13 @@ def export_run(
             out_dir=folder,
             data=dataset,
             preprocess=preprocess,
-            provenance={**source, "weights_sha256": manifest["student_sha256"]},
-            input_ranges=manifest.get("int8_input_ranges"),
+            provenance={**source, "weights_sha256": manifest.student_sha256},
+            input_ranges=manifest.int8_input_ranges,
             **shared,
         )
         if teacher:
             weights = run.teacher / models.WEIGHTS
-            if not weights.is_file() or sha256_file(weights) != manifest["teacher"]["sha256"]:
+            if not weights.is_file() or sha256_file(weights) != manifest.teacher.sha256:
                 raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")
             model = models.load_model(run.teacher)
             export_student(
@@ -86,7 +89,7 @@ def export_run(
                 out_dir=folder,
                 data=_as_the_model_sees(dataset, model),
                 name="teacher",
-                provenance={**source, "weights_sha256": manifest["teacher"]["sha256"]},
+                provenance={**source, "weights_sha256": manifest.teacher.sha256},
                 **shared,
             )
         if bundle:
@@ -102,7 +105,7 @@ def _warning_of_bundles(folder: Path) -> Iterator[None]:
     finally:
         for path in (folder / "bundle", folder / "bundle.zip"):
             if path.exists() and not _onnx_files(path) <= _recorded(folder):
-                console.warn(f"{path} is of an earlier export: --bundle makes it anew")
+                logger.warning(f"{path} is of an earlier export: --bundle makes it anew")
 
 
 def _onnx_files(bundle: Path) -> set[str]:
@@ -140,15 +143,15 @@ def _as_the_model_sees(dataset: Dataset, model: nn.Module) -> Dataset:
 
 
 def _bundle(
-    folder: Path, record: dict[str, Any], dataset: Dataset, manifest: dict[str, Any], kind: str, threads: int | None
+    folder: Path, record: dict[str, Any], dataset: Dataset, manifest: FinishedManifest, kind: str, threads: int | None
 ) -> Path:
     """The smallest precision first: it is what a deployer gets who does not choose."""
     names = ("student.int8.onnx", "student.fp16.onnx", "student.onnx")
     files = [folder / name for name in names if name in record["files"]]
-    data = manifest["data"]
+    data = manifest.data
     card = (
-        f"Distilled by {manifest['method']}: top-1 {manifest['student_top1']:.2%} on {data['eval_split']} of "
-        f"{dataset.name} ({data['eval_images']:,} images), its teacher {manifest['teacher_top1']:.2%}.\n"
+        f"Distilled by {manifest.method}: top-1 {manifest.student_top1:.2%} on {data.eval_split} of "
+        f"{dataset.name} ({data.eval_images:,} images), its teacher {manifest.teacher_top1:.2%}.\n"
     )
     target = folder / ("bundle.zip" if kind == "zip" else "bundle")
     fresh = target if kind == "zip" else folder / ".bundle.new"

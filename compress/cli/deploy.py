@@ -1,11 +1,14 @@
 """The commands that take a student to deployment: export, benchmark, report, verify and push."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
 from compress.cli.output import as_json, print_json
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -118,7 +121,7 @@ def benchmark(
     if json_:
         print_json({**content, "run": str(found.path)})
     for warning in content["warnings"]:
-        console.warn(warning)
+        logger.warning(warning)
     console.say(f"{verdict.outcome}  {verdict.recommended or 'nothing to deploy'}   {found.path / 'benchmark.json'}")
     console.say(f"the page: compress report {found.path}")
     if gate:

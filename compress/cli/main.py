@@ -32,6 +32,9 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
     """Distil timm image classifiers into compact students, and take them to deployment."""
+    from compress.system import console
+
+    console.show_log()
     if launch.size() > 1 and context.invoked_subcommand != "distill":
         raise UsageError(
             f"compress {context.invoked_subcommand} runs in one process, and torchrun started {launch.size()}",

@@ -37,7 +37,7 @@ def _from_run(path: Path) -> tuple[list[str], int, Classifier]:
     import torch
 
     from compress import models
-    from compress.runs.distillation import load_student
+    from compress.runs import load_student
 
     student = load_student(path)
     config = models.read_config(path / "student")

@@ -45,16 +45,16 @@ def distill(
     run = distill_recipe(loaded, name=recipe.stem, out=out, resume=resume, device=device)
     if not launch.leads():
         return
-    manifest = run.manifest
+    manifest = run.result
     if json_:
-        print_json({**manifest, "run": str(run.path)})
+        print_json({**manifest.dump(), "run": str(run.path)})
         return
-    balanced = "" if manifest["data"]["balanced"] else f"   balanced {manifest['student_balanced_top1']:.2%}"
+    balanced = "" if manifest.data.balanced else f"   balanced {manifest.student_balanced_top1:.2%}"
     console.say(
-        f"\nteacher  top1 {manifest['teacher_top1']:.2%}\n"
-        f"student  top1 {manifest['student_top1']:.2%}   ({manifest['method']}){balanced}\n"
+        f"\nteacher  top1 {manifest.teacher_top1:.2%}\n"
+        f"student  top1 {manifest.student_top1:.2%}   ({manifest.method}){balanced}\n"
         f"run      {run.path}\n"
-        f"student  {run.student / 'model.safetensors'}   metrics  {run.path / 'metrics.jsonl'}"
+        f"student  {run.student / 'model.safetensors'}   metrics  {run.metrics}"
     )
 
 
@@ -98,7 +98,7 @@ def sweep(
     cells = grid(recipe, methods, seeds, varied, out)
     reference = baseline_arm(cells, baseline)
 
-    from compress.runs.folder import RUNS
+    from compress.runs.folder import runs_root
     from compress.sweeps.cells import raise_if_failed, results
     from compress.sweeps.cells import sweep as run_sweep
     from compress.system import console
@@ -109,7 +109,7 @@ def sweep(
     from export.report.sweep_results import compare
 
     found = compare(recipe.stem, results(cells, outcomes), reference)
-    page, text, _ = write_sweep(found, out or RUNS)
+    page, text, _ = write_sweep(found, out or runs_root())
     if json_:
         print_json(found.model_dump(mode="json"))
     for run in found.runs:

@@ -5,6 +5,7 @@ A recipe's data section goes in; a Dataset comes out, ready to be moved to the t
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,6 +23,8 @@ from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
 from compress.recipe import Augment, Data
 from compress.system import files
 from compress.system.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _CACHE_FORMAT = 1
 _NOISE_SEED = 0
@@ -61,7 +64,7 @@ class Dataset:
         )
 
 
-def load_data(settings: Data, *, say: Callable[[str], None] = lambda _: None) -> Dataset:
+def load_data(settings: Data) -> Dataset:
     """Reads the data set that the recipe names, from the cache where it is current.
 
     Raises InputError where it is missing or damaged, MachineError where the cache cannot be written ($COMPRESS_CACHE).
@@ -73,7 +76,7 @@ def load_data(settings: Data, *, say: Callable[[str], None] = lambda _: None) ->
         with tempfile.TemporaryDirectory() as scratch:
             content = _build(layout.read(folder), size, Path(scratch), mmap=False)
     else:
-        content = _cached(settings.name, folder, size, layout.read, say)
+        content = _cached(settings.name, folder, size, layout.read)
     dataset = Dataset(name=settings.name, **content)
     if not settings.holdout and not len(dataset.eval_labels):
         raise InputError(
@@ -100,9 +103,7 @@ def resolve_augment(settings: Data) -> Augment:
     )
 
 
-def _cached(
-    name: str, folder: Path, size: int, read: Callable[[Path], Source], say: Callable[[str], None]
-) -> dict[str, Any]:
+def _cached(name: str, folder: Path, size: int, read: Callable[[Path], Source]) -> dict[str, Any]:
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
     cache = files.cache_folder() / "data" / f"{name}-{size}-{place}"
     fingerprint = _fingerprint(folder)
@@ -114,7 +115,7 @@ def _cached(
             source = read(folder)
             count = len(source.train.labels) + (len(source.evaluation.labels) if source.evaluation else 0)
             needed = count * size * size * 3
-            say(f"decoding {count:,} images of {name} once, {needed / 1e6:,.0f} MB, into {cache}")
+            logger.info(f"decoding {count:,} images of {name} once, {needed / 1e6:,.0f} MB, into {cache}")
             files.remove_leftovers(cache.parent, f"{cache.name}.*.tmp")
             with tempfile.TemporaryDirectory(
                 prefix=f"{cache.name}.", suffix=".tmp", dir=cache.parent, ignore_cleanup_errors=True

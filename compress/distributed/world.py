@@ -83,7 +83,7 @@ class World:
         if batch_size % self.size:
             fitting = batch_size // self.size * self.size
             raise UsageError(
-                f"batches of {batch_size} images cannot be shared equally by {self.size} processes",
+                f"batches of {batch_size} images cannot be divided equally among {self.size} processes",
                 f"Set train.batch_size={fitting}." if fitting else "Start fewer processes.",
             )
         return batch_size // self.size
@@ -118,7 +118,7 @@ class World:
         return torch.stack([-both[0], both[1]])
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """For parameters outside of what `shared` wraps."""
+        """For parameters outside of what `data_parallel` wraps."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:
             return
@@ -135,7 +135,7 @@ class World:
         on_cuda = any(parameter.is_cuda for parameter in model.parameters())
         return convert_sync_batchnorm(copy.deepcopy(model), self.group) if self.size > 1 and on_cuda else model
 
-    def shared(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def data_parallel(self, model: nn.Module, example: Tensor) -> nn.Module:
         """The model whose gradients are averaged over the processes by backward().
 
         example: images, of which the model makes an output to see whether there are parameters without influence.
@@ -278,12 +278,11 @@ def joined(device: torch.device) -> Iterator[World]:
         control = dist.new_group(backend="gloo", timeout=_PATIENCE)
         assert isinstance(control, dist.ProcessGroup)
         _worlds.append(World(rank, size, dist.group.WORLD, control))
-        console.console.quiet = rank != 0
         try:
-            yield current()
+            with console.silenced(rank != 0):
+                yield current()
         finally:
             _worlds.pop()
-            console.console.quiet = False
     dist.destroy_process_group()  # not after an error, where it may wait for those that are gone
 
 

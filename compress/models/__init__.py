@@ -10,7 +10,7 @@ from compress.system.lazy import hand_on
 if TYPE_CHECKING:
     from compress.models.create import architecture, create_model
     from compress.models.folder import CONFIG, WEIGHTS, load_model, load_weights, read_config, read_weights, save_model
-    from compress.models.weights import checkpoint_teacher, fit_teacher, normalization, pretrained_teacher
+    from compress.models.weights import as_teacher, checkpoint_teacher, normalization, pretrained_teacher
     from compress.models.wrappers import Ensemble, Renormalized
 
 __all__ = [
@@ -19,9 +19,9 @@ __all__ = [
     "Ensemble",
     "Renormalized",
     "architecture",
+    "as_teacher",
     "checkpoint_teacher",
     "create_model",
-    "fit_teacher",
     "load_model",
     "load_weights",
     "normalization",
@@ -42,7 +42,7 @@ _HOMES = {
     "read_weights": "compress.models.folder",
     "save_model": "compress.models.folder",
     "checkpoint_teacher": "compress.models.weights",
-    "fit_teacher": "compress.models.weights",
+    "as_teacher": "compress.models.weights",
     "normalization": "compress.models.weights",
     "pretrained_teacher": "compress.models.weights",
     "Ensemble": "compress.models.wrappers",

@@ -3,6 +3,7 @@
 In: a recipe's teacher. Out: a model behind the normalisation that its weights expect, or what differs as an error.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from compress.models.create import architecture, create_model, make_timm_model
 from compress.models.folder import CONFIG, WEIGHTS, read_config, read_weights
 from compress.models.wrappers import Renormalized
 from compress.recipe import Member
-from compress.system import console
 from compress.system.errors import InputError, MachineError, UsageError, first_line
+
+logger = logging.getLogger(__name__)
 
 
 class _Normalization(BaseModel):
@@ -43,7 +45,7 @@ def pretrained_teacher(settings: Member, dataset: Dataset) -> nn.Module:
             f"the pretrained weights of {name} cannot be had ({first_line(error)})",
             "It needs the network once, or weights that the Hugging Face cache already holds.",
         ) from error
-    return fit_teacher(model, dataset, name)
+    return as_teacher(model, dataset, name)
 
 
 def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
@@ -96,15 +98,15 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
     }
     if not (own.mean and own.std):
         mean, std = ([round(value, 4) for value in model.pretrained_cfg[key]] for key in ("mean", "std"))
-        console.warn(
+        logger.warning(
             f"teacher {path} does not say how its images were normalised: mean {mean} and std {std}, those of "
             f"{dataset.name}, are taken. {path.parent / CONFIG} sets others, as timm's save_for_hf writes it: "
             '{"pretrained_cfg": {"mean": [...], "std": [...]}}'
         )
-    return fit_teacher(model, dataset, str(path))
+    return as_teacher(model, dataset, str(path))
 
 
-def fit_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
+def as_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
     """The teacher behind the normalisation that its weights expect. Raises InputError where its classes differ."""
     classes, cfg = model.num_classes, model.pretrained_cfg
     if classes != dataset.num_classes:

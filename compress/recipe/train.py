@@ -6,6 +6,11 @@ from pydantic import Field
 
 from compress.recipe.section import Section
 
+HOUSEKEEPING = ("checkpoint_minutes", "keep_checkpoints", "tensorboard")
+"""Settings of a training that its weights do not depend on."""
+FINE_TUNING = ("quantize", "quantize_epochs", "quantize_lr")
+"""Settings of what comes after a student's training."""
+
 
 class Train(Section):
     """How a model is trained; it holds for a teacher that is trained, too, except teacher.epochs."""

@@ -1,17 +1,17 @@
 """What runs there are, what they take on disk, and what of that can go."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from compress.runs.folder import ASSISTANTS, MANIFEST, RUNS, TEACHERS, Run, all_runs, is_held
-from compress.system.errors import MachineError
+from compress.runs.folder import MANIFEST, Run, TeacherFolder, all_runs, read_teacher_record, runs_root
+from compress.runs.locks import LOCK, is_held
+from compress.system.errors import InputError, MachineError
 
 
-def list_runs(root: Path = RUNS) -> list[dict[str, Any]]:
+def list_runs(root: Path | None = None) -> list[dict[str, Any]]:
     """A row for each run, oldest first."""
     rows = []
     for run in all_runs(root):
@@ -19,63 +19,63 @@ def list_runs(root: Path = RUNS) -> list[dict[str, Any]]:
         rows.append(
             {
                 "run": str(run.path),
-                "recipe": manifest.get("recipe"),
-                "method": manifest.get("method"),
-                "seed": manifest.get("seed"),
+                "recipe": manifest.recipe,
+                "method": manifest.method,
+                "seed": manifest.seed,
                 "status": _status(run),
-                "teacher_top1": manifest.get("teacher_top1"),
-                "student_top1": manifest.get("student_top1"),
-                "started": manifest["started"],
+                "teacher_top1": manifest.teacher_top1,
+                "student_top1": manifest.student_top1,
+                "started": manifest.started,
                 "megabytes": round(_size(run.path) / 1e6, 1),
             }
         )
     return rows
 
 
-def prune(root: Path = RUNS, *, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
+def prune(root: Path | None = None, *, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
     """What can go, with its size in bytes; removed only with `remove`.
 
     Checkpoints of finished runs (which then cannot be extended), and kept teachers and assistants that no run refers
     to, also none of a sweep or study in a folder further down. With `failed` also runs and teachers that did not
     finish. Folders that a process holds are left alone.
     """
+    root = root or runs_root()
     candidates: list[Path] = []
     runs = all_runs(root)
     for run in runs:
-        if run.manifest["status"] == "finished":
+        if run.manifest.finished:
             candidates += [run.checkpoints, run.quantize_checkpoints]
-        elif failed and "student_sha256" not in run.manifest:  # one that was finished once keeps its student
+        elif failed and run.manifest.student_sha256 is None:  # one that was finished once keeps its student
             candidates.append(run.path)
     kept = [run.manifest for run in [*runs, *_further_down(root)] if run.path not in candidates]
-    if all(manifest["status"] == "finished" for manifest in kept):
-        teachers = [manifest.get("teacher", {}) for manifest in kept]
-        used = {one.get("sha256") for teacher in teachers for one in [teacher, *teacher.get("members", [])]}
-        used |= {assistant["sha256"] for manifest in kept for assistant in manifest.get("assistants", [])}
-        folders = sorted(path for path in (root / TEACHERS).glob("*") if (path / "metrics.jsonl").exists())
-        teachers_of = {folder: _teacher_sha256(folder) for folder in folders}
-        candidates += [
-            folder for folder, sha256 in teachers_of.items() if sha256 not in used and (sha256 is not None or failed)
-        ]
-        assistants = all_runs(root / ASSISTANTS)
-        candidates += [run.path for run in assistants if run.manifest.get("student_sha256") not in used]
+    if all(manifest.finished for manifest in kept):
+        teachers = [manifest.teacher for manifest in kept if manifest.teacher is not None]
+        used = {one.sha256 for teacher in teachers for one in [teacher, *(teacher.members or [])]}
+        used |= {assistant.sha256 for manifest in kept for assistant in manifest.assistants}
+        for path in sorted((root / "teachers").glob("*")):
+            folder = TeacherFolder(path)
+            if folder.metrics.exists() and (sha256 := _teacher_sha256(folder)) not in used and (sha256 or failed):
+                candidates.append(path)
+        assistants = all_runs(root / "assistants")
+        candidates += [run.path for run in assistants if run.manifest.student_sha256 not in used]
     return [(path, size) for path in candidates if path.exists() and (size := _remove(path, remove)) is not None]
 
 
 def _further_down(root: Path) -> list[Run]:
     """Runs of sweeps and studies that have a folder of their own."""
     parents = {path.parent.parent for path in root.glob(f"*/*/**/{MANIFEST}")}
-    return [run for parent in sorted(parents - {root / TEACHERS, root / ASSISTANTS}) for run in all_runs(parent)]
+    return [run for parent in sorted(parents - {root / "teachers", root / "assistants"}) for run in all_runs(parent)]
 
 
 def _status(run: Run) -> str:
-    status = run.manifest["status"]
+    status = run.manifest.status
     return "interrupted" if status == "running" and not is_held(run.path) else status
 
 
 def _remove(path: Path, remove: bool) -> int | None:
     """The bytes it takes, or None where a process holds it."""
-    holder = path if (path / ".lock").exists() else path.parent
-    lock = FileLock(holder / ".lock")
+    holder = path if (path / LOCK).exists() else path.parent
+    lock = FileLock(holder / LOCK)
     try:
         with lock.acquire(timeout=0):
             size = _size(path)
@@ -88,10 +88,10 @@ def _remove(path: Path, remove: bool) -> int | None:
         raise MachineError(f"cannot remove {path}: {error.strerror}") from error
 
 
-def _teacher_sha256(folder: Path) -> str | None:
+def _teacher_sha256(folder: TeacherFolder) -> str | None:
     try:
-        return json.loads((folder / "model" / "facts.json").read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError):
+        return read_teacher_record(folder.model).sha256
+    except InputError:
         return None
 
 

@@ -1,109 +1,83 @@
-"""Where a teacher comes from: trained by the same loop and kept by hash, a checkpoint, the timm hub, or a module."""
+"""Where a teacher comes from: trained by the same loop and kept by hash, a checkpoint, the timm hub, or a module.
+
+A teacher is trained to its end before the student begins, so nothing here takes turns.
+"""
 
 import copy
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Generator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from compress import models
-from compress.data import Dataset
-from compress.data.augment import Splits
+from compress.data import Dataset, Splits
 from compress.distributed.world import current
-from compress.losses.objective import Objective
-from compress.losses.terms import tap
-from compress.models.wrappers import Ensemble
+from compress.losses import Objective
+from compress.models import Ensemble
 from compress.recipe import Member, Recipe
-from compress.runs.folder import RUNS, TEACHERS, Run, check_shared, in_turn, scratch
-from compress.system import console, files
+from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
+from compress.runs.checks import check_features, check_logits
+from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teacher_record_file, teachers_root
+from compress.runs.locks import in_turn, require_common_folder, scratch
+from compress.runs.records import MemberRecord, TeacherRecord
+from compress.system import files
 from compress.system.errors import InputError, UsageError
-from compress.training.batches import Shared, stream
-from compress.training.evaluate import accuracy, logits_of
-from compress.training.loop import Position, train
-from compress.training.metrics import METRICS, MetricsLog
+from compress.system.seeds import stream
+from compress.training import accuracy, finish, logits_of, train
+from compress.training.loop import Job
+from compress.training.memo import Memo
+from compress.training.metrics import MetricsLog
+
+logger = logging.getLogger(__name__)
 
 TRAINING_FORMAT = 2  # raise it when the same recipe trains to other weights
-HOUSEKEEPING = ("checkpoint_minutes", "keep_checkpoints", "tensorboard")
-"""Settings of a training that its weights do not depend on."""
-FINE_TUNING = ("quantize", "quantize_epochs", "quantize_lr")
-"""Settings of what comes after a student's training."""
-_FACTS = "facts.json"
 
 
 def obtain_teacher(
-    run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None, shared: Shared
-) -> Generator[Position, None, tuple[nn.Module, dict[str, Any]]]:
-    """The teacher and its facts (source, sha256, top1, balanced_top1). Afterwards it is in run/teacher, too.
+    run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None, memo: Memo
+) -> tuple[nn.Module, TeacherRecord]:
+    """The teacher, and what was measured of it. Afterwards it is in run/teacher, too.
 
-    A generator, like the training that it may take. Runs that share a teacher get the same module.
-    Raises InputError where its classes are not the data's, and where its weights cannot be read.
+    Runs with the same teacher get the same module. Raises InputError where its classes are not the data's, and where
+    its weights cannot be read.
     """
     world = current()
-    if given is not None or not world.from_leader((run.teacher / _FACTS).exists):
+    if given is not None or not world.from_leader(teacher_record_file(run.teacher).exists):
         if given is not None:
             model = copy.deepcopy(given)
             check_logits(model, dataset, "teacher")
-            _save_with_facts(model, run.teacher, dataset, splits, source="module")
+            _save_with_record(model, run.teacher, dataset, splits, source="module")
         elif recipe.teacher.ensemble:
-            yield from _save_ensemble(run, recipe, dataset, splits)
+            _save_ensemble(run, recipe, dataset, splits)
         elif recipe.teacher.source == "train":
-            kept = yield from trained_teacher(recipe, dataset, splits)
+            kept = trained_teacher(recipe, dataset, splits)
             world.from_leader(lambda: _take_over(kept, run))
         else:
-            measured = shared.once(
+            measured = memo.once(
                 ("foreign teacher", recipe.teacher.model_dump_json(), dataset.sha256),
                 lambda: _save_foreign_teacher(recipe.teacher, run.teacher, dataset, splits),
             )
             if measured != run.teacher:
                 files.link_folder(measured, run.teacher)
-    facts = _facts(run.teacher)
-    if facts["data"] != dataset.sha256:
+    record = read_teacher_record(run.teacher)
+    if record.data != dataset.sha256:
         raise InputError(
             f"the teacher in {run.teacher} was measured on other {dataset.name} data than is here",
             "Point data.root to that data, or start a new run.",
         )
-    if given is not None:
-        teacher = copy.deepcopy(given)
-    else:
-        teacher = shared.once(
-            ("teacher", facts["sha256"]),
-            lambda: models.fit_teacher(models.load_model(run.teacher), dataset, str(run.teacher)),
-        )
-    console.say(f"teacher: top1 {facts['top1']:.2%} on {dataset.eval_split} of {dataset.name}")
-    return teacher, facts
+    teacher = copy.deepcopy(given) if given is not None else loaded_teacher(run.teacher, record.sha256, dataset, memo)
+    logger.info(f"teacher: top1 {record.top1:.2%} on {dataset.eval_split} of {dataset.name}")
+    return teacher, record
 
 
-def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
-    """Raises InputError where the model does not map the data's images to logits of its classes."""
-    was_training = model.training
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        try:
-            shape = list(model.eval()(torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)).shape)
-        except Exception as error:
-            raise InputError(
-                f"the {role} does not take images of {dataset.image_size} pixels ({str(error).splitlines()[0]})",
-                "Choose another data.image_size or model, or give a ViT its size, as in args: {img_size: 32}.",
-            ) from error
-    model.train(was_training)
-    if shape != [2, dataset.num_classes]:
-        raise InputError(
-            f"the {role} has outputs of shape {shape[1:]}, and {dataset.name} has {dataset.num_classes} classes",
-            "Its last layer must have one output a class.",
-        )
-
-
-def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str) -> None:
-    """Raises UsageError where a term of the recipe names a feature that the model does not have."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    images = torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)
-    tap(model, recipe.supervision.terms, images, role=role)
+def loaded_teacher(folder: Path, sha256: str, dataset: Dataset, memo: Memo) -> nn.Module:
+    """The model in that folder, as it sees the data's pictures; the same module for all who ask by one memo."""
+    return memo.once(("teacher", sha256), lambda: models.as_teacher(models.load_model(folder), dataset, str(folder)))
 
 
 def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
@@ -122,56 +96,54 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Generator[Position, None, Path]:
-    """The folder of the teacher that this recipe asks for, runs/teachers/HASH: kept from before, or trained now.
+def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> TeacherFolder:
+    """The teacher that this recipe asks for: kept from before, or trained now.
 
-    recipe: with nothing left open (compress.runs.resume.resolve). The model is in model/ below that folder.
+    recipe: with nothing left open (compress.runs.resolve).
     """
-    folder = RUNS / TEACHERS / teacher_hash(recipe, dataset)
-    model_folder = folder / "model"
+    folder = TeacherFolder(teachers_root() / teacher_hash(recipe, dataset))
     world = current()
-    with in_turn(folder / ".lock", f"teacher in {folder}") if world.leads else nullcontext():
-        world.from_leader(lambda: files.remove_leftovers(folder))
-        check_shared(folder)
-        if world.from_leader((model_folder / _FACTS).exists):
-            console.say(f"teacher: reused from {folder}")
+    with in_turn(folder.path / ".lock", f"teacher in {folder.path}") if world.leads else nullcontext():
+        world.from_leader(lambda: files.remove_leftovers(folder.path))
+        require_common_folder(folder.path)
+        if world.from_leader(lambda: folder.trained):
+            logger.info(f"teacher: reused from {folder.path}")
             return folder
         model = _new_model(recipe, dataset)
         check_logits(model, dataset, "teacher")
         check_features(model, recipe, dataset, "teacher")
-        console.say(f"teacher: {models.architecture(recipe.teacher, dataset.image_size)}, to be trained in {folder}")
+        name = models.architecture(recipe.teacher, dataset.image_size)
+        logger.info(f"teacher: {name}, to be trained in {folder.path}")
         assert recipe.teacher.epochs is not None
-        trained = yield from train(
-            model,
-            splits=splits,
-            teacher=None,
+        job = Job(
+            phase="teacher",
+            epochs=recipe.teacher.epochs,
             objective=Objective(recipe.train.label_smoothing),
             settings=recipe.train.model_copy(update={"seed": recipe.teacher.seed}),
             augment=recipe.data.augment,
-            epochs=recipe.teacher.epochs,
-            phase="teacher",
-            folder=folder,
+            files=folder.training_files,
             provenance={"data": dataset.sha256},
         )
-        _save_with_facts(trained, model_folder, dataset, splits, source="train")
-        world.from_leader(lambda: shutil.rmtree(folder / "checkpoints", ignore_errors=True))
+        trained = finish(train(model, job, splits))
+        _save_with_record(trained, folder.model, dataset, splits, source="train")
+        world.from_leader(lambda: shutil.rmtree(folder.checkpoints, ignore_errors=True))
     return folder
 
 
-def _take_over(kept: Path, run: Run) -> None:
-    files.link_folder(kept / "model", run.teacher)
-    MetricsLog(run.path).replace_phase("teacher", kept / METRICS)
+def _take_over(kept: TeacherFolder, run: Run) -> None:
+    files.link_folder(kept.model, run.teacher)
+    MetricsLog(run.metrics).replace_phase("teacher", kept.metrics)
 
 
 def _save_foreign_teacher(settings: Member, folder: Path, dataset: Dataset, splits: Splits) -> Path:
     make = models.checkpoint_teacher if settings.source == "checkpoint" else models.pretrained_teacher
     model = make(settings, dataset)
     check_logits(model, dataset, "teacher")
-    _save_with_facts(model, folder, dataset, splits, source=settings.source)
+    _save_with_record(model, folder, dataset, splits, source=settings.source)
     return folder
 
 
-def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits) -> Generator[Position, None, None]:
+def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits) -> None:
     """The teacher and those beside it as one in run/teacher. Those that are trained are kept as if each were alone.
 
     Raises UsageError for a member that is there twice; all that can be wrong is found before the first is trained.
@@ -189,19 +161,19 @@ def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits) -
                 names.append(teacher_hash(one, dataset))
             else:
                 _save_foreign_teacher(one.teacher, folder, dataset, splits)
-                names.append(_facts(folder)["sha256"])
+                names.append(read_teacher_record(folder).sha256)
         _refuse_twins(alone, names)
         for number, one in enumerate(alone):
             if one.teacher.source == "train":
-                folders[number] = (yield from trained_teacher(one, dataset, splits)) / "model"
-        facts = [_facts(folder) for folder in folders]
-        _refuse_twins(alone, [entry["sha256"] for entry in facts])
-        members = [models.fit_teacher(models.load_model(folder), dataset, str(folder)) for folder in folders]
+                folders[number] = trained_teacher(one, dataset, splits).model
+        records = [read_teacher_record(folder) for folder in folders]
+        _refuse_twins(alone, [record.sha256 for record in records])
+        members = [models.as_teacher(models.load_model(folder), dataset, str(folder)) for folder in folders]
         recorded = [
-            {"model": one.teacher.model, **{key: entry[key] for key in ("source", "sha256", "top1")}}
-            for one, entry in zip(alone, facts, strict=True)
+            MemberRecord(model=one.teacher.model, source=record.source, sha256=record.sha256, top1=record.top1)
+            for one, record in zip(alone, records, strict=True)
         ]
-        _save_with_facts(Ensemble(members), run.teacher, dataset, splits, source="ensemble", members=recorded)
+        _save_with_record(Ensemble(members), run.teacher, dataset, splits, source="ensemble", members=recorded)
 
 
 def _refuse_twins(alone: list[Recipe], names: list[str]) -> None:
@@ -218,20 +190,22 @@ def _new_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
     return models.create_model(recipe.teacher, num_classes=dataset.num_classes, image_size=dataset.image_size)
 
 
-def _save_with_facts(
-    model: nn.Module, folder: Path, dataset: Dataset, splits: Splits, *, source: str, **more: Any
+def _save_with_record(
+    model: nn.Module,
+    folder: Path,
+    dataset: Dataset,
+    splits: Splits,
+    *,
+    source: str,
+    members: list[MemberRecord] | None = None,
 ) -> None:
-    """The facts are written last: a folder without them is not whole."""
+    """The record is written last: a folder without one is not whole."""
     model = model.to(splits.evaluation.images.device)
     result = accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels)
 
     def save() -> None:
         sha256 = models.save_model(model, folder, dataset)
-        facts = {"source": source, "sha256": sha256, "data": dataset.sha256, **vars(result), **more}
-        files.write_json(folder / _FACTS, facts)
+        record = TeacherRecord(source=source, sha256=sha256, data=dataset.sha256, members=members, **vars(result))
+        record.write(teacher_record_file(folder))
 
     current().from_leader(save)
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / _FACTS).read_text(encoding="utf-8"))

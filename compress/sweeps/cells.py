@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ from compress.recipe import Recipe, load_recipe
 from compress.recipe.methods import canonical_method
 from compress.recipe.strict_yaml import parse_yaml
 from compress.runs.distillation import distill_in_steps
-from compress.runs.folder import MANIFEST, RUNS, Run, finished_run
+from compress.runs.folder import Run, finished_run, runs_root
 from compress.runs.resume import refuse_other_recipe
 from compress.sweeps.lockstep import Outcome, run_in_lockstep
-from compress.system import console
 from compress.system.errors import CompressError, InputError, UsageError
-from compress.training.batches import Shared
+from compress.training.memo import Memo
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_ARM = 120
 
@@ -61,7 +63,7 @@ def grid(
             recipe = load_recipe(path, method=method, overrides=settings)
             arm = "-".join([recipe.supervision.method, *map(_plain, several)])
             name = f"{path.stem}-{_shortened(arm)}-s{recipe.train.seed}"
-            cells.append(Cell(name, arm, recipe.train.seed, recipe, (out or RUNS) / name))
+            cells.append(Cell(name, arm, recipe.train.seed, recipe, (out or runs_root()) / name))
     first: dict[str, Cell] = {}
     for cell in cells:
         if (other := first.setdefault(cell.name, cell)) is cell:
@@ -105,7 +107,7 @@ def sweep(
     once all that runs is saved.
     """
     for cell in cells:
-        if (cell.folder / MANIFEST).exists():
+        if Run(cell.folder).manifest_file.exists():
             refuse_other_recipe(Run(cell.folder), cell.recipe)
     if engine == "ray":
         from compress.sweeps.ray import run_on_ray as run_groups
@@ -115,7 +117,7 @@ def sweep(
     for found in run_groups(lockstep_groups(cells), recipe_name=recipe_name, device=device):
         for name, outcome in found.items():
             if isinstance(outcome, CompressError):
-                console.warn(f"{name} failed: {outcome}")
+                logger.warning(f"{name} failed: {outcome}")
         outcomes |= found
     return outcomes
 
@@ -129,11 +131,11 @@ def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[s
     """Runs the cells of a group in lockstep, in this process."""
     left = [cell.name for cell in group if not _is_finished(cell.folder)]
     if left:
-        console.say(f"{'in lockstep' if len(left) > 1 else 'alone'}: {', '.join(left)}")
+        logger.info(f"{'in lockstep' if len(left) > 1 else 'alone'}: {', '.join(left)}")
     for cell in group:
         if cell.name not in left:
-            console.say(f"finished before: {cell.name}")
-    shared = Shared()
+            logger.info(f"finished before: {cell.name}")
+    memo = Memo()
     runs = {
         cell.name: distill_in_steps(
             cell.recipe,
@@ -141,7 +143,7 @@ def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[s
             out=cell.folder,
             resume=True,
             device=device,
-            shared=shared,
+            memo=memo,
             extend=False,
             label=f"{cell.arm}-s{cell.seed}: " if len(group) > 1 else "",
         )
@@ -186,10 +188,15 @@ def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[st
         outcome = outcomes.get(cell.name)
         row: dict[str, Any] = {"name": cell.name, "arm": cell.arm, "seed": cell.seed, "run": str(cell.folder)}
         if isinstance(outcome, Run):
-            manifest = outcome.manifest
-            measured = {key: manifest[key] for key in ("student_top1", "teacher_top1", "student_sha256")}
-            data = {key: manifest["data"][key] for key in ("name", "eval_split", "eval_images")}
-            row |= {"status": "finished", **measured, "teacher_sha256": manifest["teacher"]["sha256"], "data": data}
+            manifest = outcome.result
+            row |= {
+                "status": "finished",
+                "student_top1": manifest.student_top1,
+                "teacher_top1": manifest.teacher_top1,
+                "student_sha256": manifest.student_sha256,
+                "teacher_sha256": manifest.teacher.sha256,
+                "data": manifest.data.model_dump(include={"name", "eval_split", "eval_images"}),
+            }
         else:
             row |= {"status": "failed", "error": str(outcome)}
         rows.append(row)

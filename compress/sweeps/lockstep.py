@@ -22,8 +22,8 @@ Outcome = Run | CompressError
 def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
     """Each run ends at the same bits as alone: it has a random stream of its own.
 
-    The first run makes a teacher that they share before the next begins. Where a run fails, the others go on. Raises
-    Interrupted after a signal, once every run that had begun is saved.
+    A teacher that several runs have is made by the first of them, before the next begins. Where a run fails, the
+    others go on. Raises Interrupted after a signal, once every run that had begun is saved.
     """
     trainees = [_Trainee(name, steps) for name, steps in runs.items()]
     begun: list[_Trainee] = []
@@ -31,8 +31,6 @@ def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
         for trainee in trainees:
             begun.append(trainee)
             trainee.advance()
-            while trainee.position is not None and trainee.position.phase == "teacher":
-                trainee.advance()
         while active := [trainee for trainee in trainees if trainee.position is not None]:
             min(active, key=lambda trainee: trainee.progress).advance()
     except Interrupted:

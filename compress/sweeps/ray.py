@@ -16,6 +16,7 @@ from typing import Any
 from compress.runs.folder import finished_run
 from compress.sweeps.cells import Cell, run_group
 from compress.sweeps.lockstep import Outcome
+from compress.system import console
 from compress.system.errors import CompressError, InputError, Interrupted, MachineError, fault, install_extra
 from compress.system.interrupts import deferred
 
@@ -66,6 +67,7 @@ def _work(
     home: Path, environment: dict[str, str], group: Sequence[Cell], recipe_name: str, device: str
 ) -> dict[str, Outcome]:
     os.environ.update(environment)
+    console.show_log()
     try:
         os.chdir(home)
     except OSError as error:

@@ -1,5 +1,10 @@
-"""What people see: lines and a progress bar on stderr, so that stdout stays free for results."""
+"""What people see of the log: lines and a progress bar on stderr, so that stdout stays free for results.
 
+The library speaks through `logging`, under the loggers `compress` and `export`. The command line calls `show_log`,
+which renders what they say. In anybody else's program it is heard as that program's own logging is set up.
+"""
+
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, cast
@@ -12,12 +17,56 @@ from compress.system.streams import Stderr
 console = Console(file=cast(IO[str], Stderr()), highlight=False, soft_wrap=True)
 
 
+_LOGGERS = ("compress", "export")
+
+
+class _Handler(logging.Handler):
+    """A record as a line; a warning begins with that word."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            console.print(f"warning: {record.getMessage()}", style="yellow", markup=False)
+        else:
+            say(record.getMessage())
+
+
+_handler = _Handler()
+
+
+def show_log() -> None:
+    """From now on what the library says appears on stderr, and its long steps as bars where that is a terminal."""
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(_handler)  # a handler that is there is not added again
+
+
+def shows_log() -> bool:
+    return _handler in logging.getLogger(_LOGGERS[0]).handlers
+
+
+@contextmanager
+def silenced(silent: bool) -> Iterator[None]:
+    """Within the block nothing is said, where `silent`: of several processes only the leader is heard."""
+    if not silent:
+        yield
+        return
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    console.quiet = True
+    try:
+        yield
+    finally:
+        console.quiet = False
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
 def say(text: str) -> None:
+    """A line of a command's own result or progress. The library logs instead."""
     console.print(text, markup=False)
-
-
-def warn(text: str) -> None:
-    console.print(f"warning: {text}", style="yellow", markup=False)
 
 
 class Bar:
@@ -42,7 +91,7 @@ _showing: list[Progress] = []
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
-    if not console.is_terminal or console.quiet or _showing:
+    if not shows_log() or not console.is_terminal or console.quiet or _showing:
         yield Bar()
         return
     columns = (
@@ -63,7 +112,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
 @contextmanager
 def phases() -> Iterator[Callable[[str, int, int], None]]:
     """Yields what shows (phase, done, total) as a bar for each phase. Silent without a terminal."""
-    if not console.is_terminal:
+    if not shows_log() or not console.is_terminal:
         yield lambda phase, done, total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

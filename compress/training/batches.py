@@ -3,11 +3,10 @@
 Students that are trained in lockstep share one Batches, and so each batch and each pass of the teacher.
 """
 
-import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,8 @@ from compress.losses.taps import Tap
 from compress.models.folded import Frozen, frozen
 from compress.recipe import Augment, Train
 from compress.system.interrupts import Flag
+from compress.system.seeds import stream
+from compress.training.memo import Memo
 from compress.training.teacher_cache import TeacherViews
 
 T = TypeVar("T")
@@ -127,23 +128,6 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(stream(seed, "order", epoch)))
 
 
-def stream(*key: object) -> int:
-    """A seed for a random stream of its own: 63 bits of the SHA-256 of its key."""
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
-
-
-class Shared:
-    """What the runs of one process have in common, made once: data on the device, cheap teachers, batches."""
-
-    def __init__(self) -> None:
-        self._made: dict[Hashable, Any] = {}
-
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
-
-
 def batches_and_teacher(
     images: Images,
     teacher: nn.Module | None,
@@ -153,7 +137,7 @@ def batches_and_teacher(
     phase: Phase,
     *,
     views: TeacherViews | None,
-    shared: Shared,
+    memo: Memo,
 ) -> tuple[Batches, Frozen | None]:
     """The batches of a training and its cheap teacher; trainings of one seed on the same images have them in common.
 
@@ -172,10 +156,10 @@ def batches_and_teacher(
                 made.compile()
             return made
 
-        cheap = shared.once(("teacher", teacher, precision, fold, settings.compile), make_teacher)
+        cheap = memo.once(("teacher", teacher, precision, fold, settings.compile), make_teacher)
     seed = stream(settings.seed, phase)
     key = ("batches", id(images), augment.model_dump_json(), settings.batch_size, seed, id(cheap))
-    batches = shared.once(
+    batches = memo.once(
         key,
         lambda: Batches(
             images,

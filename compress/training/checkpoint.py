@@ -6,7 +6,7 @@ last: without it the checkpoint does not exist. NAME ends in that hash, so that 
 
 import hashlib
 import json
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from compress.system import files
 from compress.system.errors import DivergedError, InputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     return path
 
 
-def newest_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest valid checkpoint, with a warning for each newer one that is damaged; None where there is none.
 
     Raises InputError where there are checkpoints and none is valid.
@@ -70,7 +72,7 @@ def newest_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> Checkpoin
         try:
             return _read(folder / f"{name}.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
-            warn(f"checkpoint {folder / name} is damaged ({error}); trying the one before it")
+            logger.warning(f"checkpoint {folder / name} is damaged ({error}); trying the one before it")
     if names:
         raise InputError(f"none of the {len(names)} checkpoints in {folder} is valid", "Start anew in another folder.")
     return None

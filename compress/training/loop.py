@@ -3,6 +3,7 @@
 train() reads top to bottom: resume, epochs of steps, evaluation, a line of metrics, a checkpoint.
 """
 
+import logging
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -19,14 +20,17 @@ from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.errors import Interrupted, UsageError
 from compress.system.interrupts import deferred
-from compress.training.batches import Shared, batches_and_teacher
+from compress.training.batches import batches_and_teacher
 from compress.training.checkpoint import newest_checkpoint, save_checkpoint
 from compress.training.divergence import DivergenceWatch, gradient_norm
 from compress.training.evaluate import accuracy, logits_of
+from compress.training.memo import Memo
 from compress.training.metrics import MetricsLog, peak_memory_mb
 from compress.training.outlook import epoch_line, memory_explained, outlook
 from compress.training.state import Phase, Training, loss_parts, prepare, restore, snapshot, take_terms
 from compress.training.teacher_cache import TeacherViews
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -40,60 +44,80 @@ class Position:
     step: int
 
 
-def train(
-    model: nn.Module,
-    *,
-    splits: Splits,
-    teacher: nn.Module | None,
-    objective: Objective,
-    settings: recipe.Train,
-    augment: recipe.Augment,
-    epochs: int,
-    phase: Phase,
-    folder: Path,
-    provenance: dict[str, Any],
-    checkpoints: Path | None = None,
-    views: TeacherViews | None = None,
-    follows: Path | None = None,
-    shared: Shared | None = None,
-    label: str = "",
-) -> Generator[Position, None, nn.Module]:
-    """Trains `model` for `epochs` and returns what is to be kept, in eval mode: itself, or its moving average.
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Where a training writes: a file of metrics, and two folders."""
 
-    A generator that stops before every step, so that several trainings can go on in turns (`finish` runs one to its
-    end). folder gets metrics.jsonl and, where they have no other place, checkpoints/; from a valid checkpoint training
-    goes on, bit-identical on CPU. provenance must be equal in the checkpoint and now. views: keeps the teacher's logits
-    (compress.training.teacher_cache). follows: the checkpoints of the training that this one follows, of
-    settings.epochs; the terms go on as they were at its end.
-    shared: of trainings in turns. label: before each line.
-    Raises DivergedError before a step whose loss or gradient is not finite, Interrupted after a signal, once the step
-    is finished and saved, MachineError where the device's memory is too small, with a batch size that fits, and
-    UsageError where the checkpoints are further than `epochs`.
-    With several processes (compress.distributed.world) each has its part of every batch, and the leader alone writes.
+    metrics: Path
+    checkpoints: Path
+    tensorboard: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training is asked to do, besides the model and the pictures."""
+
+    phase: Phase
+    epochs: int
+    objective: Objective
+    settings: recipe.Train
+    augment: recipe.Augment
+    files: TrainingFiles
+    provenance: dict[str, Any]
+    """All that must be equal now and in the checkpoint from which it goes on."""
+    views: TeacherViews | None = None
+    """Keeps the teacher's logits (compress.training.teacher_cache)."""
+    follows: Path | None = None
+    """Checkpoints of the training of settings.epochs that this one follows. The terms go on as they were at its end."""
+    label: str = ""
+    """Before each line of progress."""
+
+
+def train(
+    model: nn.Module, job: Job, splits: Splits, *, teacher: nn.Module | None = None, memo: Memo | None = None
+) -> Generator[Position, None, nn.Module]:
+    """Trains `model` and returns what is to be kept, in eval mode: itself, or its moving average.
+
+    A generator that stops before every step, so that several trainings can go on in turns; `finish` runs one to its
+    end. From a valid checkpoint training goes on, bit-identical on CPU. With several processes
+    (compress.distributed.world) each has its part of every batch, and the leader alone writes.
+
+    Args:
+        teacher: supervises the model where the objective asks for it; it is not trained.
+        memo: what trainings in turns have in common.
+
+    Raises:
+        DivergedError: before a step whose loss or gradient is not finite.
+        Interrupted: after a signal, once the step is finished and saved.
+        MachineError: the device's memory is too small; it names a batch size that fits.
+        UsageError: the checkpoints are further than job.epochs.
     """
-    batches, cheap = batches_and_teacher(
-        splits.train, teacher, objective, settings, augment, phase, views=views, shared=shared or Shared()
+    settings, phase, epochs, label = job.settings, job.phase, job.epochs, job.label
+    batches, folded = batches_and_teacher(
+        splits.train, teacher, job.objective, settings, job.augment, phase, views=job.views, memo=memo or Memo()
     )
-    before = 0 if follows is None else settings.epochs
-    state = prepare(model, batches, objective, settings, epochs, phase, teacher=cheap, epochs_before=before)
-    checkpoints = checkpoints or folder / "checkpoints"
-    if (found := newest_checkpoint(checkpoints, warn=console.warn)) is not None:
-        restore(state, found, provenance, checkpoints)
+    before = 0 if job.follows is None else settings.epochs
+    state = prepare(model, batches, job.objective, settings, epochs, phase, teacher=folded, epochs_before=before)
+    checkpoints = job.files.checkpoints
+    if (found := newest_checkpoint(checkpoints)) is not None:
+        restore(state, found, job.provenance, checkpoints)
         if (state.epoch, state.step) > (epochs, 0):
             raise UsageError(
                 f"the checkpoints in {checkpoints} are of epoch {state.epoch + 1}, and {epochs} were asked for",
                 "Go on with the train.epochs that the run was extended to, or start a new one.",
             )
-    elif follows is not None:
-        take_terms(state, follows)
-    log = MetricsLog(folder, tensorboard=settings.tensorboard) if state.world.leads else None
+    elif job.follows is not None:
+        take_terms(state, job.follows)
+    log = None
+    if state.world.leads:
+        log = MetricsLog(job.files.metrics, tensorboard=job.files.tensorboard if settings.tensorboard else None)
     if log is not None:
         log.keep_before(phase, state.epoch)
     with memory_explained(state):
-        console.say(label + outlook(state, epochs))
+        logger.info(label + outlook(state, epochs))
 
     def save() -> None:
-        made = snapshot(state, provenance)
+        made = snapshot(state, job.provenance)
         if state.world.leads:
             save_checkpoint(checkpoints, made, keep=settings.keep_checkpoints)
 
@@ -125,7 +149,7 @@ def train(
             }
             if log is not None:
                 log.write(line)
-            console.say(label + epoch_line(line, epochs, remaining=(epochs - 1 - state.epoch) * state.seconds))
+            logger.info(label + epoch_line(line, epochs, remaining=(epochs - 1 - state.epoch) * state.seconds))
             state.epoch, state.step, state.seconds, state.means = state.epoch + 1, 0, 0.0, Means()
             save()
             interrupted.raise_if_set()

@@ -11,19 +11,19 @@ import torch
 from compress.system import files
 from compress.system.errors import MachineError, install_extra
 
-METRICS = "metrics.jsonl"
-
 
 class MetricsLog:
-    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
-        self.path = folder / METRICS
+    """Appends lines to the file at `path`, and events to the folder `tensorboard` where one is given."""
+
+    def __init__(self, path: Path, *, tensorboard: Path | None = None) -> None:
+        self.path = path
         self._writer: Any = None
-        if tensorboard:
+        if tensorboard is not None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise MachineError("train.tensorboard needs TensorBoard", install_extra("tensorboard")) from None
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
+            self._writer = SummaryWriter(str(tensorboard))
 
     def keep_before(self, phase: str, epoch: int) -> None:
         """Drops the phase's lines from `epoch` on, and a torn last line: they are about to be written again."""

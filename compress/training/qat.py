@@ -10,8 +10,10 @@ holds for the weight that a BatchNorm is later folded into.
 
 import copy
 import hashlib
+import logging
 import shutil
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,14 @@ from torch.ao.quantization import (
 )
 from torch.nn.utils import parametrize
 
+from compress.data import Splits
 from compress.distributed.world import current
-from compress.recipe import Train
-from compress.runs.folder import Run
-from compress.system import console
 from compress.system.errors import UsageError
 from compress.training.checkpoint import newest_checkpoint
-from compress.training.loop import Position, train
+from compress.training.loop import Job, Position, train
+from compress.training.memo import Memo
+
+logger = logging.getLogger(__name__)
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _INPUT = "input_quantizer"
@@ -39,35 +42,45 @@ _RANGE = {"quant_min": -127, "quant_max": 127, "dtype": torch.qint8}
 
 
 def fine_tune(
-    student: nn.Module, run: Run, settings: Train, *, provenance: dict[str, Any], **training: Any
+    student: nn.Module,
+    job: Job,
+    splits: Splits,
+    *,
+    checkpoints: Path,
+    teacher: nn.Module | None,
+    memo: Memo | None = None,
 ) -> Generator[Position, None, dict[str, list[float]]]:
-    """Fine-tunes the student in place for settings.quantize_epochs, resumable as any training. Returns `input_ranges`.
+    """Fine-tunes the student in place for train.quantize_epochs, resumable as any training. Returns `input_ranges`.
 
-    provenance and training: what `compress.training.loop.train` takes and these settings do not say.
+    Args:
+        job: the student's training, which this one follows.
+        checkpoints: the folder for those of the fine-tuning.
     """
+    settings = job.settings
     lr = settings.lr / 100 if settings.quantize_lr is None else settings.quantize_lr
     weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     sha256 = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
     epochs = settings.quantize_epochs
-    provenance = {**provenance, "student": sha256, "train.quantize_lr": lr, "train.quantize_epochs": epochs}
-    current().from_leader(lambda: _remove_others(run.quantize_checkpoints, provenance))
-    quantized = yield from train(
-        with_fake_quantization(student),
-        settings=settings.model_copy(update={"lr": lr, "warmup_epochs": 0.0, "schedule": "cosine", "ema": None}),
-        epochs=epochs,
-        follows=run.checkpoints,
+    provenance = {**job.provenance, "student": sha256, "train.quantize_lr": lr, "train.quantize_epochs": epochs}
+    current().from_leader(lambda: _remove_others(checkpoints, provenance))
+    tuning = replace(
+        job,
         phase="quantize",
-        checkpoints=run.quantize_checkpoints,
+        epochs=epochs,
+        settings=settings.model_copy(update={"lr": lr, "warmup_epochs": 0.0, "schedule": "cosine", "ema": None}),
+        files=replace(job.files, checkpoints=checkpoints),
         provenance=provenance,
-        **training,
+        views=None,
+        follows=job.files.checkpoints,
     )
+    quantized = yield from train(with_fake_quantization(student), tuning, splits, teacher=teacher, memo=memo)
     student.load_state_dict(float_weights(quantized))
     return input_ranges(quantized)
 
 
 def _remove_others(checkpoints: Path, provenance: dict[str, Any]) -> None:
     """Those of a student that was trained on since, of another learning rate, and of more or fewer epochs."""
-    found = newest_checkpoint(checkpoints, warn=console.warn)
+    found = newest_checkpoint(checkpoints)
     if found is not None and found.meta["provenance"] != provenance:
         shutil.rmtree(checkpoints)
 

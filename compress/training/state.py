@@ -1,5 +1,6 @@
 """What a training run consists of between two steps: made once, saved in checkpoints, put back when it is resumed."""
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ from compress.distributed.world import World, processes
 from compress.losses.objective import Means, Objective
 from compress.losses.terms import Terms
 from compress.models.folded import Frozen
-from compress.system import console
 from compress.system.errors import InputError, UsageError
-from compress.training.batches import Batch, Batches, Phase, stream
+from compress.system.seeds import stream
+from compress.training.batches import Batch, Batches, Phase
 from compress.training.checkpoint import Checkpoint, newest_checkpoint
 from compress.training.divergence import DivergenceWatch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -129,7 +132,7 @@ def prepare(
     plain = model.to(batches.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = world.synchronized(plain)
     example = batches.images.normalized(slice(0, 2))
-    shared = world.shared(model, example)
+    parallel = world.data_parallel(model, example)
     terms = None
     if objective.terms and teacher is not None:
         terms = Terms(
@@ -144,7 +147,7 @@ def prepare(
         batches.look_into(terms.teacher)
     state = Training(
         model=model,
-        forward=torch.compile(shared) if settings.compile else shared,
+        forward=torch.compile(parallel) if settings.compile else parallel,
         plain=plain,
         optimizer=_optimizer(_trained(model, terms), settings),
         schedule=None,
@@ -267,7 +270,7 @@ def restore(state: Training, found: Checkpoint, provenance: dict[str, Any], fold
 
 def take_terms(state: Training, checkpoints: Path) -> None:
     """Projections and discriminators as they were at the end of an earlier training."""
-    if state.terms is not None and (found := newest_checkpoint(checkpoints, warn=console.warn)) is not None:
+    if state.terms is not None and (found := newest_checkpoint(checkpoints)) is not None:
         state.terms.load_state_dict(found.part("terms"))
 
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from torch import nn
 
 from compress import models
-from compress.runs.distillation import load_student
 from compress.runs.folder import Run
+from compress.runs.student import load_student
 from compress.system.errors import CompressError, InputError
 from compress.system.files import sha256_file
 from export.benchmark.latency import Clock, cuda_clock, host_clock
@@ -87,18 +87,18 @@ def find_models(run: Run) -> list[Model]:
     recorded.
     """
     files = read_export(run)["files"]
-    if (run.path / "export" / record_file("teacher")).exists():
+    if (run.export / record_file("teacher")).exists():
         files = files | _read_record(run, "teacher")["files"]
     student = load_student(run)
     teacher = models.load_model(run.teacher)
-    recorded = run.manifest["teacher"]["sha256"]
+    recorded = run.result.teacher.sha256
     if sha256_file(run.teacher / models.WEIGHTS) != recorded:
         raise InputError(f"{run.teacher / models.WEIGHTS} was altered: its hash is not the manifest's")
     found = [_torch_model("teacher", teacher, run.teacher), _torch_model("student", student, run.student)]
     for suffix, (runtime, precision) in _FILES.items():
         for role, own in zip(ROLES, found[:2], strict=True):
             if (name := f"{role}{suffix}") in files:
-                path = run.path / "export" / name
+                path = run.export / name
                 digest, size = _checked(path, files[name]["sha256"])
                 mean, std = (own.mean, own.std) if name.endswith(".engine") else _normalisation(path)
                 found.append(Model(name, role, runtime, precision, path, digest, size, mean, std))
@@ -135,7 +135,7 @@ def read_export(run: Run) -> dict[str, Any]:
 
 
 def _read_record(run: Run, role: Role) -> dict[str, Any]:
-    path = run.path / "export" / record_file(role)
+    path = run.export / record_file(role)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         made_of = _Exported.model_validate(record).provenance.get("weights_sha256")
@@ -143,8 +143,8 @@ def _read_record(run: Run, role: Role) -> dict[str, Any]:
         raise InputError(f"{run.path} has no export", _make_it(run)) from None
     except (OSError, ValueError) as error:  # pydantic's are ValueErrors
         raise InputError(f"{path} is damaged ({str(error).splitlines()[0]})", _make_it(run)) from None
-    manifest = run.manifest
-    current = manifest.get("student_sha256") if role == "student" else manifest.get("teacher", {}).get("sha256")
+    manifest = run.result
+    current = manifest.student_sha256 if role == "student" else manifest.teacher.sha256
     if made_of not in (None, current):
         raise InputError(f"the export of {run.path} is of other weights of the {role} than it has now", _make_it(run))
     return record

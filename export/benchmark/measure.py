@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from compress.data import Dataset, load_data
-from compress.runs import folder as run_folder
-from compress.runs.folder import Run
+from compress.runs.folder import Run, now
+from compress.runs.locks import held
 from compress.system.errors import InputError, UsageError
 from export.benchmark import latency, results, scoring
 from export.benchmark.candidates import (
@@ -65,7 +65,7 @@ def benchmark_run(
     """
     if not math.isfinite(min_seconds):
         raise UsageError(f"{min_seconds} seconds cannot be measured", "Give a number, such as 3.")
-    started, clock = run_folder.now(), time.perf_counter()
+    started, clock = now(), time.perf_counter()
     machine = this_machine()
     settings = Settings(
         runtimes=list(runtimes) or list(RUNTIMES),
@@ -76,7 +76,7 @@ def benchmark_run(
         limits=run.recipe.benchmark.model_dump(),
     )
     _check(settings)
-    with run_folder.held(run.path):
+    with held(run.path):
         record, models = read_export(run), find_models(run)
         dataset = _data(run, say)
         labels = np.asarray(dataset.eval_labels)
@@ -100,11 +100,11 @@ def benchmark_run(
         )
         shown = verdict.recommended or STUDENT
         calibration = record.get("calibration")
-        manifest = run.manifest
+        manifest = run.result
         outcome = Benchmark(
             run=run.path.resolve().name,
-            recipe=manifest["recipe"],
-            method=manifest["method"],
+            recipe=manifest.recipe,
+            method=manifest.method,
             date=started,
             seconds=0.0,
             recipe_sha256=run.recipe.sha256,
@@ -151,8 +151,8 @@ def _check(settings: Settings) -> None:
 
 
 def _data(run: Run, say: Callable[[str], None]) -> Dataset:
-    dataset = load_data(run.recipe.data, say=say)
-    if dataset.sha256 != run.manifest["data"]["sha256"]:
+    dataset = load_data(run.recipe.data)
+    if dataset.sha256 != run.result.data.sha256:
         raise InputError(
             f"{dataset.name} is no longer the data that {run.path} was trained on: its hash differs",
             "Restore it, or train again.",

@@ -16,8 +16,9 @@ from huggingface_hub.utils import validate_repo_id
 from compress import models
 from compress.models import small_stem
 from compress.recipe import Member, Recipe, recipe_yaml
-from compress.runs.distillation import load_student
-from compress.runs.folder import RECIPE, Run, held
+from compress.runs.folder import Run
+from compress.runs.locks import held
+from compress.runs.student import load_student
 from compress.system.errors import InputError, MachineError, UsageError
 from compress.system.files import cannot_write
 from export.benchmark.candidates import find_models
@@ -83,7 +84,7 @@ def _write_folder(run: Run, repo: str) -> Path:
             made.mkdir()
             for name in (models.CONFIG, models.WEIGHTS):
                 shutil.copyfile(run.student / name, made / name)
-            (made / RECIPE).write_text(recipe_yaml(_public(run.recipe)), encoding="utf-8")
+            (made / run.recipe_file.name).write_text(recipe_yaml(_public(run.recipe)), encoding="utf-8")
             for path in _onnx_files(run):
                 (made / "onnx").mkdir(exist_ok=True)
                 shutil.copyfile(path, made / "onnx" / path.name)
@@ -113,16 +114,16 @@ def _onnx_files(run: Run) -> Iterator[Path]:
 
 
 def _card(run: Run, repo: str) -> str:
-    manifest, config = run.manifest, models.read_config(run.student)
+    manifest, config = run.result, models.read_config(run.student)
     architecture = config.get("architecture")
     if not architecture:
         raise InputError(f"the student of {run.path} was not made by timm, whose format the Hub is to have")
-    data, top1 = manifest["data"], manifest["student_top1"]
+    data, top1 = manifest.data, manifest.student_top1
     result = EvalResult(
         task_type="image-classification",
         dataset_type=data["name"],
         dataset_name=data["name"],
-        dataset_split=data["eval_split"],
+        dataset_split=data.eval_split,
         metric_type="accuracy",
         metric_name="top-1",
         metric_value=round(top1, 6),
@@ -141,10 +142,10 @@ def _card(run: Run, repo: str) -> str:
 ---
 # {architecture}, {data["num_classes"]} classes of {data["name"]}
 
-Distilled with `{manifest["method"]}` from {models.read_config(run.teacher).get("architecture") or "a module"}: top-1
-{top1:.2%} on {data["eval_split"]} ({data["eval_images"]:,} images), its teacher {manifest["teacher_top1"]:.2%}. How it
+Distilled with `{manifest.method}` from {models.read_config(run.teacher).get("architecture") or "a module"}: top-1
+{top1:.2%} on {data.eval_split} ({data.eval_images:,} images), its teacher {manifest.teacher_top1:.2%}. How it
 was trained stands in `recipe.yaml`, from which paths are left out; the hash of the recipe is
-`{manifest["recipe_sha256"]}`.
+`{manifest.recipe_sha256}`.
 
 ```python
 {small_stem.import_line(architecture)}import timm

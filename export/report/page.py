@@ -11,9 +11,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from compress.runs.folder import Run
 from compress.system import files
 from compress.system.errors import InputError, UsageError
-from compress.training.metrics import METRICS, read_metrics
+from compress.training.metrics import read_metrics
 from export.benchmark.results import (
     Accuracy,
     Benchmark,
@@ -94,7 +95,7 @@ class View:
         if others := [entry.name for entry in benchmark.candidates if _is_another(run, entry)]:
             warning = f"Made anew since this was measured: {', '.join(others)}. Measure again with compress benchmark."
             benchmark = benchmark.model_copy(update={"warnings": [warning, *benchmark.warnings]})
-        return cls(benchmark, read_metrics(run / METRICS))
+        return cls(benchmark, read_metrics(Run(run).metrics))
 
     @property
     def plots(self) -> dict[str, tuple[str, Markup]]:

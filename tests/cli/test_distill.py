@@ -227,7 +227,7 @@ def test_a_folder_that_cannot_be_written_is_an_environment_error(
 
 
 def test_a_folder_in_use_names_its_holder(command: Command, tiny_recipe: Path, finished: Path, tmp_path: Path) -> None:
-    from compress.runs.folder import held
+    from compress.runs.locks import held
 
     out = tmp_path / "run"
     shutil.copytree(finished, out)

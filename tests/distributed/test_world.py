@@ -15,9 +15,10 @@ from compress.distributed.world import current
 from compress.losses.objective import Objective
 from compress.system.errors import DivergedError, Interrupted, UsageError
 from compress.system.interrupts import Flag
-from compress.training.batches import Shared, batches_and_teacher
+from compress.training.batches import batches_and_teacher
 from compress.training.divergence import DivergenceWatch
 from compress.training.evaluate import logits_of
+from compress.training.memo import Memo
 from compress.training.metrics import read_metrics
 from compress.training.qat import with_fake_quantization
 from compress.training.state import loss_parts, prepare
@@ -68,7 +69,7 @@ def first_step(method: str, terms: list[dict[str, Any]], model: nn.Module) -> di
     batches, cheap = batches_and_teacher(
         *(splits().train, network(2, channels=12), objective, settings, recipe.Augment(crop=1, flip=True), "student"),
         views=None,
-        shared=Shared(),
+        memo=Memo(),
     )
     state = prepare(model, batches, objective, settings, 1, "student", teacher=cheap)
     state.model.train()
@@ -107,7 +108,7 @@ def error_of(work: Callable[[], Any]) -> tuple[str, str]:
 def first_random_number() -> float:
     settings = recipe.Train.model_validate({"batch_size": 16})
     objective = Objective.of(supervision([], "ce"), label_smoothing=0.0)
-    options = {"views": None, "shared": Shared()}
+    options = {"views": None, "memo": Memo()}
     batches, _ = batches_and_teacher(
         splits().train, None, objective, settings, recipe.Augment(crop=0, flip=False), "student", **options
     )

@@ -18,8 +18,8 @@ from compress.models import create_model
 from compress.system.errors import DivergedError, MachineError
 from compress.training.divergence import DivergenceWatch
 from compress.training.evaluate import accuracy, logits_of
-from compress.training.loop import finish, train
 from compress.training.metrics import read_metrics
+from tests.helpers.training import trained
 from tests.helpers.two_processes import in_two_processes
 
 pytestmark = [
@@ -66,19 +66,16 @@ def run(
 ) -> nn.Module:
     supervision = recipe.Supervision.model_validate({"method": "ka-ps+dtd-flsw", "terms": terms or []})
     settings = recipe.Train.model_validate({"epochs": 3, "batch_size": 64, "lr": 0.05, **options})
-    return finish(
-        train(
-            network(1),
-            splits=data or splits(device),
-            teacher=teacher or network(2),
-            objective=Objective.of(supervision, label_smoothing=0.0),
-            settings=settings,
-            augment=recipe.Augment(crop=2, flip=True, erase=0.2, scale=0.7),
-            epochs=settings.epochs,
-            phase="student",
-            folder=folder,
-            provenance={},
-        )
+    return trained(
+        network(1),
+        splits=data or splits(device),
+        teacher=teacher or network(2),
+        objective=Objective.of(supervision, label_smoothing=0.0),
+        settings=settings,
+        augment=recipe.Augment(crop=2, flip=True, erase=0.2, scale=0.7),
+        epochs=settings.epochs,
+        folder=folder,
+        provenance={},
     )
 
 

@@ -11,8 +11,8 @@ from compress import recipe
 from compress.data.augment import Images, Splits
 from compress.losses.objective import Objective
 from compress.losses.terms import Terms
-from compress.training.batches import Shared
-from compress.training.loop import finish, train
+from compress.training.memo import Memo
+from tests.helpers.training import trained
 
 FITNET = {"name": "fitnet", "student": "2", "teacher": "2"}
 ALL = [
@@ -61,24 +61,21 @@ def run(
     teacher: nn.Module | None = None,
     model: nn.Module | None = None,
     data: Splits | None = None,
-    shared: Shared | None = None,
+    memo: Memo | None = None,
     **options: Any,
 ) -> nn.Module:
     settings = recipe.Train.model_validate({"epochs": epochs, "batch_size": 16, "lr": 0.05, **options})
-    return finish(
-        train(
-            model if model is not None else network(1, dropout=0.1),
-            splits=data if data is not None else splits(),
-            teacher=teacher if teacher is not None else network(2, channels=12),
-            objective=Objective.of(supervision(terms, method), label_smoothing=0.0),
-            settings=settings,
-            augment=recipe.Augment(crop=1, flip=True),
-            epochs=epochs,
-            phase="student",
-            folder=folder,
-            provenance={"data": "x"},
-            shared=shared,
-        )
+    return trained(
+        model if model is not None else network(1, dropout=0.1),
+        splits=data if data is not None else splits(),
+        teacher=teacher if teacher is not None else network(2, channels=12),
+        objective=Objective.of(supervision(terms, method), label_smoothing=0.0),
+        settings=settings,
+        augment=recipe.Augment(crop=1, flip=True),
+        epochs=epochs,
+        folder=folder,
+        provenance={"data": "x"},
+        memo=memo,
     )
 
 

@@ -12,11 +12,11 @@ from compress import recipe
 from compress.losses.adversarial import Discriminator, adversarial_losses
 from compress.losses.objective import Objective
 from compress.system.errors import DivergedError, Interrupted
-from compress.training.batches import stream
-from compress.training.loop import finish, train
+from compress.system.seeds import stream
 from compress.training.metrics import read_metrics
 from compress.training.state import Training, prepare
 from tests.helpers.terms_training import FITNET, equal, make, network, newest, run, splits, supervision
+from tests.helpers.training import trained
 from tests.reference import adversarial_reference
 from tests.training.test_train_terms import stop_after
 
@@ -105,19 +105,16 @@ def test_a_step_of_the_discriminator_is_one_of_adam_on_its_own_loss(tmp_path: Pa
     _, loss = adversarial_losses(before, student.train()(images), teacher(images), data.labels)
     slopes = torch.autograd.grad(loss, list(before.parameters()))
     options = {"batch_size": 50, "precision": "fp32", "weight_decay": 0.1, "clip_grad": 1e-3}
-    finish(
-        train(
-            network(1),
-            splits=splits(),
-            teacher=teacher,
-            objective=Objective.of(supervision([{**TERM, "lr": 0.02}], "ce"), label_smoothing=0.0),
-            settings=recipe.Train.model_validate({"epochs": 1, "lr": 0.1, "seed": 3, **options}),
-            augment=recipe.Augment(crop=0, flip=False),
-            epochs=1,
-            phase="student",
-            folder=tmp_path,
-            provenance={},
-        )
+    trained(
+        network(1),
+        splits=splits(),
+        teacher=teacher,
+        objective=Objective.of(supervision([{**TERM, "lr": 0.02}], "ce"), label_smoothing=0.0),
+        settings=recipe.Train.model_validate({"epochs": 1, "lr": 0.1, "seed": 3, **options}),
+        augment=recipe.Augment(crop=0, flip=False),
+        epochs=1,
+        folder=tmp_path,
+        provenance={},
     )
     found = newest(tmp_path)
     for (name, value), slope in zip(before.named_parameters(), slopes, strict=True):

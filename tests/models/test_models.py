@@ -122,7 +122,7 @@ def test_a_teacher_of_other_normalisation_sees_its_own(tmp_path: Path, digits: D
 
 @pytest.mark.parametrize("way", ["by hand", "timm's folder", "timm's file"])
 def test_the_normalisation_of_a_teacher_is_that_of_its_config_and_else_is_assumed_aloud(
-    tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFixture[str], way: str
+    tmp_path: Path, digits: Dataset, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     model = make().eval()
     pixels = torch.rand(2, 3, 16, 16)
@@ -134,8 +134,9 @@ def test_the_normalisation_of_a_teacher_is_that_of_its_config_and_else_is_assume
     torch.save(model.state_dict(), path)
     teacher = models.checkpoint_teacher(teacher_settings(path), digits).eval()
     torch.testing.assert_close(teacher(data), model(data))
-    said = capsys.readouterr().err
-    for part in ("warning: ", str([round(value, 4) for value in digits.mean]), "of digits", f"{tmp_path}/config.json"):
+    said = caplog.text
+    caplog.clear()
+    for part in ("WARNING", str([round(value, 4) for value in digits.mean]), "of digits", f"{tmp_path}/config.json"):
         assert part in said
     if way == "by hand":  # as the warning says
         normalisation = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
@@ -146,7 +147,7 @@ def test_the_normalisation_of_a_teacher_is_that_of_its_config_and_else_is_assume
         path = tmp_path / "saved" / ("model.safetensors" if way == "timm's file" else "")
     teacher = models.checkpoint_teacher(teacher_settings(path), digits).eval()
     torch.testing.assert_close(teacher(data), model(own), atol=1e-4, rtol=1e-4)
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("normalisation", [{"mean": 0.5}, {"std": [0.5, 0.5]}, {"std": [0.5, 0.0, 0.5]}, "x"])

@@ -92,7 +92,7 @@ def test_saved_and_loaded_it_has_the_same_logits_and_hash(
     assert not opened.training
     with torch.no_grad():
         assert torch.equal(opened(images), trio(images))
-    fitted = models.fit_teacher(opened, digits, "it")
+    fitted = models.as_teacher(opened, digits, "it")
     assert fitted is opened  # the images of this data need no other normalisation
     assert models.save_model(opened, tmp_path / "again", digits) == sha256
     assert models.normalization(opened, digits) == (digits.mean, digits.std)
@@ -104,7 +104,7 @@ def test_a_saved_one_is_refused_where_it_is_not_whole_or_has_other_classes(
     models.save_model(trio, tmp_path / "teacher", digits)
     renamed = dataclasses.replace(digits, class_names=[f"class {name}" for name in digits.class_names])
     with pytest.raises(InputError, match="other classes"):
-        models.fit_teacher(models.load_model(tmp_path / "teacher"), renamed, "it")
+        models.as_teacher(models.load_model(tmp_path / "teacher"), renamed, "it")
     (tmp_path / "teacher" / "member-1" / "config.json").unlink()
     with pytest.raises(InputError, match="whole model"):
         models.load_model(tmp_path / "teacher")

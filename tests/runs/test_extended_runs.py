@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from compress.recipe import load_recipe
-from compress.runs import distillation
-from compress.runs.distillation import distill, load_student
+from compress.runs import distill, distillation, load_student
 from compress.runs.folder import Run
 from compress.system.errors import InputError, Interrupted, UsageError
 from compress.training.checkpoint import newest_checkpoint
@@ -100,7 +99,7 @@ def test_a_fine_tuning_for_int8_that_was_interrupted_further_than_is_asked_for_s
     monkeypatch.setattr(DivergenceWatch, "check", check)
     with pytest.raises(Interrupted):
         run(tiny_recipe, here / "run", *INT8[:1], "train.quantize_epochs=3")
-    found = newest_checkpoint(Run(here / "run").quantize_checkpoints, warn=print)
+    found = newest_checkpoint(Run(here / "run").quantize_checkpoints)
     assert found is not None
     assert (found.meta["epoch"], found.meta["step"]) == (2, 2)
     asked = (*INT8[:1], "train.quantize_epochs=2")
@@ -121,14 +120,14 @@ def test_while_it_is_fine_tuned_terms_go_on_as_they_were_at_the_end(here: Path, 
     term = "supervision.terms=[{name: fitnet, student: layer3, schedule: {end: 2}}]"
     args = "student.args={channels: [8, 8, 8, 4]}"
     done = run(tiny_recipe, here / "run", term, args)
-    trained = newest_checkpoint(done.checkpoints, warn=print)
+    trained = newest_checkpoint(done.checkpoints)
     tuned = run(tiny_recipe, here / "run", term, args, *INT8, "train.quantize_lr=1e-9")
     (line,) = [line for line in read_metrics(tuned.path / "metrics.jsonl") if line["phase"] == "quantize"]
     assert line["fitnet"] > 0
     assert line["loss"] == pytest.approx(0.9 * line["kd"] + 0.1 * line["ce"], rel=1e-5)
     assert trained is not None
     before = trained.part("terms")
-    found = newest_checkpoint(tuned.quantize_checkpoints, warn=print)
+    found = newest_checkpoint(tuned.quantize_checkpoints)
     assert found is not None
     assert before
     for name, value in found.part("terms").items():

@@ -18,8 +18,8 @@ from compress.runs.distillation import distill, distill_in_steps
 from compress.runs.folder import Run
 from compress.sweeps.lockstep import Steps, run_in_lockstep
 from compress.system.errors import DivergedError, FaultError, Interrupted, MachineError
-from compress.training.batches import Shared
 from compress.training.loop import Position
+from compress.training.memo import Memo
 from compress.training.metrics import read_metrics
 from tests.helpers.pictures import TINY
 
@@ -67,10 +67,10 @@ def load(recipe: Path, name: str, *overrides: str) -> Any:
 
 
 def together(recipe: Path, *names: str, overrides: dict[str, str] | None = None) -> dict[str, Steps]:
-    shared, overrides = Shared(), overrides or {}
+    memo, overrides = Memo(), overrides or {}
     return {
         name: distill_in_steps(
-            load(recipe, name, *filter(None, [overrides.get(name)])), shared=shared, out=name, resume=True
+            load(recipe, name, *filter(None, [overrides.get(name)])), memo=memo, out=name, resume=True
         )
         for name in names
     }

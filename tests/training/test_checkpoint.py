@@ -14,20 +14,23 @@ def checkpoint(epoch: int, step: int = 0) -> Checkpoint:
     )
 
 
-def test_what_is_saved_is_read_back_and_only_the_newest_are_kept(tmp_path: Path) -> None:
+def test_what_is_saved_is_read_back_and_only_the_newest_are_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for epoch in range(1, 5):
         save_checkpoint(tmp_path, checkpoint(epoch), keep=2)
     assert len(list(tmp_path.iterdir())) == 4
-    found = newest_checkpoint(tmp_path, warn=pytest.fail)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.meta == checkpoint(4).meta
     assert found.tensors.keys() == checkpoint(4).tensors.keys()
     assert all(torch.equal(found.tensors[key], value) for key, value in checkpoint(4).tensors.items())
     assert found.part("model").keys() == {"weight"}
+    assert not caplog.records
 
 
 def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path / "absent", warn=pytest.fail) is None
+    assert newest_checkpoint(tmp_path / "absent") is None
 
 
 def flip_a_bit(path: Path) -> None:
@@ -46,20 +49,21 @@ def empty(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, empty, Path.unlink])
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: object, suffix: str) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, damage: object, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=3)
     damaged = save_checkpoint(tmp_path, checkpoint(2), keep=3).with_suffix(suffix)
     damage(damaged)  # type: ignore[operator]
-    warnings: list[str] = []
-    found = newest_checkpoint(tmp_path, warn=warnings.append)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.meta["epoch"] == 1 or (suffix == ".json" and damage is flip_a_bit and found.meta["epoch"] == 2)
     # Without its marker a checkpoint never was, so there is nothing to warn of.
-    assert bool(warnings) == (found.meta["epoch"] == 1 and not (suffix == ".json" and damage is Path.unlink))
+    assert bool(caplog.records) == (found.meta["epoch"] == 1 and not (suffix == ".json" and damage is Path.unlink))
     for path in tmp_path.iterdir():
         empty(path)
     with pytest.raises(InputError, match="none of the"):
-        newest_checkpoint(tmp_path, warn=lambda _: None)
+        newest_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.weight", "terms.projections.fitnet.weight"])
@@ -69,6 +73,6 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path, name: str
     bad.tensors[name] = torch.tensor([1.0, float("inf")])
     with pytest.raises(DivergedError):
         save_checkpoint(tmp_path, bad, keep=2)
-    found = newest_checkpoint(tmp_path, warn=pytest.fail)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.meta["epoch"] == 1

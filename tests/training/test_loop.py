@@ -17,8 +17,8 @@ from compress.system.errors import DivergedError, Interrupted
 from compress.training.batches import epoch_order
 from compress.training.divergence import DivergenceWatch
 from compress.training.evaluate import accuracy, logits_of
-from compress.training.loop import finish, train
 from compress.training.metrics import read_metrics
+from tests.helpers.training import trained
 
 NO_AUGMENT = recipe.Augment(crop=0, flip=False)
 
@@ -50,19 +50,16 @@ def run(
     **options: Any,
 ) -> nn.Module:
     settings = recipe.Train.model_validate({"epochs": max(epochs, 1), "batch_size": 16, "lr": 0.05, **options})
-    return finish(
-        train(
-            model if model is not None else network(1, dropout=0.1),
-            splits=splits(),
-            teacher=teacher if teacher is not None else network(2).eval(),
-            objective=Objective.of(recipe.Supervision(method=method), label_smoothing=settings.label_smoothing),
-            settings=settings,
-            augment=recipe.Augment(crop=1, flip=True),
-            epochs=epochs,
-            phase="student",
-            folder=folder,
-            provenance={"data": "x"},
-        )
+    return trained(
+        model if model is not None else network(1, dropout=0.1),
+        splits=splits(),
+        teacher=teacher if teacher is not None else network(2).eval(),
+        objective=Objective.of(recipe.Supervision(method=method), label_smoothing=settings.label_smoothing),
+        settings=settings,
+        augment=recipe.Augment(crop=1, flip=True),
+        epochs=epochs,
+        folder=folder,
+        provenance={"data": "x"},
     )
 
 
@@ -159,19 +156,16 @@ def test_one_step_of_plain_kd_is_the_textbook_step(tmp_path: Path) -> None:
     settings = recipe.Train.model_validate(
         {"epochs": 1, "batch_size": 16, "lr": 0.1, "precision": "fp32", "schedule": "constant", "weight_decay": 0.0}
     )
-    trained = finish(
-        train(
-            student,
-            splits=data,
-            teacher=teacher,
-            objective=Objective.of(recipe.Supervision(method="kd", temperature=3.0, alpha=0.7), label_smoothing=0.0),
-            settings=settings,
-            augment=NO_AUGMENT,
-            epochs=1,
-            phase="student",
-            folder=tmp_path,
-            provenance={},
-        )
+    result = trained(
+        student,
+        splits=data,
+        teacher=teacher,
+        objective=Objective.of(recipe.Supervision(method="kd", temperature=3.0, alpha=0.7), label_smoothing=0.0),
+        settings=settings,
+        augment=NO_AUGMENT,
+        epochs=1,
+        folder=tmp_path,
+        provenance={},
     )
     images = ((data.train.images / 255 - 0.4) / 0.2).permute(0, 3, 1, 2)
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9, nesterov=True)
@@ -181,7 +175,7 @@ def test_one_step_of_plain_kd_is_the_textbook_step(tmp_path: Path) -> None:
     )
     (0.7 * 9 * kd + 0.3 * F.cross_entropy(logits, data.train.labels)).backward()
     optimizer.step()
-    for mine, theirs in zip(trained.state_dict().values(), reference.state_dict().values(), strict=True):
+    for mine, theirs in zip(result.state_dict().values(), reference.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
 
 

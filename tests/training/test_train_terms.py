@@ -11,10 +11,11 @@ from torch import nn
 from compress import recipe
 from compress.losses.objective import Objective
 from compress.system.errors import DivergedError, Interrupted, UsageError
-from compress.training.batches import Shared, stream
-from compress.training.loop import finish, train
+from compress.system.seeds import stream
+from compress.training.memo import Memo
 from compress.training.metrics import read_metrics
 from tests.helpers.terms_training import ALL, FITNET, equal, make, network, newest, run, splits, supervision
+from tests.helpers.training import trained
 
 
 def test_the_epoch_has_the_steps_done_as_its_fraction(tmp_path: Path) -> None:
@@ -45,19 +46,16 @@ def test_a_projection_is_trained_with_the_student_s_learning_rate_and_weight_dec
     images = ((splits().train.images / 255 - 0.4) / 0.2).permute(0, 3, 1, 2)
     loss = F.mse_loss(before(student.train()[:3](images)), teacher[:3](images))
     slopes = torch.autograd.grad(loss, list(before.parameters()))
-    finish(
-        train(
-            network(1),
-            splits=splits(),
-            teacher=teacher,
-            objective=Objective.of(supervision([FITNET], "ce"), label_smoothing=0.0),
-            settings=settings,
-            augment=recipe.Augment(crop=0, flip=False),
-            epochs=1,
-            phase="student",
-            folder=tmp_path,
-            provenance={},
-        )
+    trained(
+        network(1),
+        splits=splits(),
+        teacher=teacher,
+        objective=Objective.of(supervision([FITNET], "ce"), label_smoothing=0.0),
+        settings=settings,
+        augment=recipe.Augment(crop=0, flip=False),
+        epochs=1,
+        folder=tmp_path,
+        provenance={},
     )
     found = newest(tmp_path)
     weight = before.weight - 0.1 * (slopes[0] + 0.01 * before.weight)
@@ -176,10 +174,10 @@ def test_a_feature_that_does_not_exist_is_refused_before_anything_is_trained(tmp
 @pytest.mark.slow
 def test_a_model_that_was_compiled_before_anybody_looked_inside_is_looked_into(tmp_path: Path) -> None:
     """Also by a second student in another place."""
-    shared, teacher = Shared(), network(2, channels=12)
+    memo, teacher = Memo(), network(2, channels=12)
     for number, terms in enumerate(([], [FITNET], [{"name": "relational", "student": "3", "teacher": "3"}])):
         folder = tmp_path / str(number)
-        run(folder, terms, model=network(1), teacher=teacher, shared=shared, compile=True, epochs=1)
+        run(folder, terms, model=network(1), teacher=teacher, memo=memo, compile=True, epochs=1)
         (line,) = read_metrics(folder / "metrics.jsonl")
         assert line[terms[0]["name"]] > 0 if terms else "fitnet" not in line
 

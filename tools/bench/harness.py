@@ -16,6 +16,7 @@ import onnxruntime
 import torch
 
 from compress.cli.main import run_command
+from compress.system import console
 from export.benchmark.machine import this_machine
 
 Work = Callable[[], object]
@@ -31,6 +32,7 @@ def rounds_option(default: int) -> Callable[[Any], Any]:
 
 def run(command: click.Command) -> NoReturn:
     """Ends the process as `compress` ends: an error is one line on stderr, and has the same exit code."""
+    console.show_log()
     run_command(command, Path(sys.argv[0]).name)
 
 

@@ -6,7 +6,7 @@ and write. For each axis the exponents of the cost of a sample and of its work a
 every point is flagged whose cost grew by 25 % more than the larger of both since an earlier point. Pieces that
 should not depend on something are timed alone. The images lie in files that are memory-mapped, as in training on a CPU.
 
-    python tools/bench/scaling.py --plot recipes/results/scaling.png      all axes; one million images of 32 px take 3 GB
+    python tools/bench/scaling.py --plot recipes/results/scaling.png     all axes; one million images of 32 px take 3 GB
     python tools/bench/scaling.py --axis classes --axis batch --rounds 3 --json
 """
 
@@ -61,8 +61,7 @@ def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
     return found
 
 
-def measure_axis(axis: str, folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
-    values = AXES[axis]
+def measure_axis(axis: str, values: list[int], folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
     found: dict[int, list[Point]] = {value: [] for value in values}
     for number in range(rounds):
         for value in values if number % 2 == 0 else reversed(values):
@@ -128,14 +127,15 @@ PIECES = {
 }
 
 
-def measure_piece(name: str, folder: Path) -> dict[str, Any]:
+def measure_piece(name: str, axes: dict[str, list[int]], folder: Path) -> dict[str, Any]:
     axis, expected = PIECES[name]
-    seconds = [in_own_process(time_piece, name, value, folder) for value in AXES[axis]]
-    grows = exponent(AXES[axis], seconds)
+    values = axes[axis]
+    seconds = [in_own_process(time_piece, name, value, folder) for value in values]
+    grows = exponent(values, seconds)
     return {
         "piece": name,
         "axis": axis,
-        "values": AXES[axis],
+        "values": values,
         "seconds": seconds,
         "exponent": grows,
         "expected": expected,
@@ -211,7 +211,7 @@ def _short(value: int) -> str:
 @rounds_option(2)
 @click.option("--pieces/--no-pieces", default=True, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), help="For the images, kept. Default: a temporary one.")
-@click.option("--samples", type=click.IntRange(1000), help="The most images that are tried. Default: a million.")
+@click.option("--samples", type=click.IntRange(100_000), help="The most images that are tried. Default: a million.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="A .png; its numbers go beside it, as .json.")
 @json_option
 def main(
@@ -225,13 +225,12 @@ def main(
     as_json: bool,
 ) -> None:
     """How the cost of an image grows with the size of the work."""
-    if samples is not None:
-        AXES["samples"] = [value for value in AXES["samples"] if value <= samples]
+    values = AXES if samples is None else AXES | {"samples": [each for each in AXES["samples"] if each <= samples]}
     with tempfile.TemporaryDirectory() as scratch:
         place = folder or Path(scratch)
         place.mkdir(parents=True, exist_ok=True)
-        axes = [measure_axis(name, place, seconds, rounds) for name in names or AXES]
-        parts = [measure_piece(name, place) for name in PIECES] if pieces else []
+        axes = [measure_axis(name, values[name], place, seconds, rounds) for name in names or AXES]
+        parts = [measure_piece(name, values, place) for name in PIECES] if pieces else []
     facts = machine()
     setting = "two narrow ResNet-10-T, ka+dtd, fp32"
     result = {"setting": setting, "axes": axes, "pieces": parts}

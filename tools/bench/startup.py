@@ -22,11 +22,11 @@ from compress.system.errors import InputError
 FIRST_STEP = """
 import sys, tempfile
 from pathlib import Path
-from compress.training.batches import Shared
+from compress.training.memo import Memo
 from compress.runs.distillation import distill_in_steps
 from compress.recipe import load_recipe
 with tempfile.TemporaryDirectory() as folder:
-    steps = distill_in_steps(load_recipe(sys.argv[1]), shared=Shared(), out=Path(folder) / "run")
+    steps = distill_in_steps(load_recipe(sys.argv[1]), memo=Memo(), out=Path(folder) / "run")
     if next(steps).phase == "student":
         next(steps)
         print("stepped", flush=True)

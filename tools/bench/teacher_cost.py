@@ -19,7 +19,7 @@ from harness import json_option, ratios, rounds_option, run, show, spread, take_
 from torch import Tensor
 from workload import Workload, next_epoch, run_whole_epoch, steps_of_an_epoch, training, workload_options
 
-from compress.training.batches import Shared
+from compress.training.memo import Memo
 from compress.training.state import Training
 from compress.training.teacher_cache import TeacherViews
 
@@ -46,9 +46,9 @@ def main(workload: Workload, rounds: int, as_json: bool) -> None:
     images = workload.images(CPU)
     teacher = workload.model(workload.as_recipe().teacher).eval()
 
-    def prepared(method: str, shared: Shared, views: TeacherViews | None = None) -> Training:
+    def prepared(method: str, memo: Memo, views: TeacherViews | None = None) -> Training:
         settings = workload.as_recipe(method, epochs=1000)
-        return training(settings, images, teacher, workload.model(settings.student), views=views, shared=shared)
+        return training(settings, images, teacher, workload.model(settings.student), views=views, memo=memo)
 
     constant = images.normalized(slice(0, workload.batch))
     naive = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -60,13 +60,13 @@ def main(workload: Workload, rounds: int, as_json: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["COMPRESS_CACHE"] = folder
         views = TeacherViews(count=1, samples=workload.images_a_round, device=CPU, determined_by={})
-        together = Shared()
+        together = Memo()
         five = [prepared(method, together) for method in METHODS]
         cheap = five[0].batches.teacher
         assert cheap is not None
-        plain, cached = prepared("ce", Shared()), prepared("kd", Shared(), views)
+        plain, cached = prepared("ce", Memo()), prepared("kd", Memo(), views)
         # The five students' own steps: with logits that are there already, each alone.
-        alone = [prepared(method, Shared(), views) for method in METHODS]
+        alone = [prepared(method, Memo(), views) for method in METHODS]
         seconds = take_turns(
             {
                 "naive": lambda: [naive_pass() for _ in range(workload.steps)],

@@ -18,8 +18,9 @@ from compress.distributed.world import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.interrupts import Flag
-from compress.training.batches import Shared, batches_and_teacher
+from compress.training.batches import batches_and_teacher
 from compress.training.loop import Position, finish, run_epoch
+from compress.training.memo import Memo
 from compress.training.state import Training, prepare
 from compress.training.teacher_cache import TeacherViews
 
@@ -109,7 +110,7 @@ def training(
     augment: recipe.Augment | None = None,
     *,
     views: TeacherViews | None = None,
-    shared: Shared | None = None,
+    memo: Memo | None = None,
 ) -> Training:
     """The training of a student, as `compress distill` prepares it.
 
@@ -120,7 +121,7 @@ def training(
         student: With random weights.
         augment: Default: crops with a margin of an eighth, and flips.
         views: Keeps the teacher's logits.
-        shared: Of trainings that have batches and the teacher's passes in common.
+        memo: Of trainings that have batches and the teacher's passes in common.
     """
     objective = Objective.of(settings.supervision, label_smoothing=0.0)
     margin = images.images.shape[1] // 8
@@ -132,7 +133,7 @@ def training(
         augment or recipe.Augment(crop=margin, flip=True),
         "student",
         views=views,
-        shared=shared or Shared(),
+        memo=memo or Memo(),
     )
     return prepare(student, batches, objective, settings.train, settings.train.epochs, "student", teacher=cheap)
 

@@ -20,7 +20,8 @@ from compress.recipe import Data, Teacher
 from compress.runs.distillation import load_student
 from compress.runs.folder import Run
 from compress.system.interrupts import Flag
-from compress.training.batches import Batches, stream
+from compress.system.seeds import stream
+from compress.training.batches import Batches
 from compress.training.evaluate import logits_of
 from export.benchmark import scoring
 

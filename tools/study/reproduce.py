@@ -10,6 +10,7 @@ serves a setting, in tuning and after it; runs of one seed share initial weights
 epoch counts. README.md beside this file says more.
 """
 
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -98,7 +99,7 @@ def main(
                 return
             raise
     if still := outlook(progress):
-        console.warn(still)
+        logging.getLogger(__name__).warning(still)
     for path in write_results(progress, study_file, out or RUNS / f"{study.name}-results"):
         console.say(f"wrote {path}")
 

@@ -4,6 +4,7 @@ In: a Study and its State. Out: finished runs below runs/, and the Outlook on wh
 """
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,7 +65,7 @@ def run_study(progress: Progress) -> None:
         for setting in dict.fromkeys([in_tuning, *progress.settings])
     }
     for setting, recipe in resolved.items():
-        folder = RUNS / TEACHERS / teacher_hash(recipe, load_data(recipe.data, say=console.say))
+        folder = RUNS / TEACHERS / teacher_hash(recipe, load_data(recipe.data))
         progress.teachers[setting] = folder
     _train_teacher(progress, in_tuning, resolved[in_tuning])
     _run_groups(progress, tuning_cells(study, progress.teachers[in_tuning]), measured=False)
@@ -87,7 +88,7 @@ def _run_groups(progress: Progress, cells: Sequence[Cell], *, measured: bool) ->
         outcomes = run_group(group, recipe_name=progress.study.name, device=progress.device.type)
         for cell in group:
             if isinstance(outcome := outcomes[cell.name], DivergedError):
-                console.warn(f"{cell.name} failed: {outcome}")
+                logging.getLogger(__name__).warning(f"{cell.name} failed: {outcome}")
                 files.write_json(cell.folder / DIVERGED, {"error": str(outcome)})
             elif measured and isinstance(outcome, Run):
                 _refuse_other_teacher(outcome)

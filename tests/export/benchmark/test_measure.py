@@ -9,7 +9,8 @@ import onnxruntime
 import pytest
 
 from compress.data import load_data
-from compress.runs.folder import Run, held
+from compress.runs.folder import Run
+from compress.runs.locks import held
 from compress.system.errors import InputError, MachineError, UsageError
 from compress.system.files import sha256_file
 from export.benchmark import memory

@@ -1,0 +1,177 @@
+"""The student: made and checked before its teacher is trained, trained under a supervisor, and loaded again."""
+
+import copy
+import logging
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress import models
+from compress.data import Dataset, Splits, load_data, on_device
+from compress.distributed.world import current
+from compress.losses import Objective
+from compress.recipe import Augment, Recipe
+from compress.runs.assistants import check_assistants
+from compress.runs.checks import check_features, check_logits
+from compress.runs.folder import Run, finished_run
+from compress.runs.records import DataRecord
+from compress.system import files
+from compress.system.errors import InputError
+from compress.system.seeds import stream
+from compress.training import Position, accuracy, logits_of, qat, train
+from compress.training.loop import Job
+from compress.training.memo import Memo
+from compress.training.metrics import MetricsLog
+from compress.training.teacher_cache import TeacherViews
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Supervisor:
+    """The model that the student learns from: the teacher, or the last of its assistants."""
+
+    model: nn.Module
+    sha256: str
+    folder: Path
+    """Of its weights and config.json."""
+
+
+def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Dataset, Splits]:
+    """The data set, and its splits on the device; the same ones for all who ask by one memo."""
+
+    def load() -> tuple[Dataset, Splits]:
+        dataset = load_data(recipe.data)
+        logger.info(_describe(dataset, recipe.data.augment))
+        if unseen := set(range(dataset.num_classes)) - set(dataset.eval_labels.tolist()):
+            name = dataset.class_names[min(unseen)]
+            logger.warning(f"class {name!r} has no image to evaluate on ({len(unseen)} such classes)")
+        return dataset, on_device(dataset, device)
+
+    key = ("data", recipe.data.model_dump_json(), device)
+    return memo.once(key, lambda: current().leader_first(load))
+
+
+def checked_student(
+    recipe: Recipe, dataset: Dataset, given: nn.Module | None, given_teacher: nn.Module | None
+) -> nn.Module:
+    """The recipe's student, or the one that was handed over, which could be trained as the recipe says.
+
+    Raises UsageError and InputError where it or an assistant could not be.
+    """
+    student = given
+    if student is None:
+        torch.manual_seed(stream(recipe.train.seed, "student", "weights"))
+        student = models.create_model(recipe.student, num_classes=dataset.num_classes, image_size=dataset.image_size)
+        name = models.architecture(recipe.student, dataset.image_size)
+        supervision = ", ".join([recipe.supervision.method, *(term.name for term in recipe.supervision.terms)])
+        logger.info(f"student: {name}, supervised by {supervision}")
+    check_logits(student, dataset, "student")
+    check_features(student, recipe, dataset, "student")
+    if recipe.train.quantize is not None:
+        qat.with_fake_quantization(student)
+    check_assistants(recipe, dataset, given_teacher, student)
+    return student
+
+
+def trained_student(
+    student: nn.Module,
+    supervisor: Supervisor,
+    run: Run,
+    recipe: Recipe,
+    dataset: Dataset,
+    splits: Splits,
+    memo: Memo,
+    label: str,
+) -> Generator[Position, None, dict[str, Any]]:
+    """Trains a copy of the student, fine-tunes it for INT8 where that is asked for, and saves it.
+
+    Returns what the manifest says of data and student.
+    """
+    world, settings = current(), recipe.train
+    job = Job(
+        phase="student",
+        epochs=settings.epochs,
+        objective=Objective.of(recipe.supervision, label_smoothing=settings.label_smoothing),
+        settings=settings,
+        augment=recipe.data.augment,
+        files=run.training_files(),
+        provenance={"data": dataset.sha256, "teacher": supervisor.sha256},
+        views=_views(recipe, dataset, supervisor, splits.train.images.device),
+        label=label,
+    )
+    trained = yield from train(copy.deepcopy(student), job, splits, teacher=supervisor.model, memo=memo)
+    ranges = None
+    if settings.quantize is None:
+        world.from_leader(lambda: MetricsLog(run.metrics).keep_before("quantize", 0))
+    else:
+        checkpoints = run.quantize_checkpoints
+        ranges = yield from qat.fine_tune(
+            trained, job, splits, checkpoints=checkpoints, teacher=supervisor.model, memo=memo
+        )
+    result = accuracy(logits_of(trained, splits.evaluation), splits.evaluation.labels)
+    sha256 = world.from_leader(lambda: models.save_model(trained, run.student, dataset))
+    data = DataRecord(
+        name=dataset.name,
+        sha256=dataset.sha256,
+        num_classes=dataset.num_classes,
+        train_images=len(dataset.train_labels),
+        eval_images=len(dataset.eval_labels),
+        eval_split=dataset.eval_split,
+        balanced=dataset.balanced,
+    )
+    return {
+        "data": data,
+        "student_top1": result.top1,
+        "student_balanced_top1": result.balanced_top1,
+        "student_sha256": sha256,
+        "int8_input_ranges": ranges,
+    }
+
+
+def load_student(run: Run | str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """The student of a finished run, in eval mode. model is needed where the student was handed over as a module.
+
+    Raises InputError where the run is not finished or its weights are not those that the manifest names.
+    """
+    run = finished_run(run.path if isinstance(run, Run) else Path(run))
+    weights = run.student / models.WEIGHTS
+    if not weights.is_file() or files.sha256_file(weights) != run.manifest.student_sha256:
+        raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")
+    return models.load_model(run.student) if model is None else models.load_weights(model, run.student)
+
+
+def _views(recipe: Recipe, dataset: Dataset, supervisor: Supervisor, device: torch.device) -> TeacherViews | None:
+    """Its config.json counts, too: models of another architecture may have equal weights."""
+    if recipe.teacher.cache is None:
+        return None
+    determined_by = {
+        "teacher": supervisor.sha256,
+        "config": files.sha256_file(supervisor.folder / models.CONFIG),
+        "data": dataset.sha256,
+        "augment": recipe.data.augment.model_dump(),
+        "seed": recipe.train.seed,
+        "precision": recipe.train.precision,
+        "compile": recipe.train.compile,
+        "device": device.type,
+    }
+    return TeacherViews(
+        count=recipe.teacher.cache.views,
+        samples=len(dataset.train_labels),
+        device=device,
+        determined_by=determined_by,
+    )
+
+
+def _describe(dataset: Dataset, augment: Augment) -> str:
+    kinds = {"crop": augment.crop, "flip": augment.flip, "erase": augment.erase, "scale": augment.scale < 1}
+    used = ", ".join(name for name, value in kinds.items() if value) or "none"
+    return (
+        f"data: {dataset.name}, {len(dataset.train_labels):,} images to train on, "
+        f"{len(dataset.eval_labels):,} to evaluate on ({dataset.eval_split}), "
+        f"{dataset.num_classes} classes, {dataset.image_size} pixels; augmentation: {used}"
+    )
