@@ -12,6 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
 
+from compress.runs.folder import runs_root
 from compress.system import files
 from compress.system.errors import MachineError, UsageError
 from export.report.sweep_results import Sweep, compare
@@ -44,7 +45,7 @@ def state(folder: Path) -> study_state.State:
 
 def test_large_weights_are_carried_until_the_student_is_measured(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_state, "_SMALL_BYTES", 10)
-    run, tuning = (finished(study_state.RUNS / "s" / name) for name in ("run", study_plan.tuned_name("kd", 0, 100)))
+    run, tuning = (finished(runs_root() / "s" / name) for name in ("run", study_plan.tuned_name("kd", 0, 100)))
     carried = state(here / "state")
     carried.save([], [run, tuning])
     assert "student/model.safetensors" in carried.index.units["s/run"].files
@@ -55,7 +56,7 @@ def test_large_weights_are_carried_until_the_student_is_measured(here: Path, mon
 
 
 def test_what_is_restored_by_half_does_not_count_as_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = finished(study_state.RUNS / "s" / "run")
+    run = finished(runs_root() / "s" / "run")
     expected = content(run)
     state(here / "state").save([], [run])
     monkeypatch.chdir(here / "state")

@@ -35,7 +35,7 @@ from compress.data.augment import on_device
 from compress.data.sources import find, read_cifar100
 from compress.losses.objective import Objective
 from compress.recipe import Recipe, load_recipe
-from compress.runs.resume import fast_precision
+from compress.runs.resolve import fast_precision
 from compress.system.interrupts import Flag
 from compress.training.teacher_cache import TeacherViews
 from export.runtimes import default_threads

@@ -77,7 +77,8 @@ class Workload:
 def workload_options(*, method: str | None, **defaults: object) -> Callable[[Any], Any]:
     """The options of a Workload, which a command gets as its argument `workload`. method None: there is no --method."""
     values: dict[str, Any] = {"batch": 64, "precision": "bf16", "steps": 8, **defaults}
-    at_least_one, shown = click.IntRange(1), {"show_default": True}
+    at_least_one = click.IntRange(1)
+    shown: dict[str, Any] = {"show_default": True}
     options = [
         click.option("--teacher", default="resnet34", **shown),
         click.option("--student", default="resnet18", **shown),

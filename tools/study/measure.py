@@ -17,8 +17,8 @@ from compress.losses.distillation import dynamic_temperature
 from compress.losses.objective import Objective
 from compress.models.folded import frozen
 from compress.recipe import Data, Teacher
-from compress.runs.distillation import load_student
 from compress.runs.folder import Run
+from compress.runs.student import load_student
 from compress.system.interrupts import Flag
 from compress.system.seeds import stream
 from compress.training.batches import Batches
