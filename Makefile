@@ -10,12 +10,13 @@ INSTALLED := $(VENV)/.installed
 .DELETE_ON_ERROR:
 
 quickstart: $(INSTALLED)
-	$(BIN)/compress distill recipes/quickstart.yaml
+	$(BIN)/compress distill quickstart
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 test: check
 	$(BIN)/pytest -m "not faults"
@@ -30,7 +31,7 @@ audit: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python tools/audit.py
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is older. Set PYTHON, as in: make PYTHON=python3.12" >&2; exit 4; }
 	$(PYTHON) -m venv $(VENV)

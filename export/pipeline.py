@@ -7,7 +7,6 @@ file has its final name only once it passed; where a gate fails nothing is left 
 import contextlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from compress.data import Dataset
 from compress.recipe import Export
+from compress.system.distribution import version
 from compress.system.errors import CompressError, GateError, MachineError
 from compress.system.files import sha256_file, write_json
 from export.gates import parity

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from compress.data.sources import LAYOUTS, find
 from compress.system import files
+from compress.system.distribution import version
 
 
 def examine() -> dict[str, str]:
@@ -33,6 +34,6 @@ def examine() -> dict[str, str]:
 
 def _version(package: str) -> str:
     try:
-        return importlib.metadata.version(package)
+        return version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"

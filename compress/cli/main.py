@@ -13,6 +13,7 @@ import click
 from compress.cli import deploy, manage, train
 from compress.distributed import launch
 from compress.system import streams
+from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import (
     CompressError,
     FaultError,
@@ -27,7 +28,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(context_settings=CONTEXT)
-@click.version_option(package_name="compress")
+@click.version_option(package_name=DISTRIBUTION)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:

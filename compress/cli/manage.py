@@ -79,7 +79,54 @@ def runs_prune(failed: bool, yes: bool) -> None:
 
 @click.group()
 def recipe() -> None:
-    """About recipes."""
+    """The recipes that come with compress, and what a recipe may hold."""
+
+
+@recipe.command("list")
+@as_json
+def recipe_list(json_: bool) -> None:
+    """List the recipes that come with compress, and what each trains.
+
+    \b
+    compress distill quickstart      trains one by its name
+    """
+    from compress.recipe import load_recipe
+    from compress.recipe.library import packaged_recipe, recipe_names
+
+    recipes = {name: load_recipe(packaged_recipe(name)) for name in recipe_names()}
+    if json_:
+        print_json(
+            [
+                {
+                    "name": name,
+                    "data": one.data.name,
+                    "teacher": one.teacher.model,
+                    "student": one.student.model,
+                    "method": one.supervision.method,
+                    "epochs": one.train.epochs,
+                }
+                for name, one in recipes.items()
+            ]
+        )
+        return
+    for name, one in recipes.items():
+        click.echo(
+            f"{name:<26}{one.data.name}: {one.teacher.model} teaches {one.student.model}, "
+            f"{one.supervision.method}, {one.train.epochs} epochs"
+        )
+
+
+@recipe.command("show")
+@click.argument("name")
+def recipe_show(name: str) -> None:
+    """Print the recipe NAME as it is, comments included.
+
+    \b
+    compress recipe show quickstart > my.yaml
+    """
+    from compress.recipe.library import packaged_recipe
+
+    click.echo(packaged_recipe(name).read_text(encoding="utf-8"), nl=False)
 
 
 @recipe.command("schema")

@@ -32,8 +32,8 @@ def distill(
     """Train (or load) the teacher of RECIPE and distil its student.
 
     \b
-    compress distill recipes/quickstart.yaml
-    compress distill recipes/cifar100_r34_to_r18.yaml --method kd --set train.seed=1
+    compress distill quickstart
+    compress distill my.yaml --method kd --set train.seed=1
     """
     from compress.recipe import load_recipe
 
@@ -88,7 +88,7 @@ def sweep(
     """Every combination of methods, seeds and values as a run of its own; runs that share a teacher go in lockstep.
 
     \b
-    compress sweep recipes/cifar100_cpu.yaml --method kd --method ka+dtd --seed 0 --seed 1 --seed 2
+    compress sweep cifar100_cpu --method kd --method ka+dtd --seed 0 --seed 1 --seed 2
 
     Runs have stable names: the same command again skips what is finished and goes on with what is not. The table of
     means and of paired differences over seeds is written beside them, as HTML, Markdown and JSON.
@@ -99,8 +99,8 @@ def sweep(
     reference = baseline_arm(cells, baseline)
 
     from compress.runs.folder import runs_root
-    from compress.sweeps.cells import raise_if_failed, results
-    from compress.sweeps.cells import sweep as run_sweep
+    from compress.sweeps.run import raise_if_failed, results
+    from compress.sweeps.run import sweep as run_sweep
     from compress.system import console
 
     outcomes = run_sweep(cells, recipe_name=recipe.stem, device=device, engine=engine)

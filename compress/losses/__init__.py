@@ -3,10 +3,13 @@
 The losses are pure functions; `Objective` joins a method with its terms.
 """
 
-from compress.losses.distillation import adjust_targets, decoupled_kd, dist_loss, distillation_loss, dynamic_temperature
+from compress.losses.distillation import DistillationSettings, distillation_loss, dynamic_temperature
+from compress.losses.logits import decoupled_kd, dist_loss
 from compress.losses.objective import Means, Objective
+from compress.losses.targets import adjust_targets
 
 __all__ = [
+    "DistillationSettings",
     "Means",
     "Objective",
     "adjust_targets",

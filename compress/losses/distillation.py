@@ -4,6 +4,7 @@ Pure functions of logits [N, C] and labels [N]. KA mends targets of the teacher 
 a temperature of its own. Source: Wen, Lai, Qian, "Preparing Lessons" (arXiv 1911.07471); what is our own says "ours".
 """
 
+from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import torch
@@ -11,14 +12,27 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from compress.losses.logits import decoupled_kd, dist_loss
-from compress.losses.targets import adjust_targets, arithmetic, check, column, log_targets, wrong_rows
+from compress.losses.targets import arithmetic, check, column, log_targets, wrong_rows
 from compress.recipe.methods import Adjust, Dynamic
-
-__all__ = ["adjust_targets", "decoupled_kd", "dist_loss", "distillation_loss", "dynamic_temperature"]
 
 Normalize = Literal["l2", "mean", "none"]
 Scale = Literal["sample", "base"]
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """What a method asks of distillation_loss: its arguments of the same names, with the same defaults."""
+
+    adjust: Adjust = "none"
+    epsilon: float = 0.1
+    dynamic: Dynamic = "constant"
+    base: float = 4.0
+    beta: float = 40.0
+    gamma: float = 0.5
+    normalize: Normalize = "l2"
+    floor: float = 1.0
+    scale: Scale = "sample"
+    alpha: float = 0.9
 
 
 class Distillation(TypedDict):

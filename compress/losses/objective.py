@@ -7,12 +7,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compress import recipe
 from compress.distributed.world import ALONE, World
-from compress.losses.distillation import Adjust, Dynamic, Normalize, Scale, distillation_loss
+from compress.losses.distillation import DistillationSettings, distillation_loss
 from compress.losses.terms import Terms
+from compress.recipe import FeatureTerm, Supervision, Term
 from compress.recipe.methods import default_alpha, method_parts
-from compress.recipe.supervision import FeatureTerm
+
+
+def distillation_settings(supervision: Supervision) -> DistillationSettings | None:
+    """What the recipe's method asks of distillation_loss; None for ce, which distils nothing."""
+    if supervision.method == "ce":
+        return None
+    adjust, dynamic = method_parts(supervision.method)
+    return DistillationSettings(
+        adjust=adjust,
+        epsilon=supervision.epsilon,
+        dynamic=dynamic,
+        base=supervision.temperature,
+        beta=supervision.dtd.beta,
+        gamma=supervision.dtd.gamma,
+        normalize=supervision.dtd.normalize,
+        floor=supervision.dtd.floor,
+        scale=supervision.scale,
+        alpha=default_alpha(supervision.method) if supervision.alpha is None else supervision.alpha,
+    )
 
 
 @dataclass(frozen=True)
@@ -20,45 +38,17 @@ class Objective:
     """The loss of a method and its terms. Called with float logits [N, C] and labels [N]; ce alone needs no teacher."""
 
     label_smoothing: float
-    distils: bool = False
-    """Whether the method has a kd part: every one but ce."""
-    adjust: Adjust = "none"
-    epsilon: float = 0.1
-    dynamic: Dynamic = "constant"
-    base: float = 4.0
-    beta: float = 40.0
-    gamma: float = 0.5
-    normalize: Normalize = "l2"
-    floor: float = 1.0
-    scale: Scale = "sample"
-    alpha: float = 0.9
-    terms: tuple[recipe.Term, ...] = ()
+    distillation: DistillationSettings | None = None
+    """None for ce."""
+    terms: tuple[Term, ...] = ()
 
     @classmethod
-    def of(cls, settings: recipe.Supervision, *, label_smoothing: float) -> "Objective":
-        terms = tuple(settings.terms)
-        if settings.method == "ce":
-            return cls(label_smoothing, terms=terms)
-        adjust, dynamic = method_parts(settings.method)
-        return cls(
-            label_smoothing,
-            distils=True,
-            adjust=adjust,
-            epsilon=settings.epsilon,
-            dynamic=dynamic,
-            base=settings.temperature,
-            beta=settings.dtd.beta,
-            gamma=settings.dtd.gamma,
-            normalize=settings.dtd.normalize,
-            floor=settings.dtd.floor,
-            scale=settings.scale,
-            alpha=default_alpha(settings.method) if settings.alpha is None else settings.alpha,
-            terms=terms,
-        )
+    def of(cls, supervision: Supervision, *, label_smoothing: float) -> "Objective":
+        return cls(label_smoothing, distillation_settings(supervision), tuple(supervision.terms))
 
     @property
     def supervised_by_teacher(self) -> bool:
-        return self.distils or bool(self.terms)
+        return self.distillation is not None or bool(self.terms)
 
     @property
     def looks_into_teacher(self) -> bool:
@@ -105,37 +95,29 @@ class Objective:
         self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, world: World
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The method's own parts, and each sample's temperature with DTD."""
-        if not self.distils or teacher_logits is None:
+        settings = self.distillation
+        if settings is None or teacher_logits is None:
             loss = F.cross_entropy(student_logits.float(), labels, label_smoothing=self.label_smoothing)
             return {"loss": loss, "ce": loss.detach()}, None
         result = distillation_loss(
             student_logits,
             teacher_logits,
             labels,
-            adjust=self.adjust,
-            epsilon=self.epsilon,
-            dynamic=self.dynamic,
-            base=self.base,
-            beta=self.beta,
-            gamma=self.gamma,
-            normalize=self.normalize,
-            floor=self.floor,
-            scale=self.scale,
-            alpha=self.alpha,
+            **vars(settings),
             label_smoothing=self.label_smoothing,
             group=world.group,
         )
         parts = {"loss": result["loss"], "kd": result["kd"].detach(), "ce": result["ce"].detach()}
-        if self.adjust != "none":
+        if settings.adjust != "none":
             parts["adjusted"] = result["adjusted"]
-        if self.dynamic == "constant":
+        if settings.dynamic == "constant":
             return parts, None
         temperature = result["temperature"]
         parts |= {
             "temperature_min": temperature.amin(),
             "temperature_mean": temperature.mean(),
             "temperature_max": temperature.amax(),
-            "temperature_floored": (temperature <= self.floor).to(temperature.dtype).mean(),
+            "temperature_floored": (temperature <= settings.floor).to(temperature.dtype).mean(),
         }
         return parts, temperature
 

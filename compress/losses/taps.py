@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.losses.layouts import layout_of, own_layout, owner_of, stages_of
-from compress.models.folded import Frozen
+from compress.models.inference import InferenceTeacher
 from compress.models.wrappers import Renormalized
 from compress.system.errors import UsageError
 
@@ -174,6 +174,6 @@ def _only_tensor(output: Any) -> Any:
 
 def _inner(model: nn.Module) -> nn.Module:
     """The model whose modules have the names that users know."""
-    if isinstance(model, Frozen):
+    if isinstance(model, InferenceTeacher):
         return _inner(model.module)
     return model.model if isinstance(model, Renormalized) else model

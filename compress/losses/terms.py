@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compress.distributed.world import ALONE, World
 from compress.losses import features
 from compress.losses.adversarial import Discriminator, adversarial_losses, count_classes
-from compress.losses.distillation import decoupled_kd, dist_loss
+from compress.losses.logits import decoupled_kd, dist_loss
 from compress.losses.taps import Tap
 from compress.recipe import Term
 from compress.recipe.methods import Adjust

@@ -10,6 +10,8 @@ from timm.models import list_models as timm_models
 from timm.models import load_pretrained, model_entrypoint, register_model
 from torch import nn
 
+from compress.system.distribution import DISTRIBUTION
+
 __all__: list[str] = []
 
 SUFFIX = "_smallstem"
@@ -20,8 +22,8 @@ def import_line(architecture: str) -> str:
     if not architecture.endswith(SUFFIX):
         return ""
     return (
-        "# compress is the toolchain that made this model, not the package of that name on PyPI:\n"
-        "# install it from its source checkout, `pip install PATH`.\n"
+        f"# compress is part of {DISTRIBUTION}; the package named compress on PyPI is another project.\n"
+        "# Install it from its source checkout: pip install PATH\n"
         "import compress  # registers the architecture\n"
     )
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from compress.recipe.library import find_recipe
 from compress.recipe.overrides import apply_override, assign
 from compress.recipe.schema import Recipe
 from compress.recipe.strict_yaml import MAX_DEPTH, is_deep, parse_yaml
@@ -22,12 +23,12 @@ MAX_RECIPE_BYTES = 64 * 1024
 
 
 def load_recipe(path: str | Path, *, method: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads and validates a recipe file.
+    """Reads and validates a recipe: a file, or one that comes with compress, by name.
 
     method replaces supervision.method. overrides are "section.key=value" with a YAML value, as with --set.
     Raises UsageError (exit 2) for anything wrong with it, InputError (exit 3) where the file cannot be read.
     """
-    path = Path(path)
+    path = find_recipe(path)
     try:
         with path.open("rb") as file:
             raw_bytes = file.read(MAX_RECIPE_BYTES + 1)
@@ -36,8 +37,6 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
         content = raw_bytes.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"recipe {path} is not UTF-8 text (byte {error.start})") from None
-    except FileNotFoundError:
-        raise UsageError(f"no recipe at {path}", "Recipes that come with compress are in recipes/.") from None
     except OSError as error:
         raise InputError(f"cannot read recipe {path}: {error.strerror}") from None
     raw = parse_yaml(content, str(path))

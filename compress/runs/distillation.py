@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from compress.runs.resume import open_run
 from compress.runs.student import Supervisor, checked_student, loaded_data, trained_student
 from compress.runs.teacher import loaded_teacher, obtain_teacher
 from compress.system import files
+from compress.system.distribution import version
 from compress.system.errors import CompressError, InputError, MachineError
 from compress.system.interrupts import deferred
 from compress.training import Position, finish

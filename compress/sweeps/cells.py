@@ -1,6 +1,6 @@
-"""A grid of recipes as runs with stable names: in lockstep where they differ in supervision or student alone.
+"""A grid of recipes as cells with stable names, and which of them can go in lockstep.
 
-In: a recipe file and what varies. Out: the runs, and what became of each.
+In: a recipe file and what varies. Out: cells, each a run of its own.
 """
 
 import contextlib
@@ -8,20 +8,15 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from compress.recipe import Recipe, load_recipe
 from compress.recipe.methods import canonical_method
 from compress.recipe.strict_yaml import parse_yaml
-from compress.runs.distillation import distill_in_steps
-from compress.runs.folder import Run, finished_run, runs_root
-from compress.runs.resume import refuse_other_recipe
-from compress.sweeps.lockstep import Outcome, run_in_lockstep
-from compress.system.errors import CompressError, InputError, UsageError
-from compress.training.memo import Memo
+from compress.runs.folder import runs_root
+from compress.system.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -97,69 +92,6 @@ def _refuse_twice(keys: Sequence[str]) -> None:
             raise UsageError(f"the sweep sets {earlier} twice", "Give every key once, with all its values.")
 
 
-def sweep(
-    cells: Sequence[Cell], *, recipe_name: str, device: str = "auto", engine: Literal["local", "ray"] = "local"
-) -> dict[str, Outcome]:
-    """Runs what is not finished yet, from where it stands, and returns what became of each, by name.
-
-    engine: one group after another in this process, or as tasks of a Ray cluster.
-    Raises UsageError, before anything runs, where a run was begun with another recipe, and Interrupted after a signal,
-    once all that runs is saved.
-    """
-    for cell in cells:
-        if Run(cell.folder).manifest_file.exists():
-            refuse_other_recipe(Run(cell.folder), cell.recipe)
-    if engine == "ray":
-        from compress.sweeps.ray import run_on_ray as run_groups
-    else:
-        run_groups = _run_here
-    outcomes: dict[str, Outcome] = {}
-    for found in run_groups(lockstep_groups(cells), recipe_name=recipe_name, device=device):
-        for name, outcome in found.items():
-            if isinstance(outcome, CompressError):
-                logger.warning(f"{name} failed: {outcome}")
-        outcomes |= found
-    return outcomes
-
-
-def _run_here(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: str) -> Iterator[dict[str, Outcome]]:
-    for group in groups:
-        yield run_group(group, recipe_name=recipe_name, device=device)
-
-
-def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[str, Outcome]:
-    """Runs the cells of a group in lockstep, in this process."""
-    left = [cell.name for cell in group if not _is_finished(cell.folder)]
-    if left:
-        logger.info(f"{'in lockstep' if len(left) > 1 else 'alone'}: {', '.join(left)}")
-    for cell in group:
-        if cell.name not in left:
-            logger.info(f"finished before: {cell.name}")
-    memo = Memo()
-    runs = {
-        cell.name: distill_in_steps(
-            cell.recipe,
-            name=recipe_name,
-            out=cell.folder,
-            resume=True,
-            device=device,
-            memo=memo,
-            extend=False,
-            label=f"{cell.arm}-s{cell.seed}: " if len(group) > 1 else "",
-        )
-        for cell in group
-    }
-    return run_in_lockstep(runs)
-
-
-def _is_finished(folder: Path) -> bool:
-    try:
-        finished_run(folder)
-    except InputError:
-        return False
-    return True
-
-
 def baseline_arm(cells: Sequence[Cell], name: str | None) -> str:
     """The arm that the others are compared with, the first by default. Raises UsageError where there is none such."""
     arms = list(dict.fromkeys(cell.arm for cell in cells))
@@ -179,36 +111,6 @@ def lockstep_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
         same = {key: value for key, value in content.items() if key not in ("supervision", "student")}
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(cell)
     return list(groups.values())
-
-
-def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
-    """A row for each cell: its name, arm, seed, run and status, what it measured, or the error that ended it."""
-    rows = []
-    for cell in cells:
-        outcome = outcomes.get(cell.name)
-        row: dict[str, Any] = {"name": cell.name, "arm": cell.arm, "seed": cell.seed, "run": str(cell.folder)}
-        if isinstance(outcome, Run):
-            manifest = outcome.result
-            row |= {
-                "status": "finished",
-                "student_top1": manifest.student_top1,
-                "teacher_top1": manifest.teacher_top1,
-                "student_sha256": manifest.student_sha256,
-                "teacher_sha256": manifest.teacher.sha256,
-                "data": manifest.data.model_dump(include={"name", "eval_split", "eval_images"}),
-            }
-        else:
-            row |= {"status": "failed", "error": str(outcome)}
-        rows.append(row)
-    return rows
-
-
-def raise_if_failed(outcomes: dict[str, Outcome]) -> None:
-    """Raises the error of the first run that failed, saying how many did."""
-    failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, CompressError)}
-    for name, error in failed.items():
-        message = f"{len(failed)} of {len(outcomes)} runs failed; {name}: {error.message}"
-        raise type(error)(message, f"{error.hint} The same command tries them again.") from error
 
 
 def _plain(text: str) -> str:

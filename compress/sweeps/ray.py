@@ -1,6 +1,7 @@
 """Groups of a sweep as tasks of a Ray cluster, which places them and starts one again whose worker died.
 
-In: groups of cells. Out: what became of each run. Workers find the runs under the same path as the command does.
+In: groups of cells, and what runs one group in a worker. Out: what became of each run. Workers find the runs under
+the same path as the command does.
 """
 
 import contextlib
@@ -9,16 +10,19 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from compress.runs.folder import finished_run
-from compress.sweeps.cells import Cell, run_group
+from compress.sweeps.cells import Cell
 from compress.sweeps.lockstep import Outcome
 from compress.system import console
 from compress.system.errors import CompressError, InputError, Interrupted, MachineError, fault, install_extra
 from compress.system.interrupts import deferred
+
+RunGroup = Callable[..., dict[str, Outcome]]
+"""(group, recipe_name=, device=) -> what became of each run, by name."""
 
 _RETRIES = 3
 _LOOK_SECONDS = 0.5
@@ -26,7 +30,9 @@ _SAVING_SECONDS = 60
 _ANSWER_SECONDS = 10
 
 
-def run_on_ray(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: str) -> Iterator[dict[str, Outcome]]:
+def run_on_ray(
+    groups: Sequence[Sequence[Cell]], run_group: RunGroup, *, recipe_name: str, device: str
+) -> Iterator[dict[str, Outcome]]:
     """Yields what became of the runs of each group, as the groups end. Each takes one CPU, and a GPU where one is.
 
     Connects to RAY_ADDRESS, or starts a cluster on this machine. A group whose worker dies is tried three times more,
@@ -45,7 +51,7 @@ def run_on_ray(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: st
         running = {
             work.options(
                 name=group[0].name, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=[WorkerStopped]
-            ).remote(Path.cwd(), environment, group, recipe_name, device): group
+            ).remote(Path.cwd(), environment, run_group, group, recipe_name, device): group
             for group in groups
         }
         while running and not interrupted:
@@ -64,7 +70,12 @@ class WorkerStopped(Exception):
 
 
 def _work(
-    home: Path, environment: dict[str, str], group: Sequence[Cell], recipe_name: str, device: str
+    home: Path,
+    environment: dict[str, str],
+    run_group: RunGroup,
+    group: Sequence[Cell],
+    recipe_name: str,
+    device: str,
 ) -> dict[str, Outcome]:
     os.environ.update(environment)
     console.show_log()

@@ -6,6 +6,8 @@ Everything raised on purpose for a user is a CompressError. The command line pri
 import sys
 import traceback
 
+from compress.system.distribution import DISTRIBUTION
+
 EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_ENVIRONMENT = 4
@@ -81,7 +83,7 @@ def first_line(error: BaseException) -> str:
 
 def install_extra(name: str) -> str:
     """The hint where an optional library is missing: how this very Python gets it."""
-    return f"{sys.executable} -m pip install 'compress[{name}]'"
+    return f"{sys.executable} -m pip install '{DISTRIBUTION}[{name}]'"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

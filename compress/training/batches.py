@@ -15,7 +15,7 @@ from compress.data.augment import Images
 from compress.distributed.world import current
 from compress.losses.objective import Objective
 from compress.losses.taps import Tap
-from compress.models.folded import Frozen, frozen
+from compress.models.inference import InferenceTeacher, for_inference
 from compress.recipe import Augment, Train
 from compress.system.interrupts import Flag
 from compress.system.seeds import stream
@@ -138,27 +138,27 @@ def batches_and_teacher(
     *,
     views: TeacherViews | None,
     memo: Memo,
-) -> tuple[Batches, Frozen | None]:
-    """The batches of a training and its cheap teacher; trainings of one seed on the same images have them in common.
+) -> tuple[Batches, InferenceTeacher | None]:
+    """The batches of a training, and its teacher for inference. Trainings of one seed on the same images get the same.
 
     A teacher that terms of the objective look into stays whole.
     """
-    cheap: Frozen | None = None
+    light: InferenceTeacher | None = None
     if settings.compile:  # without it what was compiled while nobody looked inside is used again when somebody does
         torch._dynamo.config.skip_nnmodule_hook_guards = False
     if teacher is not None and objective.supervised_by_teacher:
         whole, fold = teacher, not objective.looks_into_teacher
         precision = torch.bfloat16 if settings.precision == "bf16" else torch.float32
 
-        def make_teacher() -> Frozen:
-            made = frozen(whole, images.normalized(slice(0, 8)), precision=precision, fold=fold)
+        def make_teacher() -> InferenceTeacher:
+            made = for_inference(whole, images.normalized(slice(0, 8)), precision=precision, fold=fold)
             if settings.compile:
                 made.compile()
             return made
 
-        cheap = memo.once(("teacher", teacher, precision, fold, settings.compile), make_teacher)
+        light = memo.once(("teacher", teacher, precision, fold, settings.compile), make_teacher)
     seed = stream(settings.seed, phase)
-    key = ("batches", id(images), augment.model_dump_json(), settings.batch_size, seed, id(cheap))
+    key = ("batches", id(images), augment.model_dump_json(), settings.batch_size, seed, id(light))
     batches = memo.once(
         key,
         lambda: Batches(
@@ -166,8 +166,8 @@ def batches_and_teacher(
             augment,
             batch_size=settings.batch_size,
             seed=seed,
-            teacher=cheap,
-            views=None if cheap is None else views,
+            teacher=light,
+            views=None if light is None else views,
         ),
     )
-    return batches, cheap
+    return batches, light

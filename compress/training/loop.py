@@ -93,11 +93,11 @@ def train(
         UsageError: the checkpoints are further than job.epochs.
     """
     settings, phase, epochs, label = job.settings, job.phase, job.epochs, job.label
-    batches, folded = batches_and_teacher(
+    batches, light = batches_and_teacher(
         splits.train, teacher, job.objective, settings, job.augment, phase, views=job.views, memo=memo or Memo()
     )
     before = 0 if job.follows is None else settings.epochs
-    state = prepare(model, batches, job.objective, settings, epochs, phase, teacher=folded, epochs_before=before)
+    state = prepare(model, batches, job.objective, settings, epochs, phase, teacher=light, epochs_before=before)
     checkpoints = job.files.checkpoints
     if (found := newest_checkpoint(checkpoints)) is not None:
         restore(state, found, job.provenance, checkpoints)

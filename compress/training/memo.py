@@ -1,4 +1,4 @@
-"""What the runs of one process have in common, made once: data on the device, folded teachers, batches."""
+"""What the runs of one process have in common, made once: data on the device, teachers for inference, batches."""
 
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar

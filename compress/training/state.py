@@ -19,7 +19,7 @@ from compress import recipe
 from compress.distributed.world import World, processes
 from compress.losses.objective import Means, Objective
 from compress.losses.terms import Terms
-from compress.models.folded import Frozen
+from compress.models.inference import InferenceTeacher
 from compress.system.errors import InputError, UsageError
 from compress.system.seeds import stream
 from compress.training.batches import Batch, Batches, Phase
@@ -113,7 +113,7 @@ def prepare(
     epochs: int,
     phase: Phase,
     *,
-    teacher: Frozen | None = None,
+    teacher: InferenceTeacher | None = None,
     epochs_before: int = 0,
 ) -> Training:
     """Moves the model to the images' device and makes terms, optimisers, schedule and moving average.
@@ -141,8 +141,7 @@ def prepare(
             teacher,
             example,
             seed=stream(settings.seed, phase, "terms"),
-            adjust=objective.adjust,
-            epsilon=objective.epsilon,
+            **_adjustment(objective),
         )
         batches.look_into(terms.teacher)
     state = Training(
@@ -177,6 +176,12 @@ def prepare(
         if state.schedule is not None:
             state.schedule.step_update(0)
     return state
+
+
+def _adjustment(objective: Objective) -> dict[str, Any]:
+    """What the method says of wrong rows, which terms on logits follow."""
+    method = objective.distillation
+    return {} if method is None else {"adjust": method.adjust, "epsilon": method.epsilon}
 
 
 def _trained(model: nn.Module, terms: Terms | None) -> nn.ModuleList:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from compress.system.distribution import version
 from export.benchmark.results import Machine
 from export.runtimes import default_threads
 
@@ -43,10 +44,10 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
 
 
 def _versions() -> dict[str, str]:
-    found = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    found = {package: version(package) for package in _PACKAGES}
     for package in _OPTIONAL:
         try:
-            found[package] = importlib.metadata.version(package)
+            found[package] = version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found

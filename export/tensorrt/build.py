@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import GateError, InputError, MachineError, UsageError, install_extra
 from compress.system.files import replacing, sha256_file, write_json
 from export.int8.macs import WEIGHTED, layer_macs
@@ -34,7 +35,7 @@ def tensorrt() -> ModuleType:
         except (ImportError, OSError):
             continue
     raise MachineError(
-        "TensorRT is not installed", f"{install_extra('trt')}, or 'compress[trt-rtx]' to build without a GPU"
+        "TensorRT is not installed", f"{install_extra('trt')}, or '{DISTRIBUTION}[trt-rtx]' to build without a GPU"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from compress.system.distribution import DISTRIBUTION
 from tests.helpers.command import Command, Start, assert_fails, metrics
 from tests.helpers.pictures import TINY, write_folder_data
 
@@ -22,7 +23,7 @@ NAMES = [f"recipe-{arm}-s{seed}" for arm in ("kd", "ka-ps+dtd-flsw") for seed in
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'compress[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'compress-timm[ray]'")
     from ray.cluster_utils import Cluster
 
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
@@ -137,7 +138,7 @@ def test_afterwards_signals_do_what_they_did_before(address: str, monkeypatch: p
 def test_without_an_address_it_starts_a_cluster_here_and_failed_runs_are_exit_codes(
     command: Command, recipe: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'compress[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'compress-timm[ray]'")
     grid = ("--method", "kd", "--set", "train.lr=0.05,1e6")
     result = command("sweep", recipe, *grid, "--engine", "ray", "--json", cwd=tmp_path, RAY_ADDRESS="")
     assert_fails(result, 5, "1 of 2 runs failed", "recipe-kd-train.lr=1000000.0-s0", "diverged")
@@ -150,7 +151,7 @@ def test_without_an_address_it_starts_a_cluster_here_and_failed_runs_are_exit_co
 def test_an_address_without_a_cluster_is_an_environment_error(
     command: Command, tiny_recipe: Path, tmp_path: Path, place: str
 ) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'compress[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'compress-timm[ray]'")
     result = command("sweep", tiny_recipe, "--engine", "ray", cwd=tmp_path, RAY_ADDRESS=place)
     assert_fails(result, 4, f"RAY_ADDRESS={place}", "unset that")
 
@@ -160,7 +161,7 @@ def test_without_ray_it_is_exit_4_and_names_the_extra(command: Command, tiny_rec
     (tmp_path / "ray.py").write_text("raise ModuleNotFoundError('no ray')")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     result = command("sweep", tiny_recipe, "--engine", "ray", cwd=tmp_path / "..", PYTHONPATH=path)
-    assert_fails(result, 4, "compress[ray]")
+    assert_fails(result, 4, f"{DISTRIBUTION}[ray]")
 
 
 def test_an_unknown_engine_is_exit_2(command: Command, tiny_recipe: Path, tmp_path: Path) -> None:

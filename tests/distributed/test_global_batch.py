@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from compress.losses.distillation import adjust_targets, distillation_loss, dynamic_temperature
+from compress.losses import adjust_targets
+from compress.losses.distillation import distillation_loss, dynamic_temperature
 from tests.reference import supervision_reference as reference
 from tests.reference.supervision_cases import DYNAMIC, NORMALIZE, PARTS, close
 

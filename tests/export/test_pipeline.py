@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 
 from compress.recipe import Export
+from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import CompressError, GateError, MachineError
 from export.int8.quantize import Quantizer
 from export.pipeline import export_student
@@ -217,7 +218,7 @@ def test_a_breach_leaves_nothing_at_the_final_name_not_even_an_earlier_file(
     assert set(record["files"]) == kept
 
 
-@pytest.mark.skipif(not have_tensorrt(), reason="needs TensorRT for RTX: pip install 'compress[trt-rtx]'")
+@pytest.mark.skipif(not have_tensorrt(), reason="needs TensorRT for RTX: pip install 'compress-timm[trt-rtx]'")
 def test_engines_are_built_from_files_that_passed(trained: nn.Module, data: Digits, tmp_path: Path) -> None:
     phases: set[str] = set()
     record = export_student(
@@ -285,7 +286,7 @@ def test_without_tensorrt_the_files_for_it_are_written_and_linted(tmp_path: Path
     lines = export_in_a_process(tmp_path, "no tensorrt")
     assert "only the ONNX files for TensorRT" in lines[0]
     assert lines[-1].startswith("4 ")
-    assert "compress[trt-rtx]" in lines[-1]
+    assert f"{DISTRIBUTION}[trt-rtx]" in lines[-1]
     assert {path.name for path in tmp_path.iterdir()} == {"student.onnx", "student.int8.trt.onnx", "export.json"}
     record = json.loads((tmp_path / "export.json").read_text())
     assert [entry["tensorrt_lint"] for entry in record["files"].values()] == [[], []]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from compress.losses.distillation import adjust_targets
+from compress.losses import adjust_targets
 from tests.reference import supervision_reference as reference
 from tests.reference.supervision_cases import ADJUST, BATCHES, batches, close, tensors
 

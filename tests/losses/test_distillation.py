@@ -1,10 +1,13 @@
 """distillation_loss and its gradient against a slow reference, torch's own kl_div, and finite differences."""
 
+import dataclasses
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from compress.losses.distillation import distillation_loss, dynamic_temperature
+from compress.losses.distillation import DistillationSettings, distillation_loss, dynamic_temperature
 from tests.reference import supervision_reference as reference
 from tests.reference.supervision_cases import (
     ADJUST,
@@ -176,3 +179,11 @@ def test_gradcheck_with_a_constant_temperature(adjust, alpha):
     assert torch.autograd.gradcheck(
         lambda z: distillation_loss(z, teacher, labels, adjust=adjust, alpha=alpha)["loss"], student.requires_grad_()
     )
+
+
+def test_the_settings_of_a_method_are_arguments_of_the_loss_with_its_defaults() -> None:
+    parameters = inspect.signature(distillation_loss).parameters
+    for setting in dataclasses.fields(DistillationSettings):
+        assert parameters[setting.name].default == setting.default, setting.name
+    others = {"student_logits", "teacher_logits", "labels", "label_smoothing", "group"}
+    assert parameters.keys() - others == {setting.name for setting in dataclasses.fields(DistillationSettings)}

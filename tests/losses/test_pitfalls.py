@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compress.losses.distillation import adjust_targets, distillation_loss, dynamic_temperature
+from compress.losses import adjust_targets
+from compress.losses.distillation import distillation_loss, dynamic_temperature
 from tests.reference import supervision_reference as reference
 from tests.reference.supervision_cases import (
     ADJUST,

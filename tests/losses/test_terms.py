@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from compress.losses import features
-from compress.losses.distillation import decoupled_kd, dist_loss, distillation_loss
+from compress.losses import decoupled_kd, dist_loss, distillation_loss, features
+from compress.losses.distillation import DistillationSettings
 from compress.losses.objective import Objective
 from tests.helpers.terms_training import ALL, FITNET, equal, make, network, supervision
 
@@ -21,7 +21,8 @@ def test_parts_are_the_losses_of_the_named_maps_and_the_loss_is_their_weighted_s
     student, teacher = network(1).eval(), network(2, channels=12).eval()
     chosen = supervision(ALL, method, epsilon=0.2)
     objective = Objective.of(chosen, label_smoothing=0.0)
-    terms = make(ALL, student, teacher, adjust=objective.adjust, epsilon=objective.epsilon)
+    settings = objective.distillation or DistillationSettings()
+    terms = make(ALL, student, teacher, adjust=settings.adjust, epsilon=settings.epsilon)
     images, labels = torch.randn(8, 3, 6, 6), torch.arange(8) % 4
     with terms.recording(), terms.teacher.recording():
         z_s, z_t = student(images), teacher(images)
@@ -29,10 +30,10 @@ def test_parts_are_the_losses_of_the_named_maps_and_the_loss_is_their_weighted_s
 
     s, t = {i: student[: i + 1](images) for i in (2, 3, 5)}, {i: teacher[: i + 1](images) for i in (2, 3, 5)}
     half = lambda f: F.avg_pool2d(f, 2)  # noqa: E731
-    options: dict[str, Any] = {"adjust": objective.adjust, "epsilon": 0.2}
+    options: dict[str, Any] = {"adjust": settings.adjust, "epsilon": 0.2}
     tempered = {}
     if "dtd" in method:
-        dynamic = {"dynamic": objective.dynamic, "adjust": objective.adjust}
+        dynamic = {"dynamic": settings.dynamic, "adjust": settings.adjust}
         tempered = {"temperature": distillation_loss(z_s, z_t, labels, **dynamic)["temperature"]}
         assert tempered["temperature"].unique().numel() > 1
     expected = {

@@ -21,7 +21,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_every_recipe_that_comes_along_is_valid_and_opens_with_its_command(path: Path) -> None:
     load_recipe(path)
     head = path.read_text().split("\n\n")[0]
-    assert f"# compress distill recipes/{path.name}" in head
+    assert f"# compress distill {path.stem}" in head
 
 
 def test_the_four_recipes_of_the_card_are_there() -> None:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from compress import models
 from compress.data import Dataset, load_data
-from compress.models.folded import frozen
+from compress.models.inference import for_inference
 from compress.models.wrappers import Ensemble, Renormalized
 from compress.recipe import Data
 from compress.system.errors import InputError
-from tests.models.test_folded import relative_error, with_statistics
+from tests.models.test_inference import relative_error, with_statistics
 from tests.reference.ensemble_reference import mean_probabilities
 
 
@@ -77,7 +77,7 @@ def test_half_precision_members_are_averaged_in_float32() -> None:
 
 def test_frozen_folds_inside_the_members(trio: Ensemble, images: Tensor) -> None:
     before = copy.deepcopy(trio.state_dict())
-    cheap = frozen(trio, images, precision=torch.float32)
+    cheap = for_inference(trio, images, precision=torch.float32)
     with torch.no_grad():
         assert relative_error(cheap(images), trio(images)) < 3e-5
     assert not any(isinstance(module, nn.BatchNorm2d) for module in cheap.modules())

@@ -6,7 +6,8 @@ import pytest
 
 from compress.recipe import load_recipe
 from compress.runs.folder import Run
-from compress.sweeps.cells import Cell, baseline_arm, grid, lockstep_groups, raise_if_failed
+from compress.sweeps.cells import Cell, baseline_arm, grid, lockstep_groups
+from compress.sweeps.run import raise_if_failed
 from compress.system.errors import DivergedError, InputError, UsageError
 
 

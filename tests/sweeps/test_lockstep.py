@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from compress.models.folded import Frozen
+from compress.models.inference import InferenceTeacher
 from compress.recipe import load_recipe
 from compress.runs.distillation import distill, distill_in_steps
 from compress.runs.folder import Run
@@ -88,7 +88,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     seen: list[int] = []
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if isinstance(module, Frozen):
+        if isinstance(module, InferenceTeacher):
             seen.append(len(inputs[0]))
 
     handle = register_module_forward_pre_hook(look)

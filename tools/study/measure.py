@@ -15,7 +15,7 @@ from compress.data import Dataset, load_data
 from compress.data.augment import Splits, on_device
 from compress.losses.distillation import dynamic_temperature
 from compress.losses.objective import Objective
-from compress.models.folded import frozen
+from compress.models.inference import for_inference
 from compress.recipe import Data, Teacher
 from compress.runs.folder import Run
 from compress.runs.student import load_student
@@ -65,7 +65,7 @@ def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Split
         recipe.data.augment,
         batch_size=recipe.train.batch_size,
         seed=stream(recipe.train.seed, "student"),
-        teacher=frozen(teacher, splits.train.normalized(slice(0, 8)), precision=torch.float32),
+        teacher=for_inference(teacher, splits.train.normalized(slice(0, 8)), precision=torch.float32),
     )
     columns: dict[str, list[float]] = {"temperature": [], "cosine": [], "confidence": [], "right": []}
     for step in range(min(BATCHES, batches.steps_per_epoch)):

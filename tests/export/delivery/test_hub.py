@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 
 from compress import load_student
 from compress.runs.folder import Run
+from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import MachineError
 from export.benchmark.results import Accuracy, NotRun
 from export.from_run import export_run
@@ -144,10 +145,11 @@ def test_without_a_token_the_folder_is_written_and_timm_loads_the_student_from_i
     assert not hub.files
     folder = run / "hub"
     assert outcome["files"] == ["README.md", "config.json", "model.safetensors", "recipe.yaml"]
-    what_compress_is = (
-        "not the package of that name on PyPI:\n# install it from its source checkout, `pip install PATH`."
+    where_compress_is = (
+        f"# compress is part of {DISTRIBUTION}; the package named compress on PyPI is another project.\n"
+        "# Install it from its source checkout: pip install PATH"
     )
-    assert f"{what_compress_is}\nimport compress" in (folder / "README.md").read_text()
+    assert f"{where_compress_is}\nimport compress" in (folder / "README.md").read_text()
 
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     size = model.pretrained_cfg["input_size"][-1]

@@ -13,7 +13,7 @@ from export.onnx.fp16 import to_fp16
 from tests.helpers.classifiers import MEAN, SIZE, STD, Exported
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("polygraphy") is None, reason="needs Polygraphy: pip install 'compress[dev]'"
+    importlib.util.find_spec("polygraphy") is None, reason="needs Polygraphy: pip install 'compress-timm[dev]'"
 )
 
 

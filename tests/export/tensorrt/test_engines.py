@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import GateError, InputError, MachineError, UsageError
 from export.int8.quantize import Quantizer
 from export.onnx.fp16 import to_fp16
@@ -200,8 +201,8 @@ def test_without_any_library_it_says_what_to_install(trained_onnx: Path, tmp_pat
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert result.stdout.startswith("4 "), result.stderr
-    assert "compress[trt]" in result.stdout
-    assert "compress[trt-rtx]" in result.stdout
+    assert f"{DISTRIBUTION}[trt]" in result.stdout
+    assert f"{DISTRIBUTION}[trt-rtx]" in result.stdout
 
 
 def test_an_engine_of_another_library_is_not_opened(variants: dict[str, Path], builder: None, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from compress.models.folded import frozen
+from compress.models.inference import for_inference
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
@@ -46,7 +46,7 @@ def test_logits_are_those_of_the_whole_teacher(name: str, left: int, images: Ten
     torch.manual_seed(0)
     teacher = with_statistics(timm.create_model(name, num_classes=10)).train()
     before = copy.deepcopy(teacher.state_dict())
-    cheap = frozen(teacher, images, precision=torch.float32)
+    cheap = for_inference(teacher, images, precision=torch.float32)
     assert teacher.training
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_logits_are_those_of_the_whole_teacher(name: str, left: int, images: Ten
 def test_in_bfloat16_it_is_as_exact_as_autocast(images: Tensor) -> None:
     torch.manual_seed(0)
     teacher = with_statistics(timm.create_model("resnet18", num_classes=10)).eval()
-    cheap = frozen(teacher, images, precision=torch.bfloat16)
+    cheap = for_inference(teacher, images, precision=torch.bfloat16)
     with torch.no_grad():
         expected = teacher(images)
         with torch.autocast("cpu", torch.bfloat16):
@@ -99,7 +99,7 @@ class Twice(nn.Module):
 def test_what_cannot_be_folded_stays_whole(kind: type[nn.Module], images: Tensor) -> None:
     torch.manual_seed(0)
     teacher = with_statistics(kind()).eval()
-    cheap = frozen(teacher, images, precision=torch.float32)
+    cheap = for_inference(teacher, images, precision=torch.float32)
     with torch.no_grad():
         assert relative_error(cheap(images), teacher(images)) < 3e-5
     assert sum(isinstance(module, nn.BatchNorm2d) for module in cheap.modules()) == 1

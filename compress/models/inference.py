@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 _TOLERANCE = 1e-3  # of the largest logit, in float32: folding reorders sums, and a wrong fold is far off
 
 
-class Frozen(nn.Module):
+class InferenceTeacher(nn.Module):
     """float32 images [N, 3, H, W] to logits in the module's precision, without gradients and whatever autocast says."""
 
     def __init__(self, module: nn.Module, precision: torch.dtype) -> None:
@@ -23,7 +23,7 @@ class Frozen(nn.Module):
         self.module, self.precision = module.to(precision).requires_grad_(False), precision
         super().train(False)
 
-    def train(self, mode: bool = True) -> "Frozen":
+    def train(self, mode: bool = True) -> "InferenceTeacher":
         """A teacher that is asked for targets stays in eval mode, whoever says otherwise."""
         return self
 
@@ -32,7 +32,9 @@ class Frozen(nn.Module):
             return self.module(images.to(self.precision))
 
 
-def frozen(teacher: nn.Module, example: Tensor, *, precision: torch.dtype, fold: bool = True) -> Frozen:
+def for_inference(
+    teacher: nn.Module, example: Tensor, *, precision: torch.dtype, fold: bool = True
+) -> InferenceTeacher:
     """A copy of the teacher for inference in `precision`, on the device of `example`.
 
     example: normalised float32 images [N, 3, H, W]. fold: not where somebody looks at what single layers put out. Where
@@ -41,7 +43,7 @@ def frozen(teacher: nn.Module, example: Tensor, *, precision: torch.dtype, fold:
     whole = copy.deepcopy(teacher).to(example.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     whole.eval()
     if not fold:
-        return Frozen(whole, precision)
+        return InferenceTeacher(whole, precision)
     with torch.no_grad():
         expected = whole(example)
         folded = reparameterize_model(whole)
@@ -49,7 +51,7 @@ def frozen(teacher: nn.Module, example: Tensor, *, precision: torch.dtype, fold:
             _fold(folded, conv, norm)
         found = folded(example)
     same = bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
-    return Frozen(folded if same else whole, precision)
+    return InferenceTeacher(folded if same else whole, precision)
 
 
 def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
