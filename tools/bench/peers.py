@@ -33,7 +33,7 @@ from compress import models
 from compress.data import load_data, resolve_augment
 from compress.data.augment import on_device
 from compress.data.sources import find, read_cifar100
-from compress.losses.objective import Objective
+from compress.losses.objective import distillation_settings
 from compress.recipe import Recipe, load_recipe
 from compress.runs.resolve import fast_precision
 from compress.system.interrupts import Flag
@@ -133,7 +133,7 @@ def table(seconds: dict[str, list[float]], images: int) -> list[dict[str, Any]]:
 @click.option("--repdistiller", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--kd-lib", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--torchdistill", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--recipe", "recipe_", default="recipes/cifar100_cpu.yaml", show_default=True)
+@click.option("--recipe", "recipe_", default="cifar100_cpu", show_default=True)
 @click.option("--images", type=click.IntRange(1), default=4096, show_default=True, help="In an epoch.")
 @rounds_option(3)
 @click.option("--workers", type=click.IntRange(0), help="Of the peers' data loaders, instead of each one's own number.")
@@ -154,15 +154,16 @@ def main(
         whose = write_cifar100(folder / "data" / "cifar-100-python", images)
         os.environ["COMPRESS_CACHE"] = str(folder / "cache")
         recipe = load_recipe(recipe_, method="kd", overrides=["data.name=cifar100", f"data.root={folder / 'data'}"])
-        settings, alpha = recipe.train, Objective.of(recipe.supervision, label_smoothing=0.0).alpha
+        settings, distillation = recipe.train, distillation_settings(recipe.supervision)
+        assert distillation is not None
         model = functools.partial(models.create_model, num_classes=CLASSES, image_size=SIZE)
         work = Work(
             folder=folder,
             teacher=lambda: model(recipe.teacher),
             student=lambda: model(recipe.student),
             batch_size=settings.batch_size,
-            temperature=recipe.supervision.temperature,
-            alpha=alpha,
+            temperature=distillation.base,
+            alpha=distillation.alpha,
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,

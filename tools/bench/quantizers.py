@@ -13,7 +13,7 @@ its settings for this processor, min-max. It is run in a process of its own (opt
     python tools/bench/quantizers.py runs/NAME --optimum FOLDER
 """
 
-import json
+import logging
 import os
 import subprocess
 import sys
@@ -32,12 +32,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from compress.data import Dataset, load_data
 from compress.runs.folder import Run
 from compress.system.errors import InputError
+from export.benchmark.candidates import read_export
 from export.benchmark.latency import Timed, interleave, ratio
 from export.gates import parity
 from export.int8.quantize import fusion_coverage, has_vnni
 from export.onnx.file import INPUT_NAME
 from export.runtimes import OrtRuntime, normalise
 
+logger = logging.getLogger("compress.bench")
 FP32, OURS, ORT, OPTIMUM = "fp32", "compress", "onnxruntime's defaults", "optimum's defaults"
 
 
@@ -73,15 +75,16 @@ def data_of(run: Run) -> Dataset | None:
     try:
         dataset = load_data(run.recipe.data)
     except InputError as error:
-        print(f"{run.path.name}: no accuracy, calibrated on noise: {error}", file=sys.stderr)
+        logger.warning(f"{run.path.name}: no accuracy, calibrated on noise: {error}")
         return None
-    return dataset if dataset.sha256 == run.manifest["data"]["sha256"] else None
+    return dataset if dataset.sha256 == run.result.data.sha256 else None
 
 
 def compare(run: Run, optimum: Path | None, seconds: float, images: int | None, folder: Path) -> list[dict[str, Any]]:
-    export = run.path / "export"
-    record = json.loads((export / "export.json").read_text(encoding="utf-8"))
-    dataset, source = data_of(run), export / "student.onnx"
+    record = read_export(run)
+    if record.get("calibration") is None:
+        raise InputError(f"the export of {run.path} holds no INT8 file", "Make it with --precision int8.")
+    dataset, source = data_of(run), run.export / "student.onnx"
     mean, std = ((0.5,) * 3, (0.25,) * 3) if dataset is None else (dataset.mean, dataset.std)
     if dataset is None:
         shape = ort.InferenceSession(str(source), providers=["CPUExecutionProvider"]).get_inputs()[0].shape
@@ -90,7 +93,7 @@ def compare(run: Run, optimum: Path | None, seconds: float, images: int | None, 
     else:
         pixels = dataset.train_images[np.array(record["calibration"]["indices"])]
     inputs = normalise(pixels, mean, std)
-    paths = {FP32: source, OURS: export / "student.int8.onnx", ORT: with_onnxruntime(source, inputs, folder)}
+    paths = {FP32: source, OURS: run.export / "student.int8.onnx", ORT: with_onnxruntime(source, inputs, folder)}
     if optimum is not None:
         paths[OPTIMUM] = with_optimum(source, inputs, folder, optimum)
     runtimes = {name: OrtRuntime(path, mean, std, threads=1) for name, path in paths.items()}

@@ -18,8 +18,9 @@ from scipy.stats import mannwhitneyu
 from state import MEASURES, is_finished
 
 from compress.runs.folder import Run, now
-from compress.sweeps.cells import Cell, results
+from compress.sweeps.cells import Cell
 from compress.sweeps.lockstep import Outcome
+from compress.sweeps.run import results
 from compress.system import files
 from compress.system.errors import DivergedError
 from compress.system.files import write_bytes, write_json

@@ -21,7 +21,9 @@ from compress.recipe import Recipe
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teachers_root
 from compress.runs.resolve import resolve
 from compress.runs.teacher import teacher_hash, trained_teacher
-from compress.sweeps.cells import Cell, lockstep_groups, raise_if_failed, run_group
+from compress.sweeps.cells import Cell, lockstep_groups
+from compress.sweeps.local import run_group
+from compress.sweeps.run import raise_if_failed
 from compress.system import console, files
 from compress.system.errors import DivergedError, InputError
 from compress.training.metrics import read_metrics
