@@ -134,6 +134,26 @@ def test_settings_under_one_teacher_are_compared_arm_by_arm_and_other_teachers_a
     assert study_results.across(plain, setting("ka", "b", none=[0.55], dkd=[0.6])) == {}
 
 
+def test_the_samples_behind_the_plot_are_those_of_the_first_seed_and_what_the_temperature_follows() -> None:
+    def run(arm: str, seed: int, method: str) -> dict[str, Any]:
+        columns = {
+            name: [seed + step / 5000 for step in range(2000)] for name in ("temperature", "cosine", "confidence")
+        }
+        measured = None if method == "kd" else {**columns, "right": [1.0] * 2000}
+        return {"arm": arm, "seed": seed, "method": method, "measures": {"temperatures": measured}}
+
+    arms = {"kd": "kd", "flsw": "dtd-flsw", "cwsm": "ka-ps+dtd-cwsm"}
+    runs = [run(arm, seed, method) for arm, method in arms.items() for seed in (3, 4)]
+    found = study_plots.confusion({"settings": {"noisy": {"runs": runs}}})
+    assert list(found) == ["noisy"]
+    assert {title: set(columns) for title, columns in found["noisy"].items()} == {
+        "noisy: flsw": {"cosine", "temperature", "right"},
+        "noisy: cwsm": {"confidence", "temperature", "right"},
+    }
+    for columns in found["noisy"].values():
+        assert columns["temperature"] == [3 + step / 5000 for step in range(1000)]
+
+
 def test_settings_without_temperatures_and_rows_without_an_arm_leave_no_empty_panel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

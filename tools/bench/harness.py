@@ -44,7 +44,7 @@ def take_turns(
     Args:
         contestants: What is timed, by name. Each is called once a round. The first in turn changes with every round.
         rounds: How many are kept. One more comes before them, and warms up.
-        synchronize: Called before and after each, within its time: waits for a GPU, or for other processes.
+        synchronize: Waits for a GPU, or for other processes. Called before each, and after it within its time.
 
     Returns:
         Seconds of each contestant, one value a round.

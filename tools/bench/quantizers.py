@@ -31,7 +31,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from compress.data import Dataset, load_data
 from compress.runs.folder import Run
-from compress.system.errors import InputError
+from compress.system.errors import InputError, MachineError
 from export.benchmark.candidates import read_export
 from export.benchmark.latency import Timed, interleave, ratio
 from export.gates import parity
@@ -62,12 +62,14 @@ def with_onnxruntime(source: Path, inputs: np.ndarray, folder: Path) -> Path:
 
 
 def with_optimum(source: Path, inputs: np.ndarray, folder: Path, optimum: Path) -> Path:
-    """Raises CalledProcessError where Optimum fails."""
+    """Raises MachineError where Optimum fails."""
     calibration = folder / "calibration.npy"
     np.save(calibration, inputs)
     command = [sys.executable, str(Path(__file__).with_name("optimum_quantizer.py")), str(source.resolve())]
     command += [str(calibration), "vnni" if has_vnni() else "avx2", str(folder)]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(optimum.resolve())}, stdout=sys.stderr)
+    environment = {**os.environ, "PYTHONPATH": str(optimum.resolve())}
+    if subprocess.run(command, check=False, env=environment, stdout=2).returncode:
+        raise MachineError("Optimum made no INT8 file; its own error is above", f"Is optimum-onnx in {optimum}?")
     return folder / f"{source.stem}_quantized.onnx"
 
 

@@ -17,6 +17,7 @@ import time
 import click
 from harness import json_option, run, show
 
+from compress.recipe import load_recipe
 from compress.system.errors import InputError
 
 FIRST_STEP = """
@@ -66,6 +67,7 @@ def seconds_until_first_line(arguments: list[str]) -> float:
 @json_option
 def main(recipe: str, decode: bool, as_json: bool) -> None:
     """The wait before the first step of RECIPE."""
+    load_recipe(recipe)  # what is wrong with it is said before anything is started
     result: dict[str, object] = {
         "help_s": seconds_until_first_line([sys.executable, "-m", "compress", "--help"]),
         "first_step_s": seconds_until_first_line([sys.executable, "-c", FIRST_STEP, recipe]),
