@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 import quantizers
 import scaling
+import scaling_points
+import torch
 
+from compress.data.augment import Images
+from compress.recipe import Augment
 from compress.system.errors import MachineError
 from tests.helpers.command import assert_fails
 from tests.helpers.paths import ROOT
@@ -80,6 +84,16 @@ def test_a_cost_that_grows_faster_than_its_work_is_flagged(monkeypatch: pytest.M
     assert entry["flags"] == [
         f"size 32 to {to}: cost grows {by:.2f} x as much as work" for to, by in ((64, 2), (128, 4))
     ]
+
+
+def test_a_batch_that_is_drawn_moves_its_own_bytes_and_not_those_of_the_data_set() -> None:
+    pixels, labels = torch.zeros(1000, 16, 16, 3, dtype=torch.uint8), torch.zeros(1000, dtype=torch.int64)
+    images = Images(pixels, labels, torch.full((3,), 0.5), torch.full((3,), 0.5))
+    moved = scaling_points.BytesMoved()
+    with moved:
+        images.augmented(torch.arange(4), Augment(crop=2, flip=True), seed=0, epoch=0)
+    floats = 4 * 16 * 16 * 3 * 4
+    assert floats < moved.total < 10 * floats < pixels.numel()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("optimum") is not None, reason="Optimum is installed here")

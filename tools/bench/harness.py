@@ -102,15 +102,22 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(result: Mapping[str, Any], lines: Iterable[str] | None = None, *, as_json: bool) -> None:
+def show(
+    result: Mapping[str, Any],
+    lines: Iterable[str] | None = None,
+    *,
+    as_json: bool,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
     """Prints a result and the machine that it is of.
 
     Args:
         result: What --json prints, together with `machine`.
         lines: The same for people. Default: a line for each key.
         as_json: Whether --json was given.
+        facts: Of the machine. Default: this one.
     """
-    facts = machine()
+    facts = facts or machine()
     if as_json:
         print(json.dumps({**result, "machine": facts}))
         return

@@ -7,9 +7,11 @@ every point is flagged whose cost grew by 25 % more than the larger of both sinc
 should not depend on something are timed alone. The images lie in files that are memory-mapped, as in training on a CPU.
 
     python tools/bench/scaling.py --plot recipes/results/scaling.png     all axes; one million images of 32 px take 3 GB
+    python tools/bench/scaling.py --data recipes/results/scaling.json --plot recipes/results/scaling.png
     python tools/bench/scaling.py --axis classes --axis batch --rounds 3 --json
 """
 
+import json
 import multiprocessing
 import statistics
 import tempfile
@@ -72,6 +74,11 @@ def measure_axis(axis: str, values: list[int], folder: Path, seconds: float, rou
         Point(**{name: statistics.median(getattr(p, name) for p in found[value]) for name in asdict(found[value][0])})
         for value in values
     ]
+    return summary(axis, values, points)
+
+
+def summary(axis: str, values: list[int], points: list[Point]) -> dict[str, Any]:
+    """The rows of an axis, its exponents, and the points whose cost grew faster than their work."""
     flags = []
     for place in range(1, len(values)):
         excess, first = max((_excess(points[k], points[place]), k) for k in range(place))
@@ -145,10 +152,10 @@ def measure_piece(name: str, axes: dict[str, list[int]], folder: Path) -> dict[s
 
 def plot(axes: list[dict[str, Any]], pieces: list[dict[str, Any]], path: Path, caption: str) -> None:
     """Images a second, with what the work alone would allow from the fastest point on, and memory; then the pieces."""
-    style: Any = {"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
         columns = max(len(axes), 1)
-        figure = Figure(figsize=(3.3 * columns, 6.6 if pieces else 5), layout="constrained")
+        figure = Figure(figsize=(2.9 * columns, 6.4 if pieces else 4.6), layout="constrained")
         grid = figure.subplots(3 if pieces else 2, columns, squeeze=False)
         for column, entry in enumerate(axes):
             _plot_axis(grid[0, column], grid[1, column], entry)
@@ -167,7 +174,7 @@ def plot(axes: list[dict[str, Any]], pieces: list[dict[str, Any]], path: Path, c
         grid[0, 0].set_ylabel("images a second")
         grid[1, 0].set_ylabel("memory, MB")
         figure.suptitle(caption, fontsize=9)
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=100)
 
 
 def _plot_axis(speed: Any, memory: Any, entry: dict[str, Any]) -> None:
@@ -212,6 +219,7 @@ def _short(value: int) -> str:
 @click.option("--pieces/--no-pieces", default=True, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), help="For the images, kept. Default: a temporary one.")
 @click.option("--samples", type=click.IntRange(100_000), help="The most images that are tried. Default: a million.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="Draw this .json, and measure nothing.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="A .png; its numbers go beside it, as .json.")
 @json_option
 def main(
@@ -221,24 +229,35 @@ def main(
     pieces: bool,
     folder: Path | None,
     samples: int | None,
+    data: Path | None,
     picture: Path | None,
     as_json: bool,
 ) -> None:
     """How the cost of an image grows with the size of the work."""
+    if data is not None:
+        result = json.loads(data.read_text(encoding="utf-8"))
+        facts = result.pop("machine")
+    else:
+        result, facts = measured(names or tuple(AXES), samples, seconds, rounds, pieces, folder), machine()
+    if picture is not None:
+        about = f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}"
+        plot(result["axes"], result["pieces"], picture, f"compress' loop, {result['setting']}; {about}")
+        write_json(picture.with_suffix(".json"), {**result, "machine": facts})
+    show(result, _lines(result["axes"], result["pieces"]), as_json=as_json, facts=facts)
+
+
+def measured(
+    names: tuple[str, ...], samples: int | None, seconds: float, rounds: int, pieces: bool, folder: Path | None
+) -> dict[str, Any]:
     values = AXES if samples is None else AXES | {"samples": [each for each in AXES["samples"] if each <= samples]}
     with tempfile.TemporaryDirectory() as scratch:
         place = folder or Path(scratch)
         place.mkdir(parents=True, exist_ok=True)
-        axes = [measure_axis(name, values[name], place, seconds, rounds) for name in names or AXES]
-        parts = [measure_piece(name, values, place) for name in PIECES] if pieces else []
-    facts = machine()
-    setting = "two narrow ResNet-10-T, ka+dtd, fp32"
-    result = {"setting": setting, "axes": axes, "pieces": parts}
-    if picture is not None:
-        about = f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}"
-        plot(axes, parts, picture, f"compress' loop, {setting}; {about}")
-        write_json(picture.with_suffix(".json"), {**result, "machine": facts})
-    show(result, _lines(axes, parts), as_json=as_json)
+        return {
+            "setting": "two narrow ResNet-10-T, ka+dtd, fp32",
+            "axes": [measure_axis(name, values[name], place, seconds, rounds) for name in names],
+            "pieces": [measure_piece(name, values, place) for name in PIECES] if pieces else [],
+        }
 
 
 def _lines(axes: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> Iterator[str]:

@@ -143,7 +143,7 @@ def resident(kind: str) -> float:
 class BytesMoved(TorchDispatchMode):
     """Sums what every operator reads and writes; a gather reads as much as it puts out, a view nothing."""
 
-    GATHERS = (torch.ops.aten.index.Tensor, torch.ops.aten.gather.default)
+    GATHERS = (torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default, torch.ops.aten.gather.default)
 
     def __init__(self) -> None:
         super().__init__()
