@@ -7,7 +7,7 @@
 Below the current folder runs/ gets the runs and the teachers. What a comparison must be fair is built in: every arm is
 tuned with equally many configurations on a part of train that neither students nor teacher are trained on; one teacher
 serves a setting, in tuning and after it; runs of one seed share initial weights, batches and augmentation; and the last
-epoch counts. README.md beside this file says more.
+epoch counts. tools/README.md says more.
 """
 
 import logging
