@@ -103,7 +103,7 @@ class Run:
         return self.path / "checkpoints"
 
     @property
-    def quantize_checkpoints(self) -> Path:
+    def qat_checkpoints(self) -> Path:
         """The checkpoints of the fine-tuning for INT8 (train.quantize)."""
         return self.path / "checkpoints-quantize"
 
@@ -125,10 +125,9 @@ class Run:
         """The folder that `compress push` uploads."""
         return self.path / "hub"
 
-    def training_files(self, *, quantize: bool = False) -> TrainingFiles:
-        """Where the student's training writes. quantize: its fine-tuning for INT8 instead."""
-        checkpoints = self.quantize_checkpoints if quantize else self.checkpoints
-        return TrainingFiles(self.metrics, checkpoints, self.path / "tensorboard")
+    def training_files(self) -> TrainingFiles:
+        """Where the student's training writes."""
+        return TrainingFiles(self.metrics, self.checkpoints, self.path / "tensorboard")
 
     def finished_files(self) -> dict[Path, bytes]:
         """The content of recipe.yaml and manifest.json if the run is finished, else {}."""

@@ -62,7 +62,7 @@ def prune(root: Path | None = None, *, failed: bool = False, remove: bool = Fals
     runs = all_runs(root)
     for run in runs:
         if run.manifest.finished:
-            candidates += [run.checkpoints, run.quantize_checkpoints]
+            candidates += [run.checkpoints, run.qat_checkpoints]
         elif failed and run.manifest.student_sha256 is None:  # a run that was finished once keeps its student
             candidates.append(run.path)
     kept = [run.manifest for run in [*runs, *_further_down(root)] if run.path not in candidates]

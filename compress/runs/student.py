@@ -142,7 +142,7 @@ def trained_student(
     if settings.quantize is None:
         world.from_leader(lambda: MetricsLog(run.metrics).keep_before("quantize", 0))
     else:
-        checkpoints = run.quantize_checkpoints
+        checkpoints = run.qat_checkpoints
         ranges = yield from qat.fine_tune(
             trained, job, splits, checkpoints=checkpoints, teacher=supervisor.model, memo=memo
         )
