@@ -104,6 +104,8 @@ def _shards(index: Path) -> dict[str, Tensor]:
     for name in sorted(names):
         if Path(name).name != name:
             raise InputError(f"{index} names {name}, which is outside of its folder")
+        if not (index.parent / name).is_file():
+            raise InputError(f"{index} names {name}, which is missing", "Download the rest of the shards.")
         weights |= load_file(index.parent / name)
     return weights
 
