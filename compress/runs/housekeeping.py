@@ -33,11 +33,15 @@ def list_runs(root: Path | None = None) -> list[dict[str, Any]]:
 
 
 def prune(root: Path | None = None, *, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
-    """What can go, with its size in bytes; removed only with `remove`.
+    """What can go, with its size in bytes:
 
-    Checkpoints of finished runs (which then cannot be extended), and kept teachers and assistants that no run refers
-    to, also none of a sweep or study in a folder further down. With `failed` also runs and teachers that did not
-    finish. Folders that a process holds are left alone.
+    - checkpoints of finished runs, which then cannot be extended;
+    - kept teachers and assistants that no run refers to, in this folder or further down;
+    - with `failed`, also runs and teachers that did not finish.
+
+    Args:
+        root: runs/ by default.
+        remove: also removes it. Folders that a process holds are left alone.
     """
     root = root or runs_root()
     candidates: list[Path] = []
