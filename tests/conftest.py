@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.helpers import command as commands
 from tests.helpers.command import Command, Process, Start
 from tests.helpers.pictures import TINY, write_folder_data
 from tests.helpers.torchrun import torchrun
+from tests.helpers.warm import WarmProcess
 
 __all__ = ["torchrun"]
-
-torch.set_num_threads(1)  # the models here are tiny: more threads only wait for each other
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,9 +37,20 @@ def tiny_recipe(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def command() -> Command:
-    """Runs `compress ARGS` as a user would; cwd is where runs/ appears."""
-    return commands.run
+def command() -> Iterator[Command]:
+    """Runs `compress ARGS` to its end as a process; cwd is where runs/ appears.
+
+    With variables of the environment it is a new Python, which sees them from its start; else a forked one.
+    """
+    warm = WarmProcess()
+
+    def run(*args: object, cwd: Path, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+        if env:
+            return commands.run(*args, cwd=cwd, timeout=timeout, **env)
+        return warm.run(*args, cwd=cwd, timeout=timeout)
+
+    yield run
+    warm.close()
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +72,7 @@ def start() -> Iterator[Start]:
         process = subprocess.Popen(
             [sys.executable, "-m", "compress", *map(str, arguments)],
             **{"cwd": cwd, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **(options or {})},
-            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            env={**os.environ, **env},
         )
         processes.append(process)
         return process

@@ -29,7 +29,6 @@ def torchrun() -> Iterator[Torchrun]:
             subprocess.Popen(
                 [sys.executable, "-m", "torch.distributed.run", *group, *program, *map(str, arguments)],
                 cwd=cwd,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
