@@ -19,15 +19,6 @@ EARLY = ["data: ", "student: ", *(f"teacher {epoch}/6" for epoch in range(1, 7))
 LATE = ["teacher: top1", *(f"student {epoch}/6" for epoch in range(1, 6))]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(command: Command, long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The weights of a run that nothing disturbs."""
-    home = tmp_path_factory.mktemp("undisturbed")
-    result = command("distill", long_recipe, cwd=home)
-    assert result.returncode == 0, result.stderr
-    return weights(home)
-
-
 def finish(command: Command, recipe: Path, home: Path, expected: bytes) -> None:
     """Resumes: the weights must be the expected ones, the log whole, and nothing of the killed process left."""
     result = command("distill", recipe, "--resume", "--json", cwd=home)

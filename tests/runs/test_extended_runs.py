@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from compress.recipe import load_recipe
-from compress.runs import distill, distillation, load_student
+from compress.runs import distill, load_student, student
 from compress.runs.folder import Run
 from compress.system.errors import InputError, Interrupted, UsageError
 from compress.training.checkpoint import newest_checkpoint
@@ -33,18 +33,12 @@ def same(one: Run, other: Run) -> bool:
     return one.manifest["student_sha256"] == other.manifest["student_sha256"]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def interrupted_at_the_last_evaluation(recipe: Path, out: Path, *overrides: str) -> None:
     def stop(*_: object, **__: object) -> None:
         raise Interrupted(2)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distillation, "logits_of", stop)
+        patch.setattr(student, "logits_of", stop)
         with pytest.raises(Interrupted):
             run(recipe, out, *overrides)
 
