@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -250,7 +249,6 @@ EXPORT = """
 import sys, resource
 from pathlib import Path
 import torch
-torch.set_num_threads(1)
 from compress.system.errors import CompressError
 from export.pipeline import export_student
 from compress.recipe import Export
@@ -270,14 +268,7 @@ except CompressError as error:
 
 
 def export_in_a_process(out: Path, how: str) -> list[str]:
-    root = ROOT
-    result = subprocess.run(
-        [sys.executable, "-c", EXPORT, out, how],
-        capture_output=True,
-        text=True,
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    result = subprocess.run([sys.executable, "-c", EXPORT, out, how], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout, result.stderr
     return result.stdout.splitlines()
 

@@ -184,7 +184,7 @@ def test_a_signal_while_images_are_decoded_is_one_line(start: Start, tiny_recipe
     until(process, "decoding")
     time.sleep(1.5)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert errors.strip().splitlines()[-1].startswith("error: interrupted")
