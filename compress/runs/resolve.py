@@ -47,6 +47,6 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
 def fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
     """The faster of bf16 and fp32 on the device. bf16 is for GPUs and for CPUs with AMX.
 
-    On CPUs without AMX bf16 was slower than fp32 with every model tried, up to 2.1 times (recipes/README.md).
+    On CPUs without AMX bf16 was slower than fp32 with every model tried (recipes/results/training.md).
     """
     return "bf16" if device.type == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"
