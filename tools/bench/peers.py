@@ -38,7 +38,7 @@ from compress.recipe import Recipe, load_recipe
 from compress.runs.resolve import fast_precision
 from compress.system.interrupts import Flag
 from compress.training.teacher_cache import TeacherViews
-from export.runtimes import default_threads
+from export.onnx.session import default_threads
 
 Precision = Literal["bf16", "fp32"]
 VIEWS = 2

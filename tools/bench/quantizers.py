@@ -84,16 +84,16 @@ def data_of(run: Run) -> Dataset | None:
 
 def compare(run: Run, optimum: Path | None, seconds: float, images: int | None, folder: Path) -> list[dict[str, Any]]:
     record = read_export(run)
-    if record.get("calibration") is None:
+    if record.calibration is None:
         raise InputError(f"the export of {run.path} holds no INT8 file", "Make it with --precision int8.")
     dataset, source = data_of(run), run.export / "student.onnx"
     mean, std = ((0.5,) * 3, (0.25,) * 3) if dataset is None else (dataset.mean, dataset.std)
     if dataset is None:
         shape = ort.InferenceSession(str(source), providers=["CPUExecutionProvider"]).get_inputs()[0].shape
-        count = record["calibration"]["images"]
+        count = record.calibration.images
         pixels = np.random.default_rng(0).integers(0, 256, (count, *shape[2:], 3), dtype=np.uint8)
     else:
-        pixels = dataset.train_images[np.array(record["calibration"]["indices"])]
+        pixels = dataset.train_images[np.array(record.calibration.indices)]
     inputs = normalise(pixels, mean, std)
     paths = {FP32: source, OURS: run.export / "student.int8.onnx", ORT: with_onnxruntime(source, inputs, folder)}
     if optimum is not None:
