@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ from compress.recipe.methods import canonical_method
 from compress.recipe.strict_yaml import parse_yaml
 from compress.runs.folder import runs_root
 from compress.system.errors import UsageError
-
-logger = logging.getLogger(__name__)
 
 _LONGEST_ARM = 120
 
