@@ -1,10 +1,13 @@
 # make quickstart   set up, distil a student on scikit-learn's digits, print where it is
 # make test         set up, lint, types, every quick and slow test    make test-fast   the quick part of it
-# make faults       kills, full disks, hostile files: a quarter hour    make audit       known vulnerabilities, by pip-audit
+# make faults       kills, full disks, hostile files                  make audit       known vulnerabilities, by pip-audit
+# WORKERS processes share the tests, one thread of torch each: make test WORKERS=4
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: quickstart check test test-fast faults audit clean
 .DELETE_ON_ERROR:
@@ -18,14 +21,14 @@ check: $(INSTALLED)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check
-	$(BIN)/pytest -m "not faults"
+test: test-fast
+	$(PYTEST) -m "slow and not faults"
 
 test-fast: check
-	$(BIN)/pytest -m "not slow and not faults"
+	$(PYTEST) -m "not slow and not faults"
 
 faults: $(INSTALLED)
-	$(BIN)/pytest -m faults
+	$(PYTEST) -m faults
 
 audit: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet pip-audit

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.helpers import command as commands
-from tests.helpers.command import Command, Process, Start
+from tests.helpers.command import Command, Process, Start, weights
 from tests.helpers.pictures import TINY, write_folder_data
 from tests.helpers.torchrun import torchrun
+from tests.helpers.warm import WarmProcess
 
 __all__ = ["torchrun"]
-
-torch.set_num_threads(1)  # the models here are tiny: more threads only wait for each other
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,18 +38,45 @@ def tiny_recipe(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def command() -> Command:
-    """Runs `compress ARGS` as a user would; cwd is where runs/ appears."""
-    return commands.run
+def command() -> Iterator[Command]:
+    """Runs `compress ARGS` to its end as a process; cwd is where runs/ appears.
+
+    With variables of the environment it is a new Python, which sees them from its start; else a forked one.
+    """
+    warm = WarmProcess()
+
+    def run(*args: object, cwd: Path, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+        if env:
+            return commands.run(*args, cwd=cwd, timeout=timeout, **env)
+        return warm.run(*args, cwd=cwd, timeout=timeout)
+
+    yield run
+    warm.close()
 
 
 @pytest.fixture(scope="session")
 def finished(command: Command, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that the real command finished, below a folder that also holds runs/teachers."""
+    """The folder of a run that the real command finished, below a folder that also holds runs/teachers.
+
+    Tests only read it. Those that change something, or add a run, ask for `home`, a copy.
+    """
     home = tmp_path_factory.mktemp("home")
     result = command("distill", tiny_recipe, "--json", cwd=home)
     assert result.returncode == 0, result.stderr
     return home / json.loads(result.stdout)["run"]
+
+
+@pytest.fixture
+def home(finished: Path, tmp_path: Path) -> Path:
+    """A copy of all that the finished run left, to be worked on: `runs/` with the run and its teacher."""
+    return Path(shutil.copytree(finished.parents[1], tmp_path / "home"))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, which is empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -63,7 +89,7 @@ def start() -> Iterator[Start]:
         process = subprocess.Popen(
             [sys.executable, "-m", "compress", *map(str, arguments)],
             **{"cwd": cwd, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **(options or {})},
-            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            env={**os.environ, **env},
         )
         processes.append(process)
         return process
@@ -82,3 +108,12 @@ def long_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     six = TINY.replace("epochs: 2,", "epochs: 6,").replace("epochs: 2}", "epochs: 6}")
     path.write_text(six.replace("DATA", str(data)))
     return path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(command: Command, long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The student's weights of a run of `long_recipe` that nothing disturbs."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    result = command("distill", long_recipe, cwd=home)
+    assert result.returncode == 0, result.stderr
+    return weights(home)

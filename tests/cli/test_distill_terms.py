@@ -1,10 +1,6 @@
 """The real command with supervision.terms: what it writes, a signal and resume, and features that do not exist."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +8,7 @@ import timm
 from safetensors.torch import load_file
 
 import compress  # noqa: F401 - registers the architecture
-from tests.helpers.command import Command, assert_fails
-from tests.helpers.pictures import TINY, write_folder_data
+from tests.helpers.command import Command, Start, assert_fails, until
 
 TERMS = (
     "[{name: fitnet, student: layer4, teacher: layer4, schedule: {warmup: 1.0}}, {name: relational, weight: 0.1}, "
@@ -23,9 +18,8 @@ TERMS = (
 
 
 def test_a_run_with_terms_reports_them_and_saves_the_student_alone(
-    command: Command, tiny_recipe: Path, finished: Path
+    command: Command, tiny_recipe: Path, finished: Path, home: Path
 ) -> None:
-    home = finished.parents[1]
     result = command("distill", tiny_recipe, "--set", f"supervision.terms={TERMS}", "--json", cwd=home)
     assert result.returncode == 0, result.stderr
     assert "supervised by ka-ps+dtd-flsw, fitnet, relational, attention_transfer, dkd, adversarial" in result.stderr
@@ -49,34 +43,21 @@ def test_a_run_with_terms_reports_them_and_saves_the_student_alone(
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_resume_ends_at_the_same_weights(tmp_path: Path) -> None:
-    write_folder_data(tmp_path / "data", train=200)
-    recipe = tmp_path / "recipe.yaml"
-    text = TINY.replace("DATA", str(tmp_path / "data")).replace("epochs: 2,", "epochs: 6,")
-    recipe.write_text(text.replace("{method: ka+dtd}", f"{{method: ka+dtd, terms: {TERMS}}}"))
-
-    def start(home: str, *more: str) -> subprocess.Popen[str]:
-        (tmp_path / home).mkdir(exist_ok=True)
-        return subprocess.Popen(
-            [sys.executable, "-m", "compress", "distill", str(recipe), "--json", *more],
-            cwd=tmp_path / home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    whole = json.loads(start("whole").communicate()[0])
-    process = start("parts")
-    assert process.stderr
-    for line in process.stderr:
-        if line.startswith("student 3/6"):
-            break
-    process.send_signal(signal.SIGTERM)
-    process.stderr.read()
-    assert process.wait() == 143
-    resumed = start("parts", "--resume")
-    output, errors = resumed.communicate()
-    assert resumed.returncode == 0, errors
-    assert "going on from epoch" in errors
-    manifest = json.loads(output)
+def test_sigterm_saves_and_resume_ends_at_the_same_weights(
+    command: Command, start: Start, long_recipe: Path, tmp_path: Path
+) -> None:
+    arguments = ("distill", long_recipe, "--set", "teacher.epochs=1", "--set", f"supervision.terms={TERMS}")
+    (tmp_path / "whole").mkdir()
+    whole = json.loads(command(*arguments, "--json", cwd=tmp_path / "whole").stdout)
+    process = start(*arguments, cwd=tmp_path / "parts")
+    until(process, "student 3/6")
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+    resumed = command(*arguments, "--resume", "--json", cwd=tmp_path / "parts")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from epoch" in resumed.stderr
+    manifest = json.loads(resumed.stdout)
     assert manifest["student_sha256"] == whole["student_sha256"]
     one, other = (
         load_file(sorted((tmp_path / home / run["run"] / "checkpoints").glob("*.safetensors"))[-1])
@@ -112,8 +93,8 @@ def test_a_term_that_cannot_be_is_exit_2_before_a_teacher_is_trained(
 
 
 def test_terms_cannot_change_when_a_run_is_resumed(
-    command: Command, tiny_recipe: Path, finished: Path, tmp_path: Path
+    command: Command, tiny_recipe: Path, finished: Path, home: Path
 ) -> None:
     longer = ("--out", finished, "--resume", "--set", "train.epochs=3", "--set", "supervision.terms=[{name: dkd}]")
-    result = command("distill", tiny_recipe, *longer, cwd=finished.parents[1])
+    result = command("distill", tiny_recipe, *longer, cwd=home)
     assert_fails(result, 2, "supervision.terms")

@@ -119,9 +119,8 @@ def test_pruning_keeps_the_members_that_an_ensemble_refers_to(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_while_its_second_member_is_trained_it_goes_on_to_the_same_weights(
     command: Command, start: Start, tiny_recipe: Path, taught: tuple[Path, dict[str, Any], str], checkpoint: Path,
-    finished: Path, tmp_path: Path, number: signal.Signals,
+    home: Path, number: signal.Signals,
 ) -> None:  # fmt: skip
-    home = shutil.copytree(finished.parents[1], tmp_path / "home")
     process = start("distill", tiny_recipe, "--set", ensemble(checkpoint), cwd=home)
     until(process, "teacher 1/2")
     process.send_signal(number)
@@ -183,8 +182,7 @@ def test_a_member_that_cannot_be_is_an_error_before_a_teacher_is_trained(
 
 
 def test_a_checkpoint_of_the_teacher_beside_it_is_refused(
-    command: Command, tiny_recipe: Path, finished: Path, tmp_path: Path
+    command: Command, tiny_recipe: Path, finished: Path, home: Path
 ) -> None:
-    home = shutil.copytree(finished.parents[1], tmp_path / "home")
     result = command("distill", tiny_recipe, "--set", ensemble(finished / "teacher"), cwd=home)
     assert_fails(result, 2, "teacher.ensemble.1", "same teacher")

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def undisturbed(long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def of_two(long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The student's weights of a run in two processes that nothing disturbs."""
-    home = tmp_path_factory.mktemp("undisturbed")
+    home = tmp_path_factory.mktemp("of-two")
     launch = [sys.executable, "-m", "torch.distributed.run", *ALONE, *COMPRESS, "distill", str(long_recipe)]
     subprocess.run(launch, cwd=home, check=True, capture_output=True)
     return weights(home)
@@ -67,7 +67,7 @@ def test_a_run_in_two_processes_is_finished_measured_and_said_once(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_when_one_process_is_killed_the_other_says_so_and_both_resume_to_the_same_bits(
-    torchrun: Torchrun, command: Command, long_recipe: Path, tmp_path: Path, undisturbed: bytes, rank: int
+    torchrun: Torchrun, command: Command, long_recipe: Path, tmp_path: Path, of_two: bytes, rank: int
 ) -> None:
     launcher = torchrun("distill", long_recipe, cwd=tmp_path)
     until(launcher, "student 2/6")
@@ -77,11 +77,11 @@ def test_when_one_process_is_killed_the_other_says_so_and_both_resume_to_the_sam
     assert ended(launcher, 4, -signal.SIGKILL).startswith("error: another process of this run is gone")
     assert time.monotonic() - killed < 30
     assert_fails(command("distill", long_recipe, "--resume", cwd=tmp_path), 2, "was begun by 2 processes", "here are 1")
-    resume(torchrun, long_recipe, tmp_path, undisturbed)
+    resume(torchrun, long_recipe, tmp_path, of_two)
 
 
 def test_killed_while_the_teacher_is_trained_they_resume_to_the_same_bits(
-    torchrun: Torchrun, command: Command, long_recipe: Path, tmp_path: Path, undisturbed: bytes
+    torchrun: Torchrun, command: Command, long_recipe: Path, tmp_path: Path, of_two: bytes
 ) -> None:
     launcher = torchrun("distill", long_recipe, cwd=tmp_path)
     until(launcher, "teacher 2/6")
@@ -89,12 +89,12 @@ def test_killed_while_the_teacher_is_trained_they_resume_to_the_same_bits(
     ended(launcher, 4, -signal.SIGKILL)
     alone = command("distill", long_recipe, "--set", "train.epochs=1", "--out", "alone", "--json", cwd=tmp_path)
     assert "teacher 1/6" in alone.stderr, "it took what two processes had begun"
-    resume(torchrun, long_recipe, tmp_path, undisturbed)
+    resume(torchrun, long_recipe, tmp_path, of_two)
 
 
 @pytest.mark.parametrize("phase", ["teacher", "student"])
 def test_a_signal_to_one_process_saves_in_the_same_step_and_both_resume_to_the_same_bits(
-    torchrun: Torchrun, long_recipe: Path, tmp_path: Path, undisturbed: bytes, phase: str
+    torchrun: Torchrun, long_recipe: Path, tmp_path: Path, of_two: bytes, phase: str
 ) -> None:
     launcher = torchrun("distill", long_recipe, cwd=tmp_path)
     until(launcher, f"{phase} 3/6")
@@ -103,7 +103,7 @@ def test_a_signal_to_one_process_saves_in_the_same_step_and_both_resume_to_the_s
     assert ended(launcher, 143).startswith("error: interrupted")
     marker = max(tmp_path.glob(f"runs/{'teachers/' if phase == 'teacher' else ''}*/checkpoints/*.json"))
     assert json.loads(marker.read_text())["step"] > 0, "it was not in the middle of an epoch"
-    resume(torchrun, long_recipe, tmp_path, undisturbed)
+    resume(torchrun, long_recipe, tmp_path, of_two)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_killed_while_it_is_fine_tuned_for_int8_they_resume_to_the_same_bits(
 
 
 def test_two_torchruns_that_meet_at_an_address_train_the_run_of_one(
-    torchrun: Torchrun, long_recipe: Path, tmp_path: Path, undisturbed: bytes
+    torchrun: Torchrun, long_recipe: Path, tmp_path: Path, of_two: bytes
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -178,4 +178,4 @@ def test_two_torchruns_that_meet_at_an_address_train_the_run_of_one(
     for launcher in launchers:
         _, errors = launcher.communicate(timeout=300)
         assert launcher.returncode == 0, errors
-    assert weights(tmp_path) == undisturbed
+    assert weights(tmp_path) == of_two

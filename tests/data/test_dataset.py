@@ -1,23 +1,18 @@
-import hashlib
-import io
-import json
+"""Data sets as they are published and folders of one's own: splits, classes, the cache of decoded images."""
+
 import logging
 import mmap
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import chisquare
 from sklearn.datasets import load_digits
 
-from compress.data.dataset import load_data, noisy_labels, resolve_augment
-from compress.data.decode import read_image
+from compress.data.dataset import load_data, resolve_augment
 from compress.recipe import Data
 from compress.system.errors import InputError
 from tests.helpers.pictures import write_folder_data, write_images
@@ -125,134 +120,10 @@ def test_holdout_evaluates_on_a_part_of_train_and_not_on_the_official_split(tmp_
     assert load_data(settings).sha256 == data.sha256 != whole.sha256
 
 
-def test_label_noise_is_what_a_loop_over_the_samples_makes_of_them() -> None:
-    labels = np.arange(5000) % 7
-    draws = np.random.Generator(np.random.PCG64(0)).integers(2**64, size=10_000, dtype=np.uint64).tolist()
-    expected = []
-    for index, label in enumerate(labels.tolist()):
-        others = [(label + 1 + step) % 7 for step in range(6)]
-        expected.append(others[draws[2 * index + 1] % 6] if draws[2 * index] < 0.4 * 2**64 else label)
-    noisy = noisy_labels(labels, 0.4, 7)
-    assert noisy.tolist() == expected
-    assert noisy.dtype == np.int64
-    assert noisy_labels(labels[:100], 0.4, 7).tolist() == expected[:100]
-
-
-def test_label_noise_is_symmetric_and_of_the_part_that_is_asked_for() -> None:
-    labels = np.repeat(np.arange(5), 20_000)
-    noisy = noisy_labels(labels, 0.4, 5)
-    changed = noisy != labels
-    assert abs(changed.mean() - 0.4) < 4 * (0.4 * 0.6 / len(labels)) ** 0.5
-    for label in range(5):
-        counts = np.bincount(noisy[changed & (labels == label)], minlength=5)
-        assert counts[label] == 0
-        assert chisquare(np.delete(counts, label)).pvalue > 1e-4
-    less = noisy_labels(labels, 0.2, 5)
-    assert (less[less != labels] == noisy[less != labels]).all()
-
-
-def test_label_noise_spares_what_is_evaluated_on_also_a_holdout() -> None:
-    truth = {image.astype(int).tobytes(): label for image, label in zip(*load_digits(return_X_y=True), strict=True)}
-
-    def wrong(images: np.ndarray, labels: np.ndarray) -> float:
-        pixels = np.round(images[..., 0].reshape(len(images), 64) * (16 / 255)).astype(int)
-        return np.mean([truth[row.tobytes()] != label for row, label in zip(pixels, labels.tolist(), strict=True)])
-
-    hashes = set()
-    for holdout in (0.0, 0.1):
-        clean, noisy = (load_data(Data(name="digits", image_size=8, holdout=holdout, label_noise=n)) for n in (0, 0.4))
-        assert wrong(noisy.eval_images, noisy.eval_labels) == 0
-        assert 0.35 < wrong(noisy.train_images, noisy.train_labels) < 0.45
-        assert wrong(clean.train_images, clean.train_labels) == 0
-        np.testing.assert_array_equal(clean.train_images, noisy.train_images)
-        np.testing.assert_array_equal(clean.eval_images, noisy.eval_images)
-        hashes |= {clean.sha256, noisy.sha256}
-    assert len(hashes) == 4
-
-
-def test_without_label_noise_the_hash_of_the_data_is_that_of_its_content() -> None:
-    data = load_data(Data(name="digits", image_size=8, label_noise=0))
-    hashes = []
-    for array in (data.train_images, data.train_labels, data.eval_images, data.eval_labels):
-        file = io.BytesIO()
-        np.save(file, array)
-        hashes.append(hashlib.sha256(file.getvalue()).hexdigest())
-    names = ("train_images", "train_labels", "eval_images", "eval_labels")
-    content = [dict(zip(names, hashes, strict=True)), [str(digit) for digit in range(10)]]
-    whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    assert data.sha256 == whole
-    held = hashlib.sha256(json.dumps([whole, 0.25]).encode()).hexdigest()
-    assert load_data(Data(name="digits", image_size=8, holdout=0.25)).sha256 == held
-
-
 def test_without_an_evaluation_split_a_holdout_is_asked_for(tmp_path: Path) -> None:
     write_images(tmp_path / "train" / "a", 6, seed=1)
     with pytest.raises(InputError, match=r"data\.holdout"):
         load_data(Data(name="folder", root=str(tmp_path), image_size=8))
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16", "I"])
-def test_every_kind_of_image_is_read_like_its_rgb_original(tmp_path: Path, mode: str) -> None:
-    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
-    if mode in ("I;16", "I"):
-        image = Image.fromarray((grey.astype(np.uint16) * 257) if mode == "I;16" else grey.astype(np.int32) * 257)
-    else:
-        image = (
-            Image.fromarray(grey).convert(mode) if mode == "P" else Image.fromarray(grey).convert("RGB").convert(mode)
-        )
-    path = tmp_path / ("image.tif" if mode in ("CMYK", "I") else "image.png")
-    image.save(path)
-    expected = (grey > 127) * 255 if mode == "1" else grey
-    found = read_image(path, 8).astype(int)
-    tolerance = 255 if mode == "1" else 1  # a bilevel image is dithered
-    assert np.abs(found - expected[..., None].astype(int)).max() <= tolerance
-    assert set(np.unique(found)) <= {0, 255} or mode != "1"
-
-
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[0] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned right by 90 degrees
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    turned = read_image(tmp_path / "turned.png", 8)
-    assert turned[:, -1].min() == 255
-    assert turned[:, 0].max() == 0
-
-
-def broken(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-30])
-
-
-def not_an_image(path: Path) -> None:
-    path.write_text("hello")
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [broken, not_an_image, empty])
-def test_a_damaged_image_is_named_and_never_skipped(tmp_path: Path, damage: object) -> None:
-    write_folder_data(tmp_path)
-    path = tmp_path / "train" / "grey" / "003.png"
-    damage(path)  # type: ignore[operator]
-    with pytest.raises(InputError, match=r"grey/003\.png"):
-        load_data(Data(name="folder", root=str(tmp_path), image_size=8))
-
-
-def test_many_images_are_decoded_by_workers_to_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_folder_data(tmp_path, train=12)
-    settings = Data(name="folder", root=str(tmp_path), image_size=8)
-    serial = load_data(settings)
-    shutil.rmtree(os.environ["COMPRESS_CACHE"] + "/data")
-    monkeypatch.setattr("compress.data.decode._WORTH_A_PROCESS", 1)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
-    parallel = load_data(settings)
-    np.testing.assert_array_equal(serial.train_images, parallel.train_images)
-    broken(tmp_path / "train" / "light" / "005.png")
-    with pytest.raises(InputError, match=r"light/005\.png"):
-        load_data(settings)
 
 
 @pytest.mark.parametrize(
@@ -306,19 +177,6 @@ def test_what_is_written_into_the_arrays_never_reaches_the_cache(tmp_path: Path)
     load_data(settings)
     load_data(settings).train_images[:] = 0
     assert load_data(settings).train_images.any()
-
-
-def test_decoding_works_from_a_script_without_a_main_guard(tmp_path: Path) -> None:
-    write_folder_data(tmp_path)
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import compress.data.decode as images\nimages._WORTH_A_PROCESS = 1\n"
-        "from compress.data import load_data\nfrom compress.recipe import Data\n"
-        f"print(load_data(Data(name='folder', root={str(tmp_path)!r}, image_size=8)).train_images.shape)\n"
-    )
-    environment = {**os.environ, "COMPRESS_CACHE": str(tmp_path / "cache")}
-    result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
-    assert result.stdout.strip() == "(72, 8, 8, 3)", result.stderr
 
 
 def test_augmentation_defaults_follow_the_data_set() -> None:

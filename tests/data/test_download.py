@@ -1,93 +1,26 @@
 """Downloads from a real server on this machine, and archives that are damaged or hostile."""
 
 import hashlib
-import io
 import os
 import tarfile
-import threading
-import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from compress.data import download
 from compress.system.errors import InputError
-
-Member = tuple[str, bytes]
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `content` at every path; `behaviour` is what goes wrong."""
-
-    content = b""
-    behaviour = ""
-    ranges: list[str | None]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/archive"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        requested = self.headers.get("Range")
-        self.server.ranges.append(requested)
-        if self.server.behaviour == "missing":
-            self.send_error(404)
-            return
-        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
-        body = self.server.content[start:]
-        self.send_response(206 if requested else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.server.behaviour == "cut":
-            body = body[: len(body) // 2]
-        self.wfile.write(body)
-        if self.server.behaviour == "stall":
-            threading.Event().wait(1)
+from tests.helpers.archives import Members, Server, link, make_tar, make_zip
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    served = Server(("127.0.0.1", 0), Handler)
-    served.ranges = []
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    served = Server()
     yield served
-    served.shutdown()
-    served.server_close()
+    served.close()
 
 
-def make_tar(members: list[Member], change: Callable[[tarfile.TarInfo], None] = lambda _: None) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            if name == members[-1][0]:
-                change(info)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def make_zip(members: list[Member], mode: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members:
-            info = zipfile.ZipInfo(name)
-            if name == members[-1][0]:
-                info.external_attr = mode << 16
-            archive.writestr(info, content)
-    return buffer.getvalue()
-
-
-GOOD: list[Member] = [("cifar-100-python/train", os.urandom(5000)), ("cifar-100-python/meta", b"m")]
+GOOD: Members = [("cifar-100-python/train", os.urandom(5000)), ("cifar-100-python/meta", b"m")]
 
 
 @pytest.fixture
@@ -129,24 +62,13 @@ def test_a_server_that_stalls_is_given_up_and_resumed(
     published: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
-    whole = published.content
-    published.content, published.behaviour = whole[:100] + b"", "stall"
-    monkeypatch.setattr(Handler, "do_GET", _promise(len(whole)))
+    published.behaviour = "stall"
     with pytest.raises(InputError, match="timed out"):
         download.prepare("cifar100", tmp_path)
     assert not (tmp_path / "cifar-100-python").exists()
-
-
-def _promise(length: int) -> Callable[[Handler], None]:
-    def do_get(self: Handler) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(self.server.content)
-        self.wfile.flush()
-        threading.Event().wait(1)
-
-    return do_get
+    published.behaviour = ""
+    download.prepare("cifar100", tmp_path)
+    assert published.ranges == [None, f"bytes={len(published.content) // 2}-"]
 
 
 @pytest.mark.parametrize("behaviour", ["missing", "altered"])
@@ -174,13 +96,6 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
     request = urllib.request.Request("https://example.org/a")
     with pytest.raises(urllib.error.URLError, match="not https"):
         download._NoDowngrade().redirect_request(request, None, 302, "", {}, "http://example.org/a")
-
-
-def link(kind: bytes) -> Callable[[tarfile.TarInfo], None]:
-    def change(info: tarfile.TarInfo) -> None:
-        info.type, info.linkname, info.size = kind, "../../secret", 0
-
-    return change
 
 
 def huge(info: tarfile.TarInfo) -> None:

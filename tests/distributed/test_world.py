@@ -1,6 +1,5 @@
 """One run in two real processes is the run of one: its losses, gradients, weights, metrics, logits; its ends, too."""
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ from compress.losses.objective import Objective
 from compress.system.errors import DivergedError, Interrupted, UsageError
 from compress.system.interrupts import Flag
 from compress.training.batches import batches_and_teacher
-from compress.training.divergence import DivergenceWatch
 from compress.training.evaluate import logits_of
 from compress.training.memo import Memo
 from compress.training.metrics import read_metrics
 from compress.training.qat import with_fake_quantization
 from compress.training.state import loss_parts, prepare
-from tests.helpers.terms_training import ALL, equal, network, run, splits, supervision
+from tests.helpers.networks import equal, network
+from tests.helpers.terms import ALL, supervision
+from tests.helpers.training import MEASURED, repeatable_metrics, run, splits, stop_after
 from tests.helpers.two_processes import in_two_processes
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,6 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "saved by the clock": {"method": "kd", "checkpoint_minutes": 1e-9},
 }
 COUNTS = (1, 511, 512, 513, 1024, 1300, 1600)
-MEASURED = {"seconds", "images_per_s", "peak_memory_mb"}
 
 
 def student(dropout: float = 0.0) -> nn.Sequential:
@@ -118,21 +117,12 @@ def first_random_number() -> float:
 
 def stopped_by_a_signal_to_one(folder: Path) -> int:
     """SIGTERM reaches process 1 in the fifth step. The exit code."""
-    original, calls = DivergenceWatch.check, []
-
-    def check(self: DivergenceWatch, *args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 5 and current().rank == 1:
-            signal.raise_signal(signal.SIGTERM)
-        return original(self, *args)
-
-    DivergenceWatch.check = check  # type: ignore[method-assign]
-    try:
-        training_with_dropout(folder)
-    except Interrupted as stop:
-        return stop.code
-    finally:
-        DivergenceWatch.check = original  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 5, rank=1)
+        try:
+            training_with_dropout(folder)
+        except Interrupted as stop:
+            return stop.code
     return 0
 
 
@@ -256,9 +246,7 @@ def test_a_signal_to_one_process_stops_both_at_one_step_and_they_resume_to_the_s
     assert processes[0]["stopped at"].startswith("epoch-00001-step-000003")  # the sixth, as it is known a step later
     assert all(equal(found["whole"], found["resumed"]) for found in processes)
     assert equal(processes[0]["whole"], processes[1]["whole"])
-    lines, expected = (read_metrics(folder / name / "metrics.jsonl") for name in ("stopped", "whole"))
-    strip = [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
-    assert strip == [{key: value for key, value in line.items() if key not in MEASURED} for line in expected]
+    assert repeatable_metrics(folder / "stopped") == repeatable_metrics(folder / "whole")
 
 
 def test_a_loss_that_is_nan_in_one_process_stops_both_before_the_step(two: Two) -> None:

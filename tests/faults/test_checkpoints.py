@@ -12,33 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command import Command, Start, assert_fails, faulty, snapshot, weights
+from tests.helpers.damage import empty, flip_a_bit, truncate
 
 pytestmark = pytest.mark.faults
 LONGER = ("--resume", "--set", "train.epochs=4")
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-9])
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.fixture
-def home(finished: Path, tmp_path: Path) -> Path:
-    """A copy of all that the finished run left, to be extended."""
-    shutil.copytree(finished.parents[1], tmp_path / "home")
-    for other in (tmp_path / "home" / "runs").iterdir():
-        if other.name not in (finished.name, "teachers"):
-            shutil.rmtree(other)
-    return tmp_path / "home"
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])

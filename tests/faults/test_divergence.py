@@ -33,9 +33,8 @@ def test_a_huge_learning_rate_ends_before_the_step_and_names_it(
 
 
 def test_a_student_that_diverges_leaves_its_teacher_and_the_finished_run_alone(
-    command: Command, tiny_recipe: Path, finished: Path
+    command: Command, tiny_recipe: Path, home: Path
 ) -> None:
-    home = finished.parents[1]
     before = snapshot(home)
     result = command("distill", tiny_recipe, "--set", "supervision.dtd.beta=1e38", cwd=home)
     assert_fails(result, 5, "student training diverged at epoch 1, step 1: kd is")

@@ -1,22 +1,18 @@
 """Servers and archives that fail or mean harm: nothing lands outside the root, and a rerun completes."""
 
 import hashlib
-import io
 import os
 import shutil
 import ssl
 import subprocess
 import sys
 import tarfile
-import threading
-import time
-import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.archives import Members, Server, link, make_tar, make_zip
 from tests.helpers.command import assert_fails, snapshot
 
 PREPARE = """\
@@ -27,77 +23,7 @@ download.TIMEOUT_S, md5 = 0.5, sys.argv.pop(1)
 download.ARCHIVES["cifar100"] = download.Archive(download.ARCHIVES["cifar100"].url, "cifar-100-python.tar.gz", md5)
 cli.main()
 """
-Members = list[tuple[str, bytes]]
 GOOD: Members = [("cifar-100-python/train", os.urandom(200_000)), ("cifar-100-python/meta", b"m")]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Serves server.content as server.behaviour says, and notes the ranges that it is asked for."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        served: Server = self.server  # type: ignore[assignment]
-        requested = self.headers.get("Range")
-        served.ranges.append(requested)
-        if served.behaviour.startswith("http:"):
-            self.send_response(302)
-            self.send_header("Location", served.behaviour)
-            self.end_headers()
-            return
-        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
-        if served.behaviour == "no ranges":
-            start = 0
-        if start and start >= len(served.content):
-            self.send_error(416)
-            return
-        body = served.content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if served.behaviour in ("cut", "stall") else body)
-        if served.behaviour == "stall":
-            time.sleep(2)
-
-
-class Server(ThreadingHTTPServer):
-    content, behaviour = b"", ""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.ranges: list[str | None] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-def make_tar(members: Members, change: Callable[[tarfile.TarInfo], None] = lambda _: None) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            if name == members[-1][0]:
-                change(info)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def make_zip(members: Members, mode: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members:
-            info = zipfile.ZipInfo(name)
-            if name == members[-1][0]:
-                info.external_attr = mode << 16
-            archive.writestr(info, content)
-    return buffer.getvalue()
-
-
-def link(kind: bytes) -> Callable[[tarfile.TarInfo], None]:
-    def change(info: tarfile.TarInfo) -> None:
-        info.type, info.linkname, info.size = kind, "../../secret", 0
-
-    return change
 
 
 def zip_bomb() -> bytes:
@@ -127,8 +53,7 @@ def server() -> Iterator[Server]:
     served = Server()
     served.content = make_tar(GOOD)
     yield served
-    served.shutdown()
-    served.server_close()
+    served.close()
 
 
 def prepare(url: str, content: bytes, root: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -223,5 +148,4 @@ def test_a_redirect_from_https_to_plain_http_is_refused(server: Server, tmp_path
     result = prepare(url, server.content, root, **trusted)
     assert result.returncode == 0, result.stderr
     assert is_whole(root)
-    secure.shutdown()
-    secure.server_close()
+    secure.close()

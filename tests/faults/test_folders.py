@@ -53,20 +53,20 @@ def test_a_dead_holders_lock_is_reclaimed(command: Command, start: Start, long_r
 
 
 def test_a_rerun_over_a_finished_folder_is_refused_with_a_hint(
-    command: Command, tiny_recipe: Path, finished: Path
+    command: Command, tiny_recipe: Path, finished: Path, home: Path
 ) -> None:
     before = snapshot(finished)
-    result = command("distill", tiny_recipe, "--out", finished, cwd=finished.parents[1])
+    result = command("distill", tiny_recipe, "--out", finished, cwd=home)
     assert_fails(result, 4, "not empty", "finished run", "another --out")
     assert snapshot(finished) == before
 
 
 def test_resuming_with_another_recipe_lists_every_changed_key(
-    command: Command, tiny_recipe: Path, finished: Path
+    command: Command, tiny_recipe: Path, finished: Path, home: Path
 ) -> None:
     before = snapshot(finished)
     changes = ("--set", "train.lr=0.3", "--set", "student.args.channels=[8,8,8,16]", "--method", "kd")
-    result = command("distill", tiny_recipe, "--out", finished, "--resume", *changes, cwd=finished.parents[1])
+    result = command("distill", tiny_recipe, "--out", finished, "--resume", *changes, cwd=home)
     assert_fails(result, 2, "train.lr", "student.args.channels", "supervision.method")
     assert snapshot(finished) == before
 
@@ -188,8 +188,7 @@ def on_a_terminal(start: Start, recipe: Path, cwd: Path, **env: str) -> str:
     return shown.decode()
 
 
-def test_dumb_and_colourless_terminals_get_what_they_ask_for(start: Start, tiny_recipe: Path, finished: Path) -> None:
-    home = finished.parents[1]
+def test_dumb_and_colourless_terminals_get_what_they_ask_for(start: Start, tiny_recipe: Path, home: Path) -> None:
     dumb = on_a_terminal(start, tiny_recipe, home, TERM="dumb")
     assert "\x1b" not in dumb
     assert "student 2/2" in dumb

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.command import Command, assert_fails
+from tests.helpers.damage import not_an_image, truncate
 from tests.helpers.pictures import write_folder_data, write_images
 
 pytestmark = pytest.mark.faults
@@ -69,18 +70,10 @@ def test_a_dark_16_bit_image_is_dark(command: Command, finished: Path, tmp_path:
     assert probabilities(command, finished, tmp_path / "dark.png") == pytest.approx(expected, abs=0.02)
 
 
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-30])
-
-
 def corrupt(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-
-
-def not_an_image(path: Path) -> None:
-    path.write_text("hello")
 
 
 def huge(path: Path) -> None:
@@ -102,8 +95,8 @@ def a_link_to_nowhere(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "split"),
     [
-        *((damage, "train") for damage in (truncated, corrupt, not_an_image, huge, a_link_to_nowhere)),
-        (truncated, "val"),
+        *((damage, "train") for damage in (truncate, corrupt, not_an_image, huge, a_link_to_nowhere)),
+        (truncate, "val"),
     ],
 )
 def test_an_image_that_is_not_whole_is_named_and_never_skipped(

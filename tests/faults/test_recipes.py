@@ -1,7 +1,10 @@
 """Recipes that are damaged, deep, large or hostile: one line and exit 2 within 2 s, and nothing in them runs."""
 
+import contextlib
 import os
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from tests.helpers.command import Command, assert_fails
 from tests.helpers.paths import RECIPES
 
 SEED = RECIPES[0].read_text(encoding="utf-8")
-TWO_SECONDS = settings(deadline=2000, max_examples=500, suppress_health_check=list(HealthCheck))
+MANY = settings(deadline=None, max_examples=500, suppress_health_check=list(HealthCheck))
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.dates(), st.binary(max_size=9)
@@ -80,12 +83,21 @@ def is_one_line(error: UsageError) -> UsageError:
     return error
 
 
+@contextlib.contextmanager
+def within_two_seconds() -> Iterator[None]:
+    """Of processor time: other processes work beside the tests."""
+    began = time.process_time()
+    yield
+    assert time.process_time() - began < 2
+
+
 def outcome(folder: Path, content: bytes) -> Recipe | UsageError:
     """The valid recipe, or the one error that is allowed; any other exception fails the test."""
     path = folder / "recipe.yaml"
     path.write_bytes(content)
     try:
-        recipe = load_recipe(path)
+        with within_two_seconds():
+            recipe = load_recipe(path)
     except UsageError as error:
         return is_one_line(error)
     assert load_recipe_of(folder, recipe_yaml(recipe)) == recipe  # a valid one can be written and read again
@@ -103,7 +115,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzzed")
 
 
-@TWO_SECONDS
+@MANY
 @given(
     st.lists(st.tuples(st.integers(0, len(SEED)), st.integers(0, 40), st.sampled_from(NASTY)), min_size=1, max_size=4)
 )
@@ -115,7 +127,7 @@ def test_a_recipe_with_parts_replaced(folder: Path, edits: list[tuple[int, int, 
     assert not (folder / "sentinel").exists()
 
 
-@TWO_SECONDS
+@MANY
 @given(st.lists(st.tuples(st.integers(0, len(SEED)), st.integers(0, 3), st.binary(max_size=4)), min_size=1, max_size=6))
 def test_a_recipe_with_bytes_replaced(folder: Path, edits: list[tuple[int, int, bytes]]) -> None:
     content = SEED.encode()
@@ -124,7 +136,7 @@ def test_a_recipe_with_bytes_replaced(folder: Path, edits: list[tuple[int, int, 
     outcome(folder, content)
 
 
-@TWO_SECONDS
+@MANY
 @given(st.dictionaries(st.sampled_from([*Recipe.model_fields, "other"]), trees))
 def test_sections_that_hold_anything(folder: Path, tree: dict[str, object]) -> None:
     outcome(folder, yaml.dump(tree).encode("utf-8", "surrogatepass"))
@@ -133,14 +145,15 @@ def test_sections_that_hold_anything(folder: Path, tree: dict[str, object]) -> N
 KEYS = [f"{section}.{key}" for section, field in Recipe.model_fields.items() for key in field.annotation.model_fields]  # type: ignore[union-attr]
 
 
-@TWO_SECONDS
+@MANY
 @given(st.sampled_from([*KEYS, "student.args.x", "supervision.dtd.beta"]), trees)
 def test_a_key_of_another_type(folder: Path, key: str, value: object) -> None:
     text = yaml.dump(value, default_flow_style=True).removesuffix("...\n")
     path = folder / "recipe.yaml"
     path.write_text(SEED)
     try:
-        load_recipe(path, overrides=[f"{key}={text}"])
+        with within_two_seconds():
+            load_recipe(path, overrides=[f"{key}={text}"])
     except UsageError as error:
         is_one_line(error)
 
@@ -173,7 +186,7 @@ def test_the_command_answers_a_hostile_recipe_with_one_line(command: Command, tm
 
 
 def test_a_recipe_without_end_is_given_up(command: Command, tmp_path: Path) -> None:
-    assert_fails(command("distill", "/dev/zero", cwd=tmp_path, timeout=20), 2, "larger than")
+    assert_fails(command("distill", "/dev/zero", cwd=tmp_path, timeout=60), 2, "larger than")
 
 
 def test_a_recipe_from_a_pipe_is_read(command: Command, tmp_path: Path) -> None:

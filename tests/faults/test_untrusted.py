@@ -14,6 +14,7 @@ import torch
 
 from compress.system.files import sha256_file
 from tests.helpers.command import Command, assert_fails, snapshot
+from tests.helpers.damage import flip_a_bit
 
 pytestmark = pytest.mark.faults
 
@@ -120,13 +121,6 @@ def exported(command: Command, finished: Path, tmp_path_factory: pytest.TempPath
     return run
 
 
-def alter(path: Path) -> None:
-    """One bit, in the middle."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def test_altered_weights_and_onnx_files_are_refused(
     command: Command, exported: Path, tmp_path: Path, folder_data: Path
 ) -> None:
@@ -134,7 +128,7 @@ def test_altered_weights_and_onnx_files_are_refused(
     for name in ("student/model.safetensors", "export/student.onnx"):
         run = tmp_path / Path(name).stem
         shutil.copytree(exported, run)
-        alter(run / name)
+        flip_a_bit(run / name)
         before = snapshot(run)
         model = run / name if name.endswith("onnx") else run
         assert_fails(command("predict", model, image, cwd=tmp_path), 3, name, "altered")
@@ -151,7 +145,7 @@ def test_an_altered_engine_is_refused_before_it_is_opened(command: Command, expo
     content = json.loads(record.read_text())
     content["files"]["student.engine"] = {"sha256": sha256_file(engine), "bytes": engine.stat().st_size}
     record.write_text(json.dumps(content))
-    alter(engine)
+    flip_a_bit(engine)
     assert_fails(command("benchmark", run, cwd=tmp_path), 3, "student.engine", "altered")
 
 
@@ -160,7 +154,7 @@ def test_an_altered_bundle_is_refused(command: Command, exported: Path, tmp_path
     for name in ("1/student.onnx", "golden.npz", "run.py"):
         bundle = tmp_path / Path(name).stem
         shutil.copytree(exported / "export" / "bundle", bundle)
-        alter(bundle / name)
+        flip_a_bit(bundle / name)
         assert_fails(command("verify", bundle, cwd=tmp_path), 3, name, "altered")
 
 

@@ -10,36 +10,26 @@ import torch
 from torch import nn
 
 from compress import recipe
-from compress.data.augment import Images, Splits
+from compress.data.augment import Splits
 from compress.losses import features
 from compress.losses.distillation import distillation_loss
-from compress.losses.objective import Objective
 from compress.models import create_model
 from compress.system.errors import DivergedError, MachineError
 from compress.training.divergence import DivergenceWatch
 from compress.training.evaluate import accuracy, logits_of
 from compress.training.metrics import read_metrics
-from tests.helpers.training import trained
+from tests.helpers.training import run as train_small
+from tests.helpers.training import splits
 from tests.helpers.two_processes import in_two_processes
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-CUDA = torch.device("cuda")
+CUDA = "cuda"
 
 
-def splits(device: torch.device, count: int = 256) -> Splits:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(count) % 4
-    pixels = torch.randint(0, 60, (count, 16, 16, 3), dtype=torch.uint8, generator=generator)
-    pixels += (labels * 60).to(torch.uint8).view(-1, 1, 1, 1)
-    mean, std = torch.full((3,), 0.4, device=device), torch.full((3,), 0.2, device=device)
-    part = Images(pixels.to(device), labels.to(device), mean, std)
-    return Splits(part, part)
-
-
-def network(seed: int) -> nn.Module:
+def resnet(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     settings = recipe.Model(model="resnet10t", args={"channels": [8, 16, 16, 32]})
     return create_model(settings, num_classes=4, image_size=16)
@@ -58,32 +48,29 @@ TERMS = [
 
 def run(
     folder: Path,
-    device: torch.device = CUDA,
+    device: str = CUDA,
     teacher: nn.Module | None = None,
     data: Splits | None = None,
     terms: list[dict[str, Any]] | None = None,
     **options: Any,
 ) -> nn.Module:
-    supervision = recipe.Supervision.model_validate({"method": "ka-ps+dtd-flsw", "terms": terms or []})
-    settings = recipe.Train.model_validate({"epochs": 3, "batch_size": 64, "lr": 0.05, **options})
-    return trained(
-        network(1),
-        splits=data or splits(device),
-        teacher=teacher or network(2),
-        objective=Objective.of(supervision, label_smoothing=0.0),
-        settings=settings,
+    return train_small(
+        folder,
+        terms or [],
+        method="ka-ps+dtd-flsw",
+        teacher=teacher or resnet(2),
+        model=resnet(1),
+        data=data or splits(256, size=16, device=device),
         augment=recipe.Augment(crop=2, flip=True, erase=0.2, scale=0.7),
-        epochs=settings.epochs,
-        folder=folder,
-        provenance={},
+        **{"batch_size": 64, **options},
     )
 
 
 def test_augmentation_gives_the_cpus_batches() -> None:
     rows = torch.randperm(256)[:64]
     augment = recipe.Augment(crop=2, flip=True, erase=0.3, scale=0.6)
-    cpu = splits(torch.device("cpu")).train.augmented(rows, augment, seed=3, epoch=1)
-    cuda = splits(CUDA).train.augmented(rows.to(CUDA), augment, seed=3, epoch=1)
+    cpu = splits(256, size=16).train.augmented(rows, augment, seed=3, epoch=1)
+    cuda = splits(256, size=16, device=CUDA).train.augmented(rows.to(CUDA), augment, seed=3, epoch=1)
     torch.testing.assert_close(cuda.cpu(), cpu, atol=1e-4, rtol=1e-4)
 
 
@@ -95,7 +82,7 @@ def test_the_loss_is_the_cpus() -> None:
         for dynamic in ("constant", "flsw", "cwsm"):
             cpu, cuda = (
                 distillation_loss(student.to(d), teacher.to(d), labels.to(d), adjust=adjust, dynamic=dynamic)
-                for d in (torch.device("cpu"), CUDA)
+                for d in ("cpu", CUDA)
             )
             torch.testing.assert_close(cuda["loss"].cpu(), cpu["loss"])
 
@@ -106,7 +93,7 @@ def test_feature_losses_are_the_cpus(loss: Callable[..., torch.Tensor]) -> None:
     for size in (2, 9):
         f_s, f_t = (torch.randn(16, 12, size, size, generator=generator) for _ in range(2))
         values, slopes = [], []
-        for device in (torch.device("cpu"), CUDA):
+        for device in ("cpu", CUDA):
             student = f_s.to(device).requires_grad_()
             value = loss(student, f_t.to(device))
             values.append(value.cpu())
@@ -121,13 +108,13 @@ def test_training_learns_and_resumes(tmp_path: Path, compiled: bool, terms: list
     run(tmp_path, compile=compiled, terms=terms)
     longer = run(tmp_path, compile=compiled, epochs=12, terms=terms)
     assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl")] == list(range(12))
-    part = splits(CUDA).evaluation
+    part = splits(256, size=16, device=CUDA).evaluation
     assert accuracy(logits_of(longer, part), part.labels).top1 > 0.9
 
 
 def test_the_first_epoch_agrees_with_the_cpu_in_float32(tmp_path: Path) -> None:
     run(tmp_path / "cuda", precision="fp32", epochs=1, lr=0.01)
-    run(tmp_path / "cpu", torch.device("cpu"), precision="fp32", epochs=1, lr=0.01)
+    run(tmp_path / "cpu", "cpu", precision="fp32", epochs=1, lr=0.01)
     one, other = (read_metrics(tmp_path / name / "metrics.jsonl")[0] for name in ("cuda", "cpu"))
     assert one["loss"] == pytest.approx(other["loss"], rel=0.05)
     assert one["adjusted"] == pytest.approx(other["adjusted"], abs=0.02)
@@ -138,7 +125,7 @@ def test_a_bad_step_leaves_the_weights_alone_without_a_sync(optimizer: str) -> N
     model = nn.Linear(4, 2).to(CUDA)
     kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
     stepper = kind(model.parameters(), lr=0.1, fused=True)
-    watch = DivergenceWatch(CUDA)
+    watch = DivergenceWatch(torch.device(CUDA))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     (model(torch.ones(1, 4, device=CUDA)).sum() * torch.nan).backward()
     torch.cuda.set_sync_debug_mode("error")
@@ -156,7 +143,7 @@ def test_out_of_memory_names_a_batch_size_that_really_fits(tmp_path: Path) -> No
     """The allocator may use what batches of a quarter need, and some more."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    data = splits(CUDA, count=8192)
+    data = splits(8192, size=16, device=CUDA)
     options: dict[str, Any] = {"epochs": 1, "data": data, "precision": "fp32"}
     run(tmp_path / "quarter", batch_size=2048, **options)
     limit = 1.3 * torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(CUDA).total_memory

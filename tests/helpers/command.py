@@ -17,11 +17,11 @@ INJECTED = ROOT / "tests" / "faults" / "injected"
 
 
 def run(*args: object, cwd: Path, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-    """`compress ARGS` to its end; cwd is where runs/ appears."""
+    """`compress ARGS` to its end in a new Python process; cwd is where runs/ appears."""
     return subprocess.run(
         [sys.executable, "-m", "compress", *map(str, args)],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        env={**os.environ, **env},
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -29,7 +29,6 @@ def torchrun() -> Iterator[Torchrun]:
             subprocess.Popen(
                 [sys.executable, "-m", "torch.distributed.run", *group, *program, *map(str, arguments)],
                 cwd=cwd,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -61,7 +60,7 @@ def workers(launcher: Process) -> dict[int, int]:
 
 def ended(launcher: Process, *codes: int) -> str:
     """Checks that each worker ended with one of the codes and that one line says why; returns that line."""
-    _, errors = launcher.communicate(timeout=120)
+    _, errors = launcher.communicate(timeout=300)
     found = {int(code) for code in re.findall(r"exitcode\s*: (-?\d+)", errors)}
     assert found
     assert found <= set(codes), errors

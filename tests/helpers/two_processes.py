@@ -24,7 +24,6 @@ def in_two_processes(work: Work, folder: Path, device: str = "cpu") -> list[Any]
 
 
 def _process(rank: int, work: Work, folder: Path, port: int, device: str) -> None:
-    torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with joined(torch.device(device)):

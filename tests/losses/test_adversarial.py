@@ -15,10 +15,10 @@ from compress.system.errors import DivergedError, Interrupted
 from compress.system.seeds import stream
 from compress.training.metrics import read_metrics
 from compress.training.state import Training, prepare
-from tests.helpers.terms_training import FITNET, equal, make, network, newest, run, splits, supervision
-from tests.helpers.training import trained
+from tests.helpers.networks import equal, network
+from tests.helpers.terms import FITNET, make, supervision
+from tests.helpers.training import newest, run, splits, stop_after, trained
 from tests.reference import adversarial_reference
-from tests.training.test_train_terms import stop_after
 
 TERM: dict[str, Any] = {"name": "adversarial", "weight": 0.1, "width": 16}
 BOTH = [TERM, {**FITNET, "weight": 0.5}, {**TERM, "lr": 0.01, "schedule": {"start": 1.0}}]

@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from compress.losses import decoupled_kd, dist_loss, distillation_loss, features
 from compress.losses.distillation import DistillationSettings
 from compress.losses.objective import Objective
-from tests.helpers.terms_training import ALL, FITNET, equal, make, network, supervision
+from tests.helpers.networks import equal, network
+from tests.helpers.terms import ALL, FITNET, make, supervision
 
 
 @pytest.mark.parametrize("method", ["ce", "kd", "ka-ps", "ka-lsr+dtd-flsw", "dtd-cwsm"])

@@ -8,27 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from compress.models.inference import for_inference
-
-
-def with_statistics(model: nn.Module) -> nn.Module:
-    """BatchNorms as they are after training: none of their numbers is 0 or 1."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)  # type: ignore[arg-type]
-            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-    return model
+from tests.helpers.networks import relative_error, with_statistics
 
 
 @pytest.fixture
 def images() -> Tensor:
     torch.manual_seed(1)
     return torch.randn(8, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize(

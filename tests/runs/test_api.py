@@ -20,12 +20,6 @@ class Net(nn.Module):
         return self.layers(images)
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_modules_may_be_handed_over_and_stay_as_they_were(here: Path, tiny_recipe: Path) -> None:
     torch.manual_seed(0)
     teacher, student = Net(), Net()

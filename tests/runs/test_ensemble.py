@@ -16,7 +16,7 @@ from compress.models.inference import for_inference
 from compress.models.wrappers import Ensemble, Renormalized
 from compress.recipe import Data
 from compress.system.errors import InputError
-from tests.models.test_inference import relative_error, with_statistics
+from tests.helpers.networks import relative_error, with_statistics
 from tests.reference.ensemble_reference import mean_probabilities
 
 

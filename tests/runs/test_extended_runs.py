@@ -1,6 +1,5 @@
 """Runs that go on after their end: their student is that of the settings in the recipe, or they are refused."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from compress.recipe import load_recipe
-from compress.runs import distill, distillation, load_student
+from compress.runs import distill, load_student, student
 from compress.runs.folder import Run
 from compress.system.errors import InputError, Interrupted, UsageError
 from compress.training.checkpoint import newest_checkpoint
-from compress.training.divergence import DivergenceWatch
 from compress.training.metrics import read_metrics
+from tests.helpers.training import stop_after
 
 pytestmark = pytest.mark.slow
 INT8 = ("train.quantize=int8", "train.quantize_epochs=1")
@@ -34,18 +33,12 @@ def same(one: Run, other: Run) -> bool:
     return one.manifest["student_sha256"] == other.manifest["student_sha256"]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def interrupted_at_the_last_evaluation(recipe: Path, out: Path, *overrides: str) -> None:
     def stop(*_: object, **__: object) -> None:
         raise Interrupted(2)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distillation, "logits_of", stop)
+        patch.setattr(student, "logits_of", stop)
         with pytest.raises(Interrupted):
             run(recipe, out, *overrides)
 
@@ -88,15 +81,7 @@ def test_a_fine_tuning_for_int8_that_was_interrupted_further_than_is_asked_for_s
 ) -> None:
     """Of the 3 epochs, of 4 steps each, it is in the third."""
     run(tiny_recipe, here / "run")
-    original, steps = DivergenceWatch.check, []
-
-    def check(self: DivergenceWatch, *args: Any) -> Any:
-        steps.append(1)
-        if len(steps) == 10:
-            signal.raise_signal(signal.SIGTERM)
-        return original(self, *args)
-
-    monkeypatch.setattr(DivergenceWatch, "check", check)
+    stop_after(monkeypatch, 10)
     with pytest.raises(Interrupted):
         run(tiny_recipe, here / "run", *INT8[:1], "train.quantize_epochs=3")
     found = newest_checkpoint(Run(here / "run").qat_checkpoints)

@@ -21,7 +21,6 @@ from compress.system.errors import DivergedError, FaultError, Interrupted, Machi
 from compress.training.loop import Position
 from compress.training.memo import Memo
 from compress.training.metrics import read_metrics
-from tests.helpers.pictures import TINY
 
 pytestmark = pytest.mark.slow
 EPOCHS, STEPS = 2, 4  # 72 images in batches of 16
@@ -40,25 +39,12 @@ MEMBERS = {
 
 
 @pytest.fixture(scope="module")
-def recipe(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
-    path.write_text(TINY.replace("DATA", str(folder_data)))
-    return path
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def alone(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The hash of each member's student from a run of its own."""
     home = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        return {name: sha256(distill(load(recipe, name), out=name)) for name in MEMBERS}
+        return {name: sha256(distill(load(tiny_recipe, name), out=name)) for name in MEMBERS}
 
 
 def load(recipe: Path, name: str, *overrides: str) -> Any:
@@ -96,28 +82,28 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     handle.remove()
 
 
-def test_each_student_has_the_bits_of_its_run_alone(here: Path, recipe: Path, alone: dict[str, str]) -> None:
-    outcomes = run_in_lockstep(together(recipe, *MEMBERS))
+def test_each_student_has_the_bits_of_its_run_alone(here: Path, tiny_recipe: Path, alone: dict[str, str]) -> None:
+    outcomes = run_in_lockstep(together(tiny_recipe, *MEMBERS))
     assert {name: sha256(outcome) for name, outcome in outcomes.items()} == alone
     assert len(set(alone.values())) == len(alone)
 
 
 @pytest.mark.parametrize("look_inside", [False, True])
 def test_one_pass_of_the_teacher_serves_all_students(
-    here: Path, recipe: Path, passes: list[int], look_inside: bool
+    here: Path, tiny_recipe: Path, passes: list[int], look_inside: bool
 ) -> None:
     """One that nobody looks into is folded, and so another."""
     inside = ["a feature", "others"]
     members = inside if look_inside else [name for name in MEMBERS if name not in (*inside, "for INT8")]
-    run_in_lockstep(together(recipe, *members))
+    run_in_lockstep(together(tiny_recipe, *members))
     assert passes == [16] * (EPOCHS * STEPS)
 
 
-def test_the_stream_of_the_caller_is_left_as_it_was(here: Path, recipe: Path) -> None:
+def test_the_stream_of_the_caller_is_left_as_it_was(here: Path, tiny_recipe: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    run_in_lockstep(together(recipe, "both with dropout"))
+    run_in_lockstep(together(tiny_recipe, "both with dropout"))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -139,9 +125,9 @@ def test_the_one_that_is_furthest_behind_goes_first_and_the_teacher_before_all(h
     assert outcomes == {name: Run(Path(name)) for name in "abc"}
 
 
-def test_a_run_that_diverges_does_not_stop_the_others(here: Path, recipe: Path, alone: dict[str, str]) -> None:
+def test_a_run_that_diverges_does_not_stop_the_others(here: Path, tiny_recipe: Path, alone: dict[str, str]) -> None:
     diverging = {"both with dropout": "supervision.dtd.beta=1e38"}
-    outcomes = run_in_lockstep(together(recipe, *MEMBERS, overrides=diverging))
+    outcomes = run_in_lockstep(together(tiny_recipe, *MEMBERS, overrides=diverging))
     assert isinstance(outcomes["both with dropout"], DivergedError)
     rest = [name for name in MEMBERS if name not in diverging]
     assert {name: sha256(outcomes[name]) for name in rest} == {name: alone[name] for name in rest}
@@ -162,14 +148,14 @@ def host_memory_error() -> Exception:
     ],
 )
 def test_an_error_that_is_none_of_ours_ends_its_own_run_alone(
-    here: Path, recipe: Path, alone: dict[str, str], error: Exception
+    here: Path, tiny_recipe: Path, alone: dict[str, str], error: Exception
 ) -> None:
     def broken(steps: Steps) -> Steps:
         yield next(steps)
         steps.close()
         raise error
 
-    runs = together(recipe, "kd", "labels, wider")
+    runs = together(tiny_recipe, "kd", "labels, wider")
     runs["kd"] = broken(runs["kd"])
     ended = run_in_lockstep(runs)["kd"]
     if "memory" in str(error):
@@ -186,11 +172,11 @@ def test_an_error_that_is_none_of_ours_ends_its_own_run_alone(
 
 
 def test_a_first_run_that_fails_before_it_begins_does_not_stop_the_others(
-    here: Path, recipe: Path, alone: dict[str, str]
+    here: Path, tiny_recipe: Path, alone: dict[str, str]
 ) -> None:
     (here / "kd").mkdir()
     (here / "kd" / "something").write_text("in the way")
-    outcomes = run_in_lockstep(together(recipe, "kd", "labels, wider"))
+    outcomes = run_in_lockstep(together(tiny_recipe, "kd", "labels, wider"))
     assert "not empty" in str(outcomes["kd"])
     assert sha256(outcomes["labels, wider"]) == alone["labels, wider"]
 
@@ -207,24 +193,24 @@ def stopped_after(steps: Steps, count: int) -> None:
 
 
 def test_runs_that_stand_at_different_steps_go_on_to_the_same_bits_and_share_the_teacher(
-    here: Path, recipe: Path, alone: dict[str, str], passes: list[int]
+    here: Path, tiny_recipe: Path, alone: dict[str, str], passes: list[int]
 ) -> None:
     names = ("both with dropout", "labels, wider", "kd", "a term")
     for name, count in zip(names, (5, 2), strict=False):
-        stopped_after(together(recipe, name)[name], count)
+        stopped_after(together(tiny_recipe, name)[name], count)
     positions = [json.loads(max((here / name / "checkpoints").glob("*.json")).read_text()) for name in names[:2]]
     assert [(content["epoch"], content["step"]) for content in positions] == [(1, 2), (0, 3)]
     passes.clear()
-    outcomes = run_in_lockstep(together(recipe, *names))
+    outcomes = run_in_lockstep(together(tiny_recipe, *names))
     assert {name: sha256(outcomes[name]) for name in names} == {name: alone[name] for name in names}
     assert passes == [16] * (EPOCHS * STEPS)  # those ahead wait for the one behind
 
 
 def test_a_signal_saves_all_of_them_and_all_go_on_to_the_same_bits(
-    here: Path, recipe: Path, alone: dict[str, str]
+    here: Path, tiny_recipe: Path, alone: dict[str, str]
 ) -> None:
     names = ("kd", "both with dropout", "labels, wider")
-    runs = together(recipe, *names)
+    runs = together(tiny_recipe, *names)
 
     def interrupted(steps: Steps) -> Steps:
         """The signal comes during the run's sixth step."""
@@ -241,7 +227,7 @@ def test_a_signal_saves_all_of_them_and_all_go_on_to_the_same_bits(
     for name in names:
         content = json.loads(max((here / name / "checkpoints").glob("*.json")).read_text())
         assert (content["epoch"], content["step"] > 0) == (1, True)
-    outcomes = run_in_lockstep(together(recipe, *names))
+    outcomes = run_in_lockstep(together(tiny_recipe, *names))
     assert {name: sha256(outcomes[name]) for name in names} == {name: alone[name] for name in names}
     for name in names:
         lines = read_metrics(here / name / "metrics.jsonl")

@@ -1,3 +1,5 @@
+"""Checkpoints: read back as written, the newest whole one of several, never with values that are not finite."""
+
 from pathlib import Path
 
 import pytest
@@ -5,6 +7,7 @@ import torch
 
 from compress.system.errors import DivergedError, InputError
 from compress.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from tests.helpers.damage import empty, flip_a_bit, truncate
 
 
 def checkpoint(epoch: int, step: int = 0) -> Checkpoint:
@@ -31,20 +34,6 @@ def test_what_is_saved_is_read_back_and_only_the_newest_are_kept(
 
 def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "absent") is None
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 4
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-9])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, empty, Path.unlink])

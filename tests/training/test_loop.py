@@ -11,78 +11,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from compress import recipe
-from compress.data.augment import Images, Splits
 from compress.losses.objective import Means, Objective
 from compress.system.errors import DivergedError, Interrupted
 from compress.training.batches import epoch_order
 from compress.training.divergence import DivergenceWatch
 from compress.training.evaluate import accuracy, logits_of
 from compress.training.metrics import read_metrics
-from tests.helpers.training import trained
+from tests.helpers.networks import equal, network
+from tests.helpers.training import repeatable_metrics, run, splits, stop_after, trained
 
 NO_AUGMENT = recipe.Augment(crop=0, flip=False)
-
-
-def network(seed: int, dropout: float = 0.0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        nn.Dropout(dropout), nn.Linear(32, 4),
-    )  # fmt: skip
-
-
-def splits(count: int = 50) -> Splits:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(count) % 4
-    pixels = torch.randint(0, 100, (count, 6, 6, 3), dtype=torch.uint8, generator=generator)
-    pixels += (labels * 50).to(torch.uint8).view(-1, 1, 1, 1)
-    mean, std = torch.full((3,), 0.4), torch.full((3,), 0.2)
-    return Splits(Images(pixels, labels, mean, std), Images(pixels[:20].clone(), labels[:20], mean, std))
-
-
-def run(
-    folder: Path,
-    *,
-    epochs: int = 3,
-    method: str = "ka+dtd",
-    teacher: nn.Module | None = None,
-    model: Any = None,
-    **options: Any,
-) -> nn.Module:
-    settings = recipe.Train.model_validate({"epochs": max(epochs, 1), "batch_size": 16, "lr": 0.05, **options})
-    return trained(
-        model if model is not None else network(1, dropout=0.1),
-        splits=splits(),
-        teacher=teacher if teacher is not None else network(2).eval(),
-        objective=Objective.of(recipe.Supervision(method=method), label_smoothing=settings.label_smoothing),
-        settings=settings,
-        augment=recipe.Augment(crop=1, flip=True),
-        epochs=epochs,
-        folder=folder,
-        provenance={"data": "x"},
-    )
-
-
-def equal(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """A signal that arrives during the given step."""
-    import signal
-
-    from compress.training.divergence import DivergenceWatch
-
-    original, calls = DivergenceWatch.check, []
-
-    def check(self: DivergenceWatch, *args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == steps:
-            signal.raise_signal(signal.SIGTERM)
-        return original(self, *args)
-
-    monkeypatch.setattr(DivergenceWatch, "check", check)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +43,8 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert caught.value.code == 143
     resumed = run(tmp_path / "parts", **options)
     assert equal(whole, resumed)
-    lines, expected = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("parts", "whole"))
-    measured = {"seconds", "images_per_s", "peak_memory_mb"}
-    strip = [{key: value for key, value in line.items() if key not in measured} for line in lines]
-    assert strip == [{key: value for key, value in line.items() if key not in measured} for line in expected]
+    lines = repeatable_metrics(tmp_path / "parts")
+    assert lines == repeatable_metrics(tmp_path / "whole")
     assert [line["epoch"] for line in lines] == [0, 1, 2]
 
 
@@ -180,7 +116,7 @@ def test_one_step_of_plain_kd_is_the_textbook_step(tmp_path: Path) -> None:
 
 
 def test_training_learns_what_can_be_learned(tmp_path: Path) -> None:
-    run(tmp_path, model=network(1), method="ce", epochs=60)
+    run(tmp_path, model=network(1, channels=16), method="ce", epochs=60)
     last = read_metrics(tmp_path / "metrics.jsonl")[-1]
     assert last["eval_top1"] >= 0.95
     assert last["loss"] < 0.5

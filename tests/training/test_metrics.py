@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import EXIT_ENVIRONMENT, MachineError
 from compress.training.metrics import read_metrics
-from tests.training.test_loop import run
+from tests.helpers.training import run
 
 
 def test_tensorboard_has_every_measured_value_of_every_epoch(tmp_path: Path) -> None:
@@ -29,6 +30,6 @@ def test_tensorboard_has_every_measured_value_of_every_epoch(tmp_path: Path) -> 
 
 def test_without_tensorboard_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(MachineError, match=r"compress\[tensorboard\]") as raised:
+    with pytest.raises(MachineError, match=rf"{DISTRIBUTION}\[tensorboard\]") as raised:
         run(tmp_path, epochs=1, tensorboard=True)
     assert raised.value.code == EXIT_ENVIRONMENT == 4

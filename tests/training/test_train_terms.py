@@ -14,8 +14,9 @@ from compress.system.errors import DivergedError, Interrupted, UsageError
 from compress.system.seeds import stream
 from compress.training.memo import Memo
 from compress.training.metrics import read_metrics
-from tests.helpers.terms_training import ALL, FITNET, equal, make, network, newest, run, splits, supervision
-from tests.helpers.training import trained
+from tests.helpers.networks import equal, network
+from tests.helpers.terms import ALL, FITNET, make, supervision
+from tests.helpers.training import newest, repeatable_metrics, run, splits, stop_after, trained
 
 
 def test_the_epoch_has_the_steps_done_as_its_fraction(tmp_path: Path) -> None:
@@ -73,23 +74,6 @@ def test_the_norm_that_is_clipped_is_that_of_student_and_projections(tmp_path: P
         torch.testing.assert_close(newest(tmp_path)[f"terms.{name}"], value, atol=1e-9, rtol=0)
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """A signal that arrives during the given step."""
-    import signal
-
-    from compress.training.divergence import DivergenceWatch
-
-    original, calls = DivergenceWatch.check, []
-
-    def check(self: DivergenceWatch, *args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == steps:
-            signal.raise_signal(signal.SIGTERM)
-        return original(self, *args)
-
-    monkeypatch.setattr(DivergenceWatch, "check", check)
-
-
 @pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "ema": 0.9, "lr": 0.003, "clip_grad": 1.0}])
 @pytest.mark.parametrize("stop", [1, 5])
 def test_an_interrupted_run_resumes_to_the_same_bits(
@@ -107,11 +91,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert one.keys() == other.keys()
     assert any(name.startswith("terms.") for name in one)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    measured = {"seconds", "images_per_s", "peak_memory_mb"}
-    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("parts", "whole")]
-    assert [{k: v for k, v in line.items() if k not in measured} for line in lines[0]] == [
-        {k: v for k, v in line.items() if k not in measured} for line in lines[1]
-    ]
+    assert repeatable_metrics(tmp_path / "parts") == repeatable_metrics(tmp_path / "whole")
 
 
 def test_what_is_returned_is_the_student_alone_without_hooks(tmp_path: Path) -> None:

@@ -158,8 +158,8 @@ def test_altered_files_are_refused(copy: Run) -> None:
 
 @pytest.mark.slow
 def test_other_data_than_that_of_the_run_is_refused(copy: Run) -> None:
-    data = {**copy.manifest["data"], "sha256": "0" * 64}
-    copy.update(data=data)
+    data = copy.result.data.model_copy(update={"sha256": "0" * 64}).dump()
+    copy.update({"data": data})
     with pytest.raises(InputError, match="no longer the data"):
         benchmark_run(copy)
 

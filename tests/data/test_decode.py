@@ -1,0 +1,83 @@
+"""Image files: read rightly whatever their kind, by many processes too, or named and refused."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compress.data.dataset import load_data
+from compress.data.decode import read_image
+from compress.recipe import Data
+from compress.system.errors import InputError
+from tests.helpers.damage import empty, not_an_image, truncate
+from tests.helpers.pictures import write_folder_data
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16", "I"])
+def test_every_kind_of_image_is_read_like_its_rgb_original(tmp_path: Path, mode: str) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    if mode in ("I;16", "I"):
+        image = Image.fromarray((grey.astype(np.uint16) * 257) if mode == "I;16" else grey.astype(np.int32) * 257)
+    else:
+        image = (
+            Image.fromarray(grey).convert(mode) if mode == "P" else Image.fromarray(grey).convert("RGB").convert(mode)
+        )
+    path = tmp_path / ("image.tif" if mode in ("CMYK", "I") else "image.png")
+    image.save(path)
+    expected = (grey > 127) * 255 if mode == "1" else grey
+    found = read_image(path, 8).astype(int)
+    tolerance = 255 if mode == "1" else 1  # a bilevel image is dithered
+    assert np.abs(found - expected[..., None].astype(int)).max() <= tolerance
+    assert set(np.unique(found)) <= {0, 255} or mode != "1"
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned right by 90 degrees
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    turned = read_image(tmp_path / "turned.png", 8)
+    assert turned[:, -1].min() == 255
+    assert turned[:, 0].max() == 0
+
+
+@pytest.mark.parametrize("damage", [truncate, not_an_image, empty])
+def test_a_damaged_image_is_named_and_never_skipped(tmp_path: Path, damage: object) -> None:
+    write_folder_data(tmp_path)
+    path = tmp_path / "train" / "grey" / "003.png"
+    damage(path)  # type: ignore[operator]
+    with pytest.raises(InputError, match=r"grey/003\.png"):
+        load_data(Data(name="folder", root=str(tmp_path), image_size=8))
+
+
+def test_many_images_are_decoded_by_workers_to_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder_data(tmp_path, train=12)
+    settings = Data(name="folder", root=str(tmp_path), image_size=8)
+    serial = load_data(settings)
+    shutil.rmtree(os.environ["COMPRESS_CACHE"] + "/data")
+    monkeypatch.setattr("compress.data.decode._WORTH_A_PROCESS", 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    parallel = load_data(settings)
+    np.testing.assert_array_equal(serial.train_images, parallel.train_images)
+    truncate(tmp_path / "train" / "light" / "005.png")
+    with pytest.raises(InputError, match=r"light/005\.png"):
+        load_data(settings)
+
+
+def test_decoding_works_from_a_script_without_a_main_guard(tmp_path: Path) -> None:
+    write_folder_data(tmp_path)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import compress.data.decode as images\nimages._WORTH_A_PROCESS = 1\n"
+        "from compress.data import load_data\nfrom compress.recipe import Data\n"
+        f"print(load_data(Data(name='folder', root={str(tmp_path)!r}, image_size=8)).train_images.shape)\n"
+    )
+    environment = {**os.environ, "COMPRESS_CACHE": str(tmp_path / "cache")}
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    assert result.stdout.strip() == "(72, 8, 8, 3)", result.stderr
