@@ -1,8 +1,8 @@
-"""compress: distil timm image classifiers with better supervision, and take the students to deployment.
+"""compress: distils timm image classifiers into compact students and takes them to deployment.
 
     from compress import distill, load_recipe, load_student
 
-Importing this registers the small-stem models with timm, without importing timm (which takes seconds) before you do.
+Importing compress registers the small-stem models with timm. It does not import timm, which takes seconds.
 """
 
 from typing import TYPE_CHECKING

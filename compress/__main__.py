@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-# `python -m` puts the current folder first, where the `export/` of a run would hide the package of that name.
+# `python -m` puts the current folder first. There a folder `export/` would hide the package of that name.
 if sys.path[0] in ("", os.getcwd()) and Path(__file__).parent.parent != Path.cwd():
     del sys.path[0]
 

@@ -1,4 +1,5 @@
-"""The command line. In: the words that a user typed. Out: files, lines on stderr, results on stdout, and an exit code.
+"""The command line.
 
-Nothing is imported before the command that needs it, so that `--help` answers at once.
+In: the words that a user typed. Out: files, progress on stderr, results on stdout, and an exit code. A module is
+imported only by the command that needs it, so that `--help` answers at once.
 """

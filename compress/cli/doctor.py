@@ -1,4 +1,4 @@
-"""What this machine offers to compress."""
+"""Examines what this machine offers: versions, processors, GPU, data and disk."""
 
 import importlib.metadata
 import importlib.util
@@ -13,7 +13,7 @@ from compress.system.distribution import version
 
 
 def examine() -> dict[str, str]:
-    """Names and values for people and for `--json`."""
+    """What this machine offers, as names and values for people and for `--json`."""
     import torch
 
     facts = {"python": platform.python_version()}

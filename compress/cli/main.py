@@ -1,4 +1,4 @@
-"""The command line. The only place where an exception becomes one line and an exit code.
+"""The entry point of the command line. Only this module turns an exception into one line and an exit code.
 
 The commands are in the modules beside this one.
 """
@@ -52,20 +52,20 @@ for command in (
 
 
 def main() -> None:
-    """Entry point of the `compress` command and of `python -m compress`."""
+    """Runs the `compress` command, also as `python -m compress`. Ends the process with the documented exit code."""
     more = ", with --resume" if "distill" in sys.argv else ""
     run_command(cli, "compress", f"Give the same command again{more}.")
 
 
 def run_command(command: click.Command, name: str, again: str = "Give the same command again.") -> NoReturn:
-    """Runs `command` with this process's arguments and ends the process with the exit code of its outcome.
+    """Runs `command` with the arguments of this process, then ends the process with the exit code of the outcome.
 
-    An error is one line on stderr, and `--debug` shows its traceback. The scripts in tools/ end in the same way.
+    An error is one line on stderr. `--debug` shows its traceback. The scripts in tools/ use this function too.
 
     Args:
-        command: What to run.
-        name: The command's name in its help.
-        again: What to do after an interruption, as a sentence.
+        command: the click command.
+        name: its name in the help.
+        again: what to do after an interruption, as a sentence.
     """
     streams.ensure_open()
     debug = "--debug" in sys.argv
@@ -74,7 +74,7 @@ def run_command(command: click.Command, name: str, again: str = "Give the same c
     code = _run(command, name, again, debug)
     if code and launch.size() > 1:
         sys.stdout.flush()
-        os._exit(code)  # collectives that others have left must not hold up the end
+        os._exit(code)  # at once: a collective that others have left would block the end
     sys.exit(code)
 
 
@@ -102,12 +102,12 @@ def _run(command: click.Command, name: str, again: str, debug: bool) -> int:
         code = stop.code if isinstance(stop, Interrupted) else 130
         return _end(code, f"interrupted. {again}")
     except BrokenPipeError:
-        streams.silence(1)  # the reader went away (`| head`): not an error of ours
+        streams.silence(1)  # the reader went away (`| head`), which is no error
         return 0
     except OSError as error:
-        streams.silence(1)  # it may be stdout that cannot be written
+        streams.silence(1)  # perhaps stdout itself cannot be written
         return _fail(MachineError(f"{error.filename or 'stdout'}: {error.strerror or error}"), debug)
-    except Exception as error:  # noqa: BLE001 - the last resort: a fault of ours, said as one
+    except Exception as error:  # noqa: BLE001 - the last resort: reported as a fault of compress
         if is_out_of_memory(error):
             return _fail(
                 MachineError(f"not enough memory: {error}", "Use smaller batches, or a larger machine."), debug
@@ -124,7 +124,7 @@ def _fail(error: CompressError, debug: bool) -> int:
 
 
 def _end(code: int, text: str) -> int:
-    """The exit code. Of several processes that end together one says why."""
+    """The exit code. If several processes end together, only one prints the error."""
     code, speaks = launch.last_words(code)
     if speaks:
         _print_error(text)

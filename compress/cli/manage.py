@@ -1,4 +1,4 @@
-"""The commands around the work: data sets, runs, recipes, and what the machine offers."""
+"""The commands for data sets, runs and recipes, and `doctor`."""
 
 from pathlib import Path
 

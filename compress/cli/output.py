@@ -1,4 +1,4 @@
-"""What commands print: JSON on stdout where --json asks for it."""
+"""What commands print: JSON on stdout if --json is given."""
 
 import json
 from typing import Any
@@ -9,4 +9,5 @@ as_json = click.option("--json", "json_", is_flag=True, help="Print the result o
 
 
 def print_json(content: Any) -> None:
+    """Prints JSON on stdout, with an indent of two."""
     click.echo(json.dumps(content, indent=2, ensure_ascii=False))

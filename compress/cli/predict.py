@@ -1,4 +1,7 @@
-"""Class names and probabilities for image files, by the student of a run or by an exported ONNX file."""
+"""Classifies image files.
+
+In: a finished run or an exported ONNX file, and images. Out: class names with probabilities.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,22 +18,22 @@ from export.folder import ExportFolder
 from export.records import ExportRecord
 
 Classifier = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""uint8 [N, H, W, 3] -> probabilities [N, C]."""
+"""Maps uint8 [N, H, W, 3] to probabilities float32 [N, C]."""
 
 
 def predict(model: Path, images: list[Path], *, top: int = 3) -> list[dict[str, Any]]:
-    """What image files show.
+    """The most probable classes of each image.
 
     Args:
-        model: a finished run, or an ONNX file that `compress export` wrote.
+        model: the folder of a finished run, or an ONNX file that `compress export` wrote.
         images: files that Pillow reads.
-        top: how many classes to return.
+        top: how many classes to return for each image.
 
     Returns:
-        For each image its path and the most probable classes with their probabilities, most probable first.
+        For each image its path and its classes with their probabilities, most probable first.
 
     Raises:
-        InputError: `model` is neither, its weights or file were altered, or a file is not an image.
+        InputError: `model` is neither of the two, its weights were altered, or a file is no image.
     """
     names, size, classify = _from_onnx(model) if model.suffix == ".onnx" else _from_run(model)
     rows = []
@@ -88,11 +91,11 @@ def _from_onnx(path: Path) -> tuple[list[str], int, Classifier]:
 
 
 def _check_recorded(path: Path) -> None:
-    """Raises InputError where the file lies beside an export's record that holds another hash for it."""
+    """Raises InputError where an export record beside the file has another hash for it."""
     for record in ExportFolder(path.parent).record_files:
         try:
             recorded = ExportRecord.read(record).files[path.name].sha256
         except (OSError, InputError, KeyError):
-            continue  # another model's, or nothing that can be compared
+            continue  # the record of another model, or a damaged one
         if files.sha256_file(path) != recorded:
             raise InputError(f"{path} was altered: its hash is not that in {record.name}", "Export it again.")

@@ -1,4 +1,4 @@
-"""The commands that train: distill and sweep; and predict, which looks at what came of it."""
+"""The commands distill, sweep and predict."""
 
 from pathlib import Path
 from typing import Any

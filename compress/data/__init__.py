@@ -1,6 +1,7 @@
-"""Pictures. In: a recipe's data section. Out: uint8 arrays with labels, and augmented batches.
+"""Images and labels.
 
-What was decoded is kept in a cache, which is checked against its source.
+In: a recipe's data section. Out: uint8 arrays with labels, and augmented batches. Decoded images are kept in a cache,
+which is checked against its source.
 """
 
 from compress.data.augment import Images, Splits, on_device

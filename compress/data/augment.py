@@ -1,7 +1,7 @@
-"""Batches from the resident uint8 images: a separate draw for every sample, seeded by (seed, epoch, sample).
+"""Makes batches from uint8 images on the device, with a separate random draw for every sample.
 
-The draws come from a counter-based hash, so they depend neither on the order of the batches nor on the number of
-processes, and a resumed run meets the same ones.
+In: a Dataset. Out: float32 batches. A draw is a hash of (seed, epoch, sample). It depends neither on the order of the
+batches nor on the number of processes, and a resumed run gets the same draws.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,19 @@ from compress.data.dataset import Dataset
 from compress.recipe import Augment
 
 _MASK_34 = (1 << 34) - 1
-_DRAWS = 8  # numbers per sample: crop y, x; flip; resized crop area, shape; erase whether, y, x
+_DRAWS = 8  # per sample: crop y, x; flip; area and shape of the resized crop; erase or not, y, x
 
 
 @dataclass(frozen=True)
 class Images:
-    """A split on the device: images uint8 [N, H, W, 3], labels int64 [N], and how pixels are normalised."""
+    """A split on the device.
+
+    Attributes:
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N].
+        mean: float32 [3], of channels in 0..1.
+        std: float32 [3], of channels in 0..1.
+    """
 
     images: Tensor
     labels: Tensor
@@ -29,11 +36,21 @@ class Images:
     std: Tensor
 
     def normalized(self, rows: slice | Tensor) -> Tensor:
-        """float32 [B, 3, H, W] in channels_last memory, without augmentation."""
+        """The rows as float32 [B, 3, H, W] in channels_last memory, without augmentation."""
         return _normalize(self.images[rows], self.mean, self.std)
 
     def augmented(self, rows: Tensor, augment: Augment, *, seed: int, epoch: int) -> Tensor:
-        """float32 [B, 3, H, W] in channels_last memory; rows int64 [B]. augment has its defaults filled in."""
+        """The rows as an augmented batch.
+
+        Args:
+            rows: int64 [B].
+            augment: resolved (`compress.data.resolve_augment`).
+            seed: of the training.
+            epoch: the number of the draw.
+
+        Returns:
+            float32 [B, 3, H, W] in channels_last memory.
+        """
         draws = uniform_draws(rows, seed=seed, epoch=epoch, count=_DRAWS)
         pixels = _crop_and_flip(self.images, rows, draws, augment.crop or 0, bool(augment.flip))
         batch = _normalize(pixels, self.mean, self.std)
@@ -46,12 +63,14 @@ class Images:
 
 @dataclass(frozen=True)
 class Splits:
+    """The split to train on and the split to evaluate on."""
+
     train: Images
     evaluation: Images
 
 
 def on_device(dataset: Dataset, device: torch.device) -> Splits:
-    """Both splits as uint8 on the device, where they stay. On CPU they share the memory-mapped cache."""
+    """Both splits as uint8 on the device, where they stay. On a CPU they share the memory-mapped cache."""
     mean, std = (torch.tensor(values, device=device) for values in (dataset.mean, dataset.std))
 
     def images(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Images:
@@ -64,14 +83,24 @@ def on_device(dataset: Dataset, device: torch.device) -> Splits:
 
 
 def uniform_draws(rows: Tensor, *, seed: int, epoch: int, count: int) -> Tensor:
-    """float32 [B, count] in [0, 1), a function of (seed, epoch, row) alone: SplitMix64 (Steele et al. 2014)."""
+    """Random numbers that depend on (seed, epoch, row) alone.
+
+    Source: SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators").
+
+    Args:
+        rows: int64 [B].
+        count: numbers for each row, at most 8.
+
+    Returns:
+        float32 [B, count] in [0, 1).
+    """
     key = _mix(torch.tensor([seed], device=rows.device) * 0x9E3779B97F4A7C1 + epoch)
     counters = rows.unsqueeze(1) * _DRAWS + torch.arange(count, device=rows.device)
     return (_mix(_mix(counters) ^ key) & 0xFFFFFF).float() / (1 << 24)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64, whose products wrap around; shifts are masked to be logical."""
+    """SplitMix64's finaliser on int64: products wrap around, and masks make the shifts logical."""
     x = (x + -7046029254386353131) ^ (((x + -7046029254386353131) >> 30) & _MASK_34)
     x = x * -4658895280553007687
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -7723592293110705685
@@ -79,7 +108,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _crop_and_flip(images: Tensor, rows: Tensor, draws: Tensor, padding: int, flip: bool) -> Tensor:
-    """uint8 [B, H, W, 3]: each sample shifted by up to `padding` pixels over black, and mirrored or not."""
+    """uint8 [B, H, W, 3]: each sample shifted by up to `padding` pixels over black, and perhaps mirrored."""
     if not padding and not flip:
         return images[rows]
     height, width = images.shape[1:3]
@@ -97,7 +126,7 @@ def _crop_and_flip(images: Tensor, rows: Tensor, draws: Tensor, padding: int, fl
 
 
 def _pixels(images: Tensor, rows: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """[B, h, w, 3]: of row b the pixels at down [B, h] and right [B, w]. One index a pixel is faster than three."""
+    """[B, h, w, 3]: the pixels of row b at down [B, h] and right [B, w]. A single flat index is the fastest."""
     height, width = images.shape[1:3]
     places = ((rows * height)[:, None] + down)[:, :, None] * width + right[:, None, :]
     chosen = images.view(-1, 3).index_select(0, places.flatten())
@@ -109,7 +138,7 @@ def _normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _resized_crop(batch: Tensor, area: Tensor, shape: Tensor, y: Tensor, x: Tensor, smallest: float) -> Tensor:
-    """A random part of each image, of area in [smallest, 1] and side ratio in [3/4, 4/3], scaled up to the whole."""
+    """A random part of each image (area in [smallest, 1], side ratio in [3/4, 4/3]), resized to the whole."""
     area = smallest + area * (1 - smallest)
     ratio = (4 / 3) ** (2 * shape - 1)
     height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
@@ -122,7 +151,7 @@ def _resized_crop(batch: Tensor, area: Tensor, shape: Tensor, y: Tensor, x: Tens
 
 
 def _erase(batch: Tensor, whether: Tensor, y: Tensor, x: Tensor, probability: float) -> Tensor:
-    """Sets a square of a quarter of the area to the mean colour in some images (after Zhong et al. 2017)."""
+    """In some images sets a square of a quarter of the area to the mean colour (after Zhong et al. 2017)."""
     height, width = batch.shape[2:]
     down, right = (
         ((torch.arange(size, device=batch.device) - (place * (size // 2 + 1)).long()[:, None]).clamp(min=-1) + 1)

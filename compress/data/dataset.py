@@ -1,6 +1,7 @@
-"""A data set as uint8 arrays: decoded once into a memory-mapped cache that is checked against its source.
+"""Reads a data set as uint8 arrays.
 
-A recipe's data section goes in; a Dataset comes out, ready to be moved to the training device whole.
+In: a recipe's data section. Out: a Dataset, ready to be moved to the device as a whole. Images are decoded once, into a
+memory-mapped cache that is checked against its source.
 """
 
 import hashlib
@@ -33,7 +34,18 @@ _ARRAYS = ("train_images", "train_labels", "eval_images", "eval_labels")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images are uint8 [N, H, W, 3], labels int64 [N]; mean and std are those of train's channels, in [0, 1]."""
+    """A data set in memory, or memory-mapped.
+
+    Attributes:
+        train_images: uint8 [N, H, W, 3].
+        train_labels: int64 [N].
+        eval_images: uint8 [M, H, W, 3].
+        eval_labels: int64 [M].
+        eval_split: the name of the evaluation split, for people.
+        mean: of each channel of the train split, in 0..1.
+        std: of each channel of the train split, in 0..1.
+        sha256: of all pixels, labels and class names, of the part that is held out, and of the label noise.
+    """
 
     name: str
     class_names: list[str]
@@ -45,7 +57,6 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sha256: str
-    """Of all pixels, labels and class names, of which images are held out and which part of the labels is noise."""
 
     @property
     def num_classes(self) -> int:
@@ -53,11 +64,12 @@ class Dataset:
 
     @property
     def image_size(self) -> int:
+        """Pixels a side."""
         return self.train_images.shape[1]
 
     @property
     def balanced(self) -> bool:
-        """Whether every class has equally many images, in train and in the evaluation split."""
+        """Whether all classes have equally many images, in the train split and in the evaluation split."""
         return all(
             len(set(np.bincount(labels, minlength=self.num_classes).tolist())) == 1
             for labels in (self.train_labels, self.eval_labels)
@@ -65,9 +77,11 @@ class Dataset:
 
 
 def load_data(settings: Data) -> Dataset:
-    """Reads the data set that the recipe names, from the cache where it is current.
+    """Reads the data set that the recipe names, from the cache where the cache is current.
 
-    Raises InputError where it is missing or damaged, MachineError where the cache cannot be written ($COMPRESS_CACHE).
+    Raises:
+        InputError: the data set is missing or damaged, or has nothing to train or evaluate on.
+        MachineError: the cache cannot be written ($COMPRESS_CACHE).
     """
     layout = LAYOUTS[settings.name]
     size = settings.image_size or layout.image_size
@@ -91,7 +105,7 @@ def load_data(settings: Data) -> Dataset:
 
 
 def resolve_augment(settings: Data) -> Augment:
-    """The augmentation with the data set's own defaults filled in."""
+    """The augmentation, with the data set's own defaults for crop and flip."""
     layout = LAYOUTS[settings.name]
     given = settings.augment
     default_crop = 0 if given.scale < 1 else layout.crop
@@ -133,7 +147,7 @@ def _cached(name: str, folder: Path, size: int, read: Callable[[Path], Source]) 
 
 
 def _fingerprint(folder: Path) -> str:
-    """Hash of every file's path, size and time of change: reading them all would cost what the cache saves."""
+    """Hash of each file's path, size and time of change. To read all files would cost what the cache saves."""
     digest = hashlib.sha256(f"{_CACHE_FORMAT}".encode())
     stack = [folder]
     lines: list[str] = []
@@ -153,7 +167,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _open_cache(cache: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The cached content, or None where it is absent, older than its source, or damaged."""
+    """The cached content, or None where it is absent, damaged or older than its source."""
     try:
         meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
         if meta.pop("fingerprint") != fingerprint:
@@ -167,7 +181,7 @@ def _open_cache(cache: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def _build(source: Source, size: int, folder: Path, *, mmap: bool, fingerprint: str = "") -> dict[str, Any]:
-    """Writes the arrays and meta.json into `folder`; returns the content of a Dataset."""
+    """Writes the arrays and meta.json into `folder` and returns the content of a Dataset."""
     empty = Split(np.zeros((0, size, size, 3), np.uint8), [])
     for name, split in (("train", source.train), ("eval", source.evaluation or empty)):
         out = folder / f"{name}_images.npy"
@@ -195,7 +209,7 @@ def _content(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _open_arrays(folder: Path, *, mmap: bool) -> dict[str, NDArray[Any]]:
-    # Copy-on-write where mapped: torch warns of read-only arrays, and nothing may write into the cache.
+    # Mapped arrays are copy-on-write: torch warns of read-only arrays, and nothing may write into the cache.
     paths = {name: folder / f"{name}.npy" for name in _ARRAYS}
     return {name: files.map_array(path) if mmap else np.load(path, allow_pickle=False) for name, path in paths.items()}
 
@@ -209,7 +223,7 @@ def _resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in [0, 1], from its histogram: exact, in one pass."""
+    """Mean and standard deviation of each channel in 0..1, exactly, from histograms."""
     values = np.arange(256) / 255
     mean: list[float] = []
     std: list[float] = []
@@ -225,7 +239,7 @@ def _channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[fl
 
 
 def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dataset:
-    """With a part held out, by the true labels and with them, and noise in the labels of what is trained on."""
+    """The data set with a part held out (by the true labels) and with noise in the labels to train on."""
     clean = dataset.train_labels
     held = every_nth(clean, 1 / holdout) if holdout else None
     if held is not None and held.all():
@@ -248,9 +262,17 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
 
 
 def noisy_labels(labels: NDArray[np.int64], part: float, num_classes: int) -> NDArray[np.int64]:
-    """Labels [N] of which each is, with probability `part`, another class, all others being as likely.
+    """Labels with symmetric noise: with probability `part` a label becomes another class, each with equal chance.
 
-    What becomes of a label depends on its index alone, and what is replaced at a part stays so at a larger one.
+    The change of a label depends on its index alone. A label that changes at one `part` changes in the same way at a
+    larger one.
+
+    Args:
+        labels: int64 [N].
+        part: in [0, 1].
+
+    Returns:
+        int64 [N].
     """
     # PCG64's raw numbers are the same in every version of numpy, which a Generator does not promise.
     draws = np.random.PCG64(_NOISE_SEED).random_raw(2 * len(labels)).reshape(-1, 2)

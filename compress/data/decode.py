@@ -1,7 +1,8 @@
-"""Image files to uint8 RGB squares. Run as a module it is a worker that decodes its part of a list into a shared array.
+"""Decodes image files to uint8 RGB squares.
 
-Workers are processes, since decoding small images holds Python's lock; they are started by command rather than by
-multiprocessing, which would import a user's unguarded script anew.
+In: paths. Out: arrays. `python -m compress.data.decode` is a worker that decodes a part of a list into a shared array.
+Workers are processes, because decoding small images holds Python's lock. They are started as commands, because
+multiprocessing would import an unguarded script of the user again.
 """
 
 import contextlib
@@ -26,7 +27,10 @@ _WORTH_A_PROCESS = 2_000
 
 
 def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """uint8 [size, size, 3]: the shorter side resized to `size` (bicubic, antialiased), then the centre cropped."""
+    """The image as uint8 [size, size, 3].
+
+    The shorter side is resized to `size` (bicubic, antialiased), then the centre is cropped.
+    """
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bit(image)
     if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
@@ -38,7 +42,12 @@ def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def read_image(path: str | Path, size: int) -> NDArray[np.uint8]:
-    """Like `square`, from a file; EXIF rotation is applied. Raises InputError naming the file where it is not whole."""
+    """Like `square`, from a file. EXIF rotation is applied.
+
+    Raises:
+        InputError: the file is missing, is no complete image, or has more than 100 million pixels. The message names
+            it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -56,9 +65,17 @@ def read_image(path: str | Path, size: int) -> NDArray[np.uint8]:
 
 
 def read_images(paths: Sequence[str], size: int, out: Path) -> None:
-    """Decodes all files into `out`, a new .npy file of uint8 [N, size, size, 3], over the processors allowed."""
+    """Decodes all files, with as many workers as there are processors.
+
+    Args:
+        out: a new .npy file of uint8 [N, size, size, 3].
+
+    Raises:
+        InputError: an image cannot be read.
+        OSError: the disk is full.
+    """
     array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
-    with out.open("r+b") as file:  # a full disk is an error here; in the mapped file it would end the process
+    with out.open("r+b") as file:  # a full disk raises here; later a write to the mapped file would kill the process
         os.posix_fallocate(file.fileno(), 0, out.stat().st_size)
     workers = min(len(os.sched_getaffinity(0)), max(1, len(paths) // _WORTH_A_PROCESS))
     if workers == 1:
@@ -83,14 +100,14 @@ def _run_workers(jobs: list[dict[str, object]]) -> None:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            process_group=0,  # the terminal's Ctrl-C is for us, who then end them
+            process_group=0,  # Ctrl-C reaches only this process, which then ends the workers
         )
         for _ in jobs
     ]
     try:
         for process, job in zip(processes, jobs, strict=True):
             assert process.stdin
-            with contextlib.suppress(BrokenPipeError):  # it died: its exit status will say so
+            with contextlib.suppress(BrokenPipeError):  # the worker died: its exit status shows it below
                 process.stdin.write(json.dumps(job))
                 process.stdin.close()
         for process in processes:
@@ -105,10 +122,7 @@ def _run_workers(jobs: list[dict[str, object]]) -> None:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8 bits by its high byte; Pillow's own conversion clips at 255.
-
-    Modes I and F do not say how many bits are meant: they are taken for 8 bits where no value is above 255.
-    """
+    """16-bit grey by its high byte, where Pillow clips at 255. Modes I and F count as 8-bit up to 255."""
     values = np.asarray(image).astype(np.float64)
     scale = 257.0 if image.mode.startswith("I;16") or values.max() > 255 else 1.0
     return Image.fromarray(np.clip(values / scale, 0, 255).round().astype(np.uint8))

@@ -1,4 +1,8 @@
-"""Fetches a published data set: resumed where it broke off, verified, unpacked safely, at its place only when whole."""
+"""Downloads a published data set.
+
+In: its name and a root folder. Out: the data set's folder. A download continues where it broke off. The archive is
+verified and unpacked safely, and the folder appears only when it is complete.
+"""
 
 import hashlib
 import http.client
@@ -30,10 +34,15 @@ _OF_THE_NETWORK = (urllib.error.URLError, ssl.SSLError, TimeoutError, Connection
 
 @dataclass(frozen=True)
 class Archive:
+    """A published archive.
+
+    Attributes:
+        md5: as its publisher gives it.
+    """
+
     url: str
     file: str
     md5: str
-    """As published with it; MD5 is what the publishers give."""
 
 
 ARCHIVES = {
@@ -56,10 +65,19 @@ ARCHIVES = {
 
 
 def prepare(name: str, root: Path, *, url: str | None = None) -> Path:
-    """The data set's folder below root, fetched unless it is there. An archive that lies in root already is used.
+    """The data set's folder below root, downloaded unless it is there.
 
-    Raises InputError where the download or the archive is not whole or not safe; then nothing is at the final path, and
-    a rerun goes on where a download broke off. Raises MachineError where root cannot be written.
+    An archive that is already in root is used.
+
+    Args:
+        name: one of ARCHIVES.
+        root: the folder of data sets.
+        url: a mirror of the archive.
+
+    Raises:
+        InputError: the download or the archive is incomplete, wrong or not safe. The folder does not appear, and
+            another call continues the download.
+        MachineError: root cannot be written.
     """
     layout, archive = LAYOUTS[name], ARCHIVES[name]
     folder = root / layout.folder
@@ -81,7 +99,12 @@ def prepare(name: str, root: Path, *, url: str | None = None) -> Path:
 
 
 def download(url: str, path: Path) -> Path:
-    """Fetches url to path, going on from path.part where the server can. Raises InputError where it breaks off."""
+    """Downloads url to path. Continues from path.part where the server can.
+
+    Raises:
+        InputError: the download fails or breaks off. What has arrived is kept.
+        OSError: the file cannot be written.
+    """
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     done = part.stat().st_size if part.exists() else 0
@@ -96,24 +119,29 @@ def download(url: str, path: Path) -> Path:
             length = response.headers.get("Content-Length")
             total = int(length) + (done if resumed else 0) if length else 0
             with part.open("ab" if resumed else "wb") as file, console.progress_bar(path.name, total or None) as bar:
-                while chunk := response.read1(_CHUNK):  # what has arrived is kept where the server then stalls
+                # read1 returns what has arrived, so that it is kept if the server stalls.
+                while chunk := response.read1(_CHUNK):
                     file.write(chunk)
                     bar.show(file.tell())
         if total and part.stat().st_size != total:
             raise InputError(f"{url} broke off at {part.stat().st_size:,} of {total:,} bytes", hint)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and done:  # what is there is no beginning of what the server has
+        if error.code == 416 and done:  # our part is not the beginning of the server's file
             part.unlink()
             return download(url, path)
         raise InputError(f"{url} answers {error.code} {error.reason}", hint) from error
-    except (*_OF_THE_NETWORK, ValueError) as error:  # ValueError: an address that is none
+    except (*_OF_THE_NETWORK, ValueError) as error:  # ValueError: the address is not valid
         raise InputError(f"cannot download {url} ({getattr(error, 'reason', None) or error})", hint) from error
     part.replace(path)
     return path
 
 
 def verify(path: Path, md5: str, *, remove: bool) -> None:
-    """Raises InputError where the checksum is not the published one; a file that we fetched is then removed."""
+    """Compares the MD5 of a file with the published one. remove: whether to delete a file that differs.
+
+    Raises:
+        InputError: they differ.
+    """
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != md5:
@@ -123,12 +151,15 @@ def verify(path: Path, md5: str, *, remove: bool) -> None:
 
 
 def unpack(archive: Path, folder: Path, *, marker: str) -> None:
-    """Unpacks beside the archive and renames to `folder`, so that it appears whole.
+    """Unpacks beside the archive, then renames to `folder`, so that it appears complete.
 
-    Where the archive has one top folder, that is it.
+    Args:
+        folder: where the content goes. A top folder of the same name in the archive is the content.
+        marker: a path that the content must have.
 
-    Raises InputError for a damaged archive, for a member that leaves the folder or is a link or device, and for more
-    than MAX_UNPACKED_BYTES or MAX_MEMBERS.
+    Raises:
+        InputError: the archive is damaged or lacks the marker, a member leaves the folder or is a link or device, or
+            there are more than MAX_UNPACKED_BYTES or MAX_MEMBERS.
     """
     with tempfile.TemporaryDirectory(
         prefix=f".{folder.name}.", suffix=".tmp", dir=archive.parent, ignore_cleanup_errors=True
@@ -166,7 +197,7 @@ def _zip_member(info: zipfile.ZipInfo) -> tuple[str, int, bool]:
 
 
 def _check(archive: Path, members: list[tuple[str, int, bool]]) -> None:
-    """members: name, unpacked size, and whether it is a plain file or folder."""
+    """members: name, unpacked size in bytes, and whether it is a plain file or folder."""
     for name, _, plain in members:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts):

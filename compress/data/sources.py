@@ -1,7 +1,7 @@
-"""The data sets in their published layouts: where each lies, its classes, and its splits as files or pixels.
+"""The data sets in their published layouts.
 
-A layout reader takes a root folder and returns a Source; data.py turns it into arrays. The official validation or
-test split is what a student is judged on; nothing here lets it be trained on.
+In: the root folder of a data set. Out: a Source with class names and splits, as files or pixels; `dataset.py` makes
+arrays of it. A student is judged on the official validation or test split. Nothing here allows training on it.
 """
 
 import io
@@ -21,7 +21,7 @@ from compress.system.errors import InputError
 
 @dataclass(frozen=True)
 class Split:
-    """Image files, or their pixels (uint8 [N, H, W, 3]), with a class index each."""
+    """Images with a class index each. The images are paths, or pixels as uint8 [N, H, W, 3]."""
 
     images: list[str] | NDArray[np.uint8]
     labels: list[int]
@@ -29,21 +29,34 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
+    """A data set as its layout gives it.
+
+    Attributes:
+        evaluation: None where the layout has no split to evaluate on. Then data.holdout is needed.
+        evaluation_name: for people.
+    """
+
     class_names: list[str]
     train: Split
     evaluation: Split | None
-    """None where the layout has no split to evaluate on; data.holdout is then needed."""
     evaluation_name: str
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is known of a data set before it is read."""
+    """What is known of a data set before it is read.
+
+    Attributes:
+        folder: its folder below the root; empty where the root itself is the data set.
+        marker: a path inside that folder, which shows that the data set is there.
+        image_size: default, in pixels a side; 0 where the recipe must say it.
+        crop: default padding in pixels for random crops.
+        flip: default of mirroring.
+        read: makes a Source of the folder.
+    """
 
     folder: str
-    """Its folder below the root; empty where the root itself is the data set."""
     marker: str
-    """A path inside that folder which shows that it is there."""
     image_size: int
     crop: int
     flip: bool
@@ -51,6 +64,7 @@ class Layout:
 
 
 def read_cifar100(folder: Path) -> Source:
+    """CIFAR-100 in its Python version: the files meta, train and test. Raises InputError where one is damaged."""
     meta = _load_cifar_pickle(folder / "meta")
     names = [str(name) for name in meta["fine_label_names"]]
     splits: dict[str, Split] = {}
@@ -70,7 +84,13 @@ def read_cifar100(folder: Path) -> Source:
 
 
 def read_tiny_imagenet(folder: Path) -> Source:
-    """train/WNID/images/*.JPEG; val/images/*.JPEG with val_annotations.txt. The test split has no labels."""
+    """Tiny ImageNet: train/WNID/images/*.JPEG, and val/images/*.JPEG with val_annotations.txt.
+
+    Its test split has no labels.
+
+    Raises:
+        InputError: a file is missing, or a class of val is not in train.
+    """
     wnids, train = _class_folders(folder / "train")
     index = {wnid: number for number, wnid in enumerate(wnids)}
     images: list[str] = []
@@ -89,11 +109,18 @@ def read_tiny_imagenet(folder: Path) -> Source:
 
 
 def read_cinic10(folder: Path) -> Source:
+    """CINIC-10: a folder for each class in train/ and test/. Its valid/ is not used."""
     return read_folder(folder, evaluations=("test",))
 
 
 def read_folder(folder: Path, evaluations: tuple[str, ...] = ("val", "valid", "validation", "test")) -> Source:
-    """train/CLASS/*.png and the first of the evaluation folders that is there, with the same classes."""
+    """A folder of one's own: train/CLASS/*.png, and the same classes for evaluation.
+
+    The first of the evaluation folders that exists is taken.
+
+    Raises:
+        InputError: there are no images, a file is no image, or a class for evaluation is not in train.
+    """
     names, train = _class_folders(folder / "train")
     found = next((name for name in evaluations if (folder / name).is_dir()), None)
     if found is None:
@@ -106,7 +133,7 @@ def read_folder(folder: Path, evaluations: tuple[str, ...] = ("val", "valid", "v
 
 
 def read_digits(_: Path) -> Source:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels; every fifth of each class is kept for evaluation."""
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. Every fifth image of a class is for evaluation."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     digits: Any = load_digits()
@@ -132,13 +159,13 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def data_roots(root: str | None) -> list[Path]:
-    """Where data is looked for: root where it is given, else $COMPRESS_DATA and then data/."""
+    """The folders in which data is searched: root if it is given, else $COMPRESS_DATA and then data/."""
     given = [root] if root else [os.environ.get("COMPRESS_DATA"), "data"]
     return [Path(place).expanduser() for place in given if place]
 
 
 def find(name: str, root: str | None) -> Path | None:
-    """The data set's folder in a root (or that root itself); None where it is not."""
+    """The data set's folder in a root, or that root itself. None where it is not there."""
     layout = LAYOUTS[name]
     if name == "digits":
         return Path()
@@ -147,7 +174,7 @@ def find(name: str, root: str | None) -> Path | None:
 
 
 def locate(name: str, root: str | None) -> Path:
-    """Like `find`. Raises InputError where it is not."""
+    """Like `find`. Raises InputError where the data set is not there."""
     if (found := find(name, root)) is not None:
         return found
     layout = LAYOUTS[name]
@@ -159,7 +186,14 @@ def locate(name: str, root: str | None) -> Path:
 
 
 def every_nth(labels: NDArray[np.int64], n: float) -> NDArray[np.bool_]:
-    """[N] bool: one in n of each class, evenly spread over its images and at least one; always the same ones."""
+    """Chooses one in n of each class, evenly over its images and at least one. The choice is always the same.
+
+    Args:
+        labels: int64 [N].
+
+    Returns:
+        bool [N].
+    """
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
@@ -169,7 +203,7 @@ def every_nth(labels: NDArray[np.int64], n: float) -> NDArray[np.bool_]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles plain containers and numpy arrays; any other name in the file is refused, so no code can run."""
+    """Unpickles containers and numpy arrays. It refuses every other name, so that no code can run."""
 
     _ALLOWED = frozenset(
         {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
@@ -233,7 +267,7 @@ def _read_text(path: Path) -> str:
 
 
 def _wnid_names(words: Path, wnids: list[str]) -> list[str]:
-    """The first English word of each WordNet id, made unique by the id where two share it."""
+    """The first English word of each WordNet id, with the id where two ids share the word."""
     table = dict(line.split("\t", 1) for line in _read_text(words).splitlines() if "\t" in line)
     firsts = [table.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     return [f"{name} ({wnid})" if firsts.count(name) > 1 else name for name, wnid in zip(firsts, wnids, strict=True)]

@@ -1,6 +1,6 @@
-"""What torchrun says to each process of a run in its environment, and which of them says how the run ended.
+"""Reads what torchrun tells each process in its environment, and decides which process reports an error.
 
-Light to import: every command asks.
+In: environment variables. Out: size, rank and exit codes. Every command imports it, so it imports nothing heavy.
 """
 
 import functools
@@ -10,18 +10,18 @@ from typing import Any
 
 
 def size() -> int:
-    """How many processes torchrun started for this run; 1 without it."""
+    """The number of processes that torchrun started for this run; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def leads() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the leader. Only the leader writes files and prints."""
     return size() == 1 or os.environ["RANK"] == "0"
 
 
 @functools.cache
 def store(part: str) -> Any:
-    """A part of torchrun's key-value store, which outlives every process of the run."""
+    """A part of torchrun's key-value store. The store outlives every process of the run."""
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
     from torch.distributed.rendezvous import rendezvous
 
@@ -29,10 +29,16 @@ def store(part: str) -> Any:
 
 
 def last_words(code: int) -> tuple[int, bool]:
-    """The exit code of a process that ends with an error, and whether it is the one of its run to say so.
+    """How a process ends that met an error.
 
-    The first process with an error says it, and the others end with its code: all met the same one, or they only
-    found that it had gone.
+    The first process with an error reports it, and the others end with its code. They met the same error, or only found
+    that the first one was gone.
+
+    Args:
+        code: the exit code of this process's own error.
+
+    Returns:
+        The exit code, and whether this process reports the error.
     """
     if size() == 1:
         return code, True

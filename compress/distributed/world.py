@@ -1,7 +1,7 @@
-"""The processes that train one run together (torchrun): parts of a batch, and what they tell each other.
+"""Exchanges tensors between the processes that train one run together (torchrun).
 
-Everything goes through the World of this process. Every process must call its methods in the same order. Without
-torchrun the world is one process, and each method hands back what it was given.
+In: the part of one process. Out: what all processes together have. Every process must call the methods of its World in
+the same order. In a world of one process each method returns its argument.
 """
 
 import copy
@@ -21,19 +21,25 @@ from torch.nn.parallel import DistributedDataParallel
 from compress.distributed import launch
 from compress.system import console
 from compress.system.errors import MachineError, UsageError
-from compress.system.interrupts import Flag, interrupt
 
 T = TypeVar("T")
-_PATIENCE = timedelta(days=30)  # for a leader that waits for another run's teacher; one that is gone is seen at once
+_PATIENCE = timedelta(days=30)  # the leader may wait for another run's teacher; a dead process is noticed at once
 
 
 class PeerGone(MachineError):
-    """Another process of the run was killed, or ended with an error that it says itself."""
+    """Another process of the run was killed, or ended with an error that it reports itself."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Which of how many processes this is. group moves tensors of the training's device, control those of the host."""
+    """This process among all processes of the run.
+
+    Attributes:
+        rank: of this process, from 0. The leader has rank 0.
+        size: the number of processes.
+        group: moves tensors of the training's device.
+        control: moves tensors and objects of the host.
+    """
 
     rank: int = 0
     size: int = 1
@@ -42,16 +48,16 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """The leader alone writes and speaks."""
+        """Whether this process is the leader, which alone writes files and prints."""
         return self.rank == 0
 
     @property
     def identity(self) -> dict[str, int]:
-        """What names a model that this world trains must depend on: several draw another dropout, for one."""
+        """What the hash of a trained model must contain: several processes draw other dropout masks than one."""
         return {} if self.size == 1 else {"processes": self.size}
 
     def from_leader(self, make: Callable[[], T]) -> T:
-        """What `make` returns in the leader, which alone calls it; the others wait for it."""
+        """What `make` returns in the leader. Only the leader calls it; the others wait for the value."""
         if self.size == 1:
             return make()
         box = [make() if self.leads else None]
@@ -59,7 +65,7 @@ class World:
         return box[0]  # type: ignore[return-value]
 
     def leader_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns here; it begins once the leader's has ended."""
+        """What `make` returns in this process. The others call it once the leader has finished."""
         if self.leads:
             made = make()
             self.from_leader(lambda: None)
@@ -68,18 +74,18 @@ class World:
         return make()
 
     def from_each(self, own: T) -> list[T]:
-        """What every process gives, by rank."""
+        """The value of every process, in the order of ranks."""
         every: list[Any] = [own] * self.size
         if self.size > 1:
             dist.all_gather_object(every, own, group=self.control)
         return every
 
     def part(self, rows: Tensor) -> Tensor:
-        """This process's equal part of a global batch's rows."""
+        """This process's equal part of the rows of a global batch."""
         return rows if self.size == 1 else rows.chunk(self.size)[self.rank]
 
     def images_each(self, batch_size: int) -> int:
-        """How many images of a global batch each process has. Raises UsageError where the parts are not equal."""
+        """Images of a global batch for each process. Raises UsageError where the processes cannot have equal parts."""
         if batch_size % self.size:
             fitting = batch_size // self.size * self.size
             raise UsageError(
@@ -89,9 +95,9 @@ class World:
         return batch_size // self.size
 
     def gathered(self, part: Tensor) -> Tensor:
-        """Every process's [B, ...] as one [size B, ...], by rank. Gradients come back from all that is made of it.
+        """The parts [B, ...] of all processes as [size * B, ...], in the order of ranks.
 
-        Half precision becomes float32, in which gradients are summed.
+        Gradients flow back to every part. Half precision becomes float32, in which gradients are summed.
         """
         if self.size == 1:
             return part
@@ -100,7 +106,9 @@ class World:
         return _Gather.apply(part, self)  # type: ignore[return-value]
 
     def combined(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars over all processes: means, and of *_min and *_max the extremes. Nothing waits for the device."""
+        """Scalars over all processes: the mean, or for names in _min and _max the extreme. Does not wait for the
+        device.
+        """
         if self.size == 1:
             return parts
         own = torch.stack([value.detach().double() for value in parts.values()])
@@ -109,7 +117,7 @@ class World:
         return {name: reduce.get(name[-4:], torch.mean)(values) for name, values in zip(parts, each, strict=True)}
 
     def extremes(self, part: Tensor) -> Tensor:
-        """What has the lowest and the highest value of every process's part, which must not be empty."""
+        """A tensor with the lowest and the highest value of all processes' parts, which must not be empty."""
         if self.size == 1:
             return part
         lowest, highest = torch.aminmax(part.detach())
@@ -118,7 +126,7 @@ class World:
         return torch.stack([-both[0], both[1]])
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """For parameters outside of what `data_parallel` wraps."""
+        """Averages the gradients of parameters that `data_parallel` does not wrap."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:
             return
@@ -128,17 +136,20 @@ class World:
             gradient.copy_(mean.view_as(gradient) / self.size)
 
     def synchronized(self, model: nn.Module) -> nn.Module:
-        """The model; on CUDA a copy whose BatchNorms have the statistics of the global batch.
+        """The model, or on CUDA a copy whose BatchNorms use the statistics of the global batch.
 
-        Parameter names stay. On CPUs, which SyncBatchNorm refuses, the statistics are those of each process's part.
+        The parameters of the copy have the same names. SyncBatchNorm does not support CPUs. There the statistics are
+        those of each process's part.
         """
         on_cuda = any(parameter.is_cuda for parameter in model.parameters())
         return convert_sync_batchnorm(copy.deepcopy(model), self.group) if self.size > 1 and on_cuda else model
 
     def data_parallel(self, model: nn.Module, example: Tensor) -> nn.Module:
-        """The model whose gradients are averaged over the processes by backward().
+        """The model, wrapped so that backward() averages its gradients over the processes.
 
-        example: images, of which the model makes an output to see whether there are parameters without influence.
+        Args:
+            example: images [N, 3, H, W]. The model runs on them once, to find parameters that do not influence its
+                output.
         """
         if self.size == 1:
             return model
@@ -150,13 +161,13 @@ class World:
         return DistributedDataParallel(model, process_group=self.group, find_unused_parameters=unused)
 
     def follow_leader(self, model: nn.Module) -> None:
-        """Takes over the leader's buffers: BatchNorm's running statistics, which differ where batch statistics do."""
+        """Copies the leader's buffers, such as BatchNorm's running statistics, into the model."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0, group=self.group)
 
     def random_states(self, own: Tensor) -> Tensor:
-        """Every process's state of a random generator, uint8 on the host, one after another."""
+        """The states of all processes' random generators, uint8 on the host, one after another."""
         if self.size == 1:
             return own
         every = [torch.empty_like(own) for _ in range(self.size)]
@@ -164,18 +175,20 @@ class World:
         return torch.cat(every)
 
     def own_random_state(self, states: Tensor) -> Tensor:
-        return states.view(self.size, -1)[self.rank].clone()  # torch reads it in words, which must be aligned
+        """This process's part of `random_states`."""
+        return states.view(self.size, -1)[self.rank].clone()  # a copy, because torch needs aligned memory
 
 
 ALONE = World()
 
 
 def processes(count: int) -> str:
+    """The number of processes as text, such as 2 processes."""
     return "1 process" if count == 1 else f"{count} processes"
 
 
 class _Gather(torch.autograd.Function):
-    """As dist.nn.functional.all_gather, which is deprecated for what not every torch that we take has yet."""
+    """Like dist.nn.functional.all_gather, which is deprecated; its successor is missing in older torch."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, world: World) -> Tensor:
@@ -192,67 +205,24 @@ class _Gather(torch.autograd.Function):
         return part, None
 
 
-class Agreement:
-    """What one process learns and all must act on at the same step: a signal, and that it is time for a checkpoint.
-
-    With several processes it is known one step later, so that nobody waits for the slowest of them.
-    """
-
-    def __init__(self, own: Flag, world: World = ALONE) -> None:
-        self.own, self._world = own, world
-        self._number = 0
-        self._pending: tuple[dist.Work, Tensor] | None = None
-
-    def before_step(self, *, save: bool) -> tuple[bool, bool]:
-        """Whether to stop before this step, and whether to save. save: whether the leader holds that it is time."""
-        if self._world.size == 1:
-            return bool(self.own), save
-        now = self._result()
-        self._ask(save=save and not now)
-        return self._number != 0, now
-
-    def raise_if_set(self) -> None:
-        """Raises Interrupted where a signal has reached any process by now."""
-        if self._world.size == 1:
-            self.own.raise_if_set()
-            return
-        self._result()
-        self._ask(save=False)
-        self._result()
-        if self._number:
-            interrupt(self._number)
-
-    def _ask(self, *, save: bool) -> None:
-        asked = torch.tensor([self.own.signal_number, save and self._world.leads])
-        work = dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._world.control, async_op=True)
-        assert work is not None
-        self._pending = (work, asked)
-
-    def _result(self) -> bool:
-        """Whether to save, by what was asked last."""
-        if self._pending is None:
-            return False
-        (work, answer), self._pending = self._pending, None
-        work.wait()
-        number, save = answer.tolist()
-        self._number = self._number or number
-        return bool(save)
-
-
 _worlds = [ALONE]
 
 
 def current() -> World:
-    """The world of this process: ALONE, or that of the `joined` block it is in."""
+    """The world of this process: ALONE, or that of the `joined` block around the call."""
     return _worlds[-1]
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """The world that torchrun started, if any, within the block; only its leader is heard on the console.
+    """The world that torchrun started, within the block. Only its leader prints. Without torchrun it is `current()`.
 
-    device: where all of them train, on CUDA each on the device of its LOCAL_RANK. Raises MachineError where there are
-    fewer devices than processes, and PeerGone.
+    Args:
+        device: where all processes train. On CUDA each uses the GPU of its LOCAL_RANK.
+
+    Raises:
+        MachineError: there are fewer GPUs than processes.
+        PeerGone: another process of the run ended.
     """
     if launch.size() == 1 or current().size > 1:
         yield current()
@@ -283,12 +253,12 @@ def joined(device: torch.device) -> Iterator[World]:
                 yield current()
         finally:
             _worlds.pop()
-    dist.destroy_process_group()  # not after an error, where it may wait for those that are gone
+    dist.destroy_process_group()  # not after an error: it may wait for dead processes
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Says PeerGone where a collective failed."""
+    """Turns a failed collective within the block into PeerGone."""
     try:
         yield
     except RuntimeError as error:

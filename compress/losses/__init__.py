@@ -1,6 +1,7 @@
-"""What a step minimises. In: logits, labels and feature maps of student and teacher. Out: the loss by its named parts.
+"""What a training step minimises.
 
-The losses are pure functions; `Objective` joins a method with its terms.
+In: logits, labels and feature maps of student and teacher. Out: the loss and its named parts. The losses are pure
+functions. `Objective` joins the loss of a method with its terms.
 """
 
 from compress.losses.distillation import DistillationSettings, distillation_loss, dynamic_temperature

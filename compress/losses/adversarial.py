@@ -1,9 +1,11 @@
-"""A discriminator that tells a teacher's logits from a student's, and what each of the two minimises.
+"""The adversarial term: a discriminator separates the teacher's logits from the student's.
+
+In: logits of both models and labels. Out: the loss of the student and the loss of the discriminator.
 
 Source: Xu, Hsu, Huang, "Training Shallow and Thin Networks for Acceleration via Knowledge Distillation with Conditional
-Adversarial Networks" (arXiv 1709.00513), with the class as a second task of the discriminator as in AC-GAN (arXiv
-1610.09585). Only the paper's abstract and introduction could be checked word for word. What is ours says "ours"; the
-paper's distance of logits beside this loss is left to the other terms.
+Adversarial Networks" (arXiv 1709.00513). The class is a second task of the discriminator, as in AC-GAN (arXiv
+1610.09585). We could check only the paper's abstract and introduction word for word. Our own choices are marked "ours".
+The paper adds a distance between logits to this loss; here that is the work of other terms.
 """
 
 import torch
@@ -17,9 +19,15 @@ REAL, FAKE = 0, 1
 
 
 class Discriminator(nn.Sequential):
-    """Logits [N, C] to scores [N, C + 2]: of the classes, then of real (a teacher's) and fake (a student's).
+    """Maps logits [N, C] to scores [N, C + 2].
 
-    Two hidden layers of `width` with leaky ReLUs and no normalisation (ours), so that a sample depends on no other.
+    The first C scores are for the classes. The last two are for "real" (from the teacher) and "fake" (from the
+    student). The network has two hidden layers with leaky ReLUs. It has no normalisation (ours), so that the scores of
+    a sample do not depend on the other samples.
+
+    Args:
+        classes: C, the number of classes.
+        width: units of each hidden layer.
     """
 
     def __init__(self, classes: int, width: int) -> None:
@@ -35,14 +43,28 @@ class Discriminator(nn.Sequential):
 def adversarial_losses(
     discriminator: nn.Module, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the student and the discriminator minimise, each a mean over samples, without gradient for the other one.
+    """The losses of the student and of the discriminator, each a mean over samples.
 
-    With teacher's logits t, student's logits s and label y:
-    discriminator: -log P(real|t) - log P(fake|s) - log P(y|t) - log P(y|s).
-    student: -log P(real|s) - log P(y|s); log P(fake|s) would have no gradient where the discriminator is sure (ours, as
-    is usual since Goodfellow 2014).
+    With teacher logits t, student logits s and label y:
 
-    student_logits, teacher_logits: [N, C], any float. labels: int64 [N].
+    - discriminator: -log P(real|t) - log P(fake|s) - log P(y|t) - log P(y|s)
+    - student: -log P(real|s) - log P(y|s)
+
+    The student does not minimise log P(fake|s), because that has no gradient where the discriminator is sure (ours, as
+    is usual since Goodfellow et al. 2014).
+
+    Args:
+        discriminator: maps logits [N, C] to scores [N, C + 2].
+        student_logits: [N, C], any float type.
+        teacher_logits: [N, C], any float type.
+        labels: [N], int64.
+
+    Returns:
+        The student's loss and the discriminator's loss, two scalars. The first has no gradient for the discriminator.
+        The second has no gradient for the student.
+
+    Raises:
+        ValueError: logits are not [N, C].
     """
     student, teacher = arithmetic(student_logits), arithmetic(teacher_logits.detach())
     fixed = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
@@ -54,7 +76,11 @@ def adversarial_losses(
 
 
 def count_classes(model: nn.Module, images: Tensor) -> int:
-    """The number of logits that the model has for an image; it stays as it is."""
+    """The number of logits that the model returns for one image. The model's train or eval mode does not change.
+
+    Args:
+        images: float32 [N, 3, H, W], at least one.
+    """
     was_training = model.training
     with torch.no_grad():
         classes = model.eval().forward(images).shape[1]  # past torch.compile

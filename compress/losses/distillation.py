@@ -1,7 +1,8 @@
 """Knowledge distillation (KD), Knowledge Adjustment (KA) and Dynamic Temperature Distillation (DTD).
 
-Pure functions of logits [N, C] and labels [N]. KA mends targets of the teacher that are wrong, DTD gives every sample
-a temperature of its own. Source: Wen, Lai, Qian, "Preparing Lessons" (arXiv 1911.07471); what is our own says "ours".
+In: logits [N, C] and labels [N]. Out: the loss and its parts. KA corrects wrong targets of the teacher. DTD gives each
+sample its own temperature. Source: Wen, Lai, Qian, "Preparing Lessons" (arXiv 1911.07471); our own choices are marked
+"ours".
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ Scale = Literal["sample", "base"]
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """What a method asks of distillation_loss: its arguments of the same names, with the same defaults."""
+    """The settings of a method. Each field is the argument of `distillation_loss` with the same name and default."""
 
     adjust: Adjust = "none"
     epsilon: float = 0.1
@@ -36,7 +37,10 @@ class DistillationSettings:
 
 
 class Distillation(TypedDict):
-    """What distillation_loss returns: three scalars, a temperature [N] and a fraction."""
+    """What `distillation_loss` returns.
+
+    `loss`, `kd` and `ce` are scalars. `temperature` is [N]. `adjusted` is the fraction of rows that KA changed.
+    """
 
     loss: Tensor
     kd: Tensor
@@ -57,13 +61,32 @@ def dynamic_temperature(
     floor: float = 1.0,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Dynamic Temperature Distillation: T_x = max(floor, base + beta * (mean_j w_j - w_x)), [N], without gradient.
+    """The temperature of each sample: T_x = max(floor, base + beta * (mean_j w_j - w_x)).
 
-    `flsw`: w = (1 - cos(student, teacher))^gamma. `cwsm`: w = 1 / max_c softmax(student). `constant`: base for all.
-    The weights are normalised over the batch (`l2`, `mean`; `none` leaves them). With a process group, mean and norm
-    are those of the global batch (ours), so that 1 x 128 equals 2 x 64. The floor is ours.
+    Source: Dynamic Temperature Distillation (arXiv 1911.07471). The floor is ours.
 
-    Returns float32 (float64 for float64 logits). Raises ValueError for an unknown kind and for base or floor <= 0.
+    Args:
+        student_logits: [N, C], any float type.
+        teacher_logits: [N, C], any float type.
+        kind: how the weight w of a sample is computed.
+            `flsw`: w = (1 - cos(student, teacher))^gamma.
+            `cwsm`: w = 1 / max_c softmax(student).
+            `constant`: no weights; every temperature is `base`.
+        base: the temperature of a sample with the mean weight.
+        beta: how far the weights move the temperature.
+        gamma: the exponent of `flsw`.
+        normalize: what the weights of the batch are divided by: their L2 norm (`l2`), their mean (`mean`) or nothing
+            (`none`).
+        floor: the lowest temperature.
+        group: processes that share the batch. Mean and norm are then those of the global batch (ours), so that one
+            process with 128 images equals two processes with 64 each.
+
+    Returns:
+        [N], without gradient: float64 for float64 logits, else float32.
+
+    Raises:
+        ValueError: an unknown kind or normalisation, base or floor not above 0, or shapes that differ or are not
+            [N, C].
     """
     check(kind, Dynamic, "kind")
     check(normalize, Normalize, "normalize")
@@ -76,7 +99,7 @@ def dynamic_temperature(
         if kind == "constant":
             return student.new_full((len(student),), base)
         if kind == "flsw":
-            # float64: the squares of small weights underflow in float32, and the norm with them.
+            # In float32 the squares of small weights underflow, and so does their norm.
             weights = _one_minus_cosine(student, teacher).double() ** gamma
         else:
             weights = 1 / F.softmax(student, dim=1).amax(dim=1).double()
@@ -86,7 +109,7 @@ def dynamic_temperature(
         total, squares, count = statistics
         mean = total / count
         norm = {"l2": squares.sqrt(), "mean": mean, "none": torch.ones_like(mean)}[normalize]
-        # All weights are 0 where the student equals its teacher everywhere: each temperature is then the base.
+        # A student that equals its teacher everywhere has only weights of 0. Each temperature is then the base.
         norm = norm.where(norm > 0, torch.inf)
         return (base + beta * (mean / norm - weights / norm)).clamp(min=floor).to(student.dtype)
 
@@ -109,15 +132,31 @@ def distillation_loss(
     label_smoothing: float = 0.0,
     group: dist.ProcessGroup | None = None,
 ) -> Distillation:
-    """loss = alpha * kd + (1 - alpha) * ce, with KA on the targets and DTD on the temperature.
+    """The loss of a method: alpha * kd + (1 - alpha) * ce, with KA on the targets and DTD on the temperature.
 
-    kd is the batch mean of T_x^2 * KL(target_x || student_x), both at temperature T_x (`scale="sample"`, ours: it keeps
-    the gradients of samples comparable), or base^2 times the mean KL (`scale="base"`). With KA and DTD together the
-    temperature comes first. Plain KD (Hinton 2015) is adjust="none", dynamic="constant".
-    label_smoothing (ours) acts on ce alone. With a process group the temperatures are those of the global batch; loss,
-    kd and ce stay means over the local samples.
+    kd is the divergence KL(target_x || student_x), both at temperature T_x, times a squared temperature. The
+    temperature depends on the logits as they are, before KA changes the targets. Plain KD (Hinton et al. 2015, arXiv
+    1503.02531) is adjust="none" with dynamic="constant". Logits are clamped to +-1e30, so that finite logits always
+    give a finite loss.
 
-    Logits are clamped to +-1e30, so that the loss is finite for any finite logits. No gradient reaches the teacher.
+    Args:
+        student_logits: [N, C], any float type.
+        teacher_logits: [N, C], any float type. They get no gradient.
+        labels: [N], int64.
+        adjust: the kind of KA (`adjust_targets`).
+        epsilon: the label smoothing of KA.
+        dynamic: the kind of DTD. `dynamic_temperature` explains it, and base, beta, gamma, normalize and floor.
+        scale: how the squared temperature multiplies kd.
+            `sample`: the mean of T_x^2 * KL_x (ours). The gradients of samples stay comparable.
+            `base`: base^2 times the mean of KL_x.
+        alpha: the share of kd.
+        label_smoothing: acts on ce alone (ours).
+        group: processes that share the batch. Temperatures are then those of the global batch. loss, kd and ce stay
+            means over the local samples.
+
+    Raises:
+        ValueError: an unknown adjust, dynamic, scale or normalize, a temperature not above 0, or shapes that do not
+            fit.
     """
     check(scale, Scale, "scale")
     check(adjust, Adjust, "adjust")
@@ -142,11 +181,9 @@ def distillation_loss(
 
 
 def _one_minus_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cosine of rows [N], 1 where a row is 0, as half the squared distance of the unit rows.
-
-    That is exactly 0 for equal rows, where 1 - cos leaves a rounding error for the normalisation to blow up. Rows are
-    first scaled by their largest entry, so that squares cannot overflow.
-    """
+    """1 - cosine of rows [N], and 1 where a row is 0: half the squared distance of the unit rows."""
+    # The distance is exactly 0 for equal rows. 1 - cos leaves a rounding error there, which normalisation enlarges.
+    # Dividing by the largest entry first keeps the squares from overflowing.
     tiny = torch.finfo(a.dtype).tiny
     a_unit, b_unit = (F.normalize(x / x.abs().amax(dim=1, keepdim=True).clamp(min=tiny), dim=1) for x in (a, b))
     zero = (a == 0).all(dim=1) | (b == 0).all(dim=1)

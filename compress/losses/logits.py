@@ -1,10 +1,13 @@
-"""Other losses on logits, to be added to kd or ce: DKD and DIST. They compose with KA and DTD.
+"""Two more losses on logits, DKD and DIST, which are added to kd or ce.
 
-Logits z_s and z_t are [N, C] of any float type, labels [N]; arithmetic is float32 (float64 for float64 logits), values
-are finite for any finite logits and 0 at z_s = z_t, and no gradient reaches z_t. With one temperature and
-adjust="none" both are their papers'. Ours is the rest: `adjust` and `epsilon` put the targets of adjust_targets in the
-place of the teacher's probabilities, and a temperature for each sample [N] (dynamic_temperature) tempers teacher and
-student and weighs the sample by T_x^2, as in distillation_loss.
+In: logits z_s and z_t [N, C] of any float type, labels [N]. Out: a scalar that is 0 at z_s = z_t.
+
+- The arithmetic is float32, or float64 for float64 logits. Finite logits give a finite loss.
+- z_t gets no gradient.
+- With one temperature and adjust="none" both losses are those of their papers.
+- KA (ours): `adjust` and `epsilon` replace the teacher's probabilities by those of `adjust_targets`.
+- DTD (ours): a temperature [N] applies to teacher and student, and each sample is multiplied by T_x^2 as in
+  `distillation_loss`.
 """
 
 import torch
@@ -14,7 +17,7 @@ from torch import Tensor
 from compress.losses.targets import arithmetic, check, column, log_targets, wrong_rows
 from compress.recipe.methods import Adjust
 
-# Centred probabilities that are no longer than this are constant; the authors' code has 1e-8 for a product of two.
+# Centred probabilities of this length or less count as constant. The authors' code has 1e-8 for a product of two.
 _SHORTEST = 1e-12
 
 
@@ -31,8 +34,21 @@ def decoupled_kd(
 ) -> Tensor:
     """DKD (Zhao et al. 2022, arXiv 2203.08679): mean_x T_x^2 * (alpha * TCKD_x + beta * NCKD_x).
 
-    TCKD is the divergence between the binary distributions label / any other class, NCKD that between the distributions
-    over the other classes alone. With alpha = 1 and beta = 1 - p_t[label] it is plain KD.
+    TCKD is the divergence between the binary distributions "label" against "any other class". NCKD is the divergence
+    between the distributions over the other classes alone. With alpha = 1 and beta = 1 - p_t[label] this is plain KD.
+
+    Args:
+        z_s: the student's logits [N, C], any float type.
+        z_t: the teacher's logits [N, C], any float type.
+        labels: [N], int64.
+        temperature: a number, or one for each sample [N].
+        alpha: weight of TCKD.
+        beta: weight of NCKD.
+        adjust: the kind of KA (ours).
+        epsilon: the label smoothing of KA.
+
+    Raises:
+        ValueError: an unknown adjust, a temperature not above 0, or shapes that do not fit.
     """
     log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon)
     at_label = labels.unsqueeze(1)
@@ -64,12 +80,26 @@ def dist_loss(
     adjust: Adjust = "none",
     epsilon: float = 0.1,
 ) -> Tensor:
-    """DIST (Huang et al. 2022, arXiv 2205.10536): beta * inter + gamma * intra, T^2-scaled.
+    """DIST (Huang et al. 2022, arXiv 2205.10536): beta * inter + gamma * intra, scaled by T^2.
 
-    inter is mean_x T_x^2 * (1 - rho_x), rho_x the Pearson correlation between the probabilities of student and teacher
-    over the classes; intra is mean_x T_x^2 times the mean over classes of 1 - rho_c, the correlation over the samples.
-    Where one of two rows is constant their correlation is 0, and where both are they match (ours).
-    labels are needed with `adjust` other than "none".
+    - inter is mean_x T_x^2 * (1 - rho_x). rho_x is the Pearson correlation over the classes, between the probabilities
+      of student and teacher for one sample.
+    - intra is mean_x T_x^2 times the mean over classes of 1 - rho_c. rho_c is the correlation over the samples.
+
+    Where one of two rows is constant their correlation is 0. Where both are constant it is 1 (ours).
+
+    Args:
+        z_s: the student's logits [N, C], any float type.
+        z_t: the teacher's logits [N, C], any float type.
+        temperature: a number, or one for each sample [N].
+        beta: weight of inter.
+        gamma: weight of intra.
+        labels: [N], int64; required unless adjust is "none".
+        adjust: the kind of KA (ours).
+        epsilon: the label smoothing of KA.
+
+    Raises:
+        ValueError: labels are missing, an unknown adjust, a temperature not above 0, or shapes that do not fit.
     """
     if labels is None:
         if adjust != "none":
@@ -97,17 +127,15 @@ def _tempered(
 
 
 def _one_minus_pearson(a: Tensor, b: Tensor) -> Tensor:
-    """1 - Pearson correlation of rows, [rows, 1], as half the squared distance of the centred unit rows.
-
-    That is exactly 0 for equal rows, and so is its gradient.
-    """
+    """1 - Pearson correlation of rows, [rows, 1]: half the squared distance of the centred unit rows."""
+    # This form and its gradient are exactly 0 for equal rows.
     (a_unit, a_constant), (b_unit, b_constant) = _centred_unit(a), _centred_unit(b)
     half_distance = (a_unit - b_unit).square().sum(dim=1, keepdim=True) / 2
     return half_distance.masked_fill(a_constant != b_constant, 1.0)
 
 
 def _centred_unit(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows minus their mean, at length 1, and where [rows, 1] they are constant but for rounding: those are 0."""
+    """Rows minus their mean at length 1, or 0 where constant up to rounding; and which are constant [rows, 1]."""
     centred = rows - rows.mean(dim=1, keepdim=True)
     length = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
     rounding = 16 * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)

@@ -1,4 +1,8 @@
-"""What a step minimises and what an epoch reports: the loss by its named parts, and their sums on the device."""
+"""The loss that a step minimises and the means that an epoch reports.
+
+In: a recipe's supervision, then logits and labels of each step. Out: the loss and its named parts, and their means over
+an epoch, which stay on the device until they are read.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ from compress.recipe.methods import default_alpha, method_parts
 
 
 def distillation_settings(supervision: Supervision) -> DistillationSettings | None:
-    """What the recipe's method asks of distillation_loss; None for ce, which distils nothing."""
+    """The settings of `distillation_loss` for the recipe's method, or None for ce, which distils nothing."""
     if supervision.method == "ce":
         return None
     adjust, dynamic = method_parts(supervision.method)
@@ -35,7 +39,10 @@ def distillation_settings(supervision: Supervision) -> DistillationSettings | No
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a method and its terms. Called with float logits [N, C] and labels [N]; ce alone needs no teacher."""
+    """The loss of a method and its terms.
+
+    It is called with float logits [N, C] and labels [N]. The method ce without terms needs no teacher.
+    """
 
     label_smoothing: float
     distillation: DistillationSettings | None = None
@@ -44,14 +51,17 @@ class Objective:
 
     @classmethod
     def of(cls, supervision: Supervision, *, label_smoothing: float) -> "Objective":
+        """The objective of a recipe's supervision section."""
         return cls(label_smoothing, distillation_settings(supervision), tuple(supervision.terms))
 
     @property
     def supervised_by_teacher(self) -> bool:
+        """Whether the loss needs the teacher's logits."""
         return self.distillation is not None or bool(self.terms)
 
     @property
     def looks_into_teacher(self) -> bool:
+        """Whether a term needs the teacher's feature maps."""
         return any(isinstance(term, FeatureTerm) for term in self.terms)
 
     def __call__(
@@ -65,12 +75,21 @@ class Objective:
         epoch: float = 0.0,
         world: World = ALONE,
     ) -> dict[str, Tensor]:
-        """Scalars by name; "loss" is the one to minimise, the others are detached and, the terms too, not weighted.
+        """The loss of a batch and its parts.
 
-        terms: those of this objective, after the student ran within their `recording`. teacher_features: what those
-        look at, by path (Terms.teacher). epoch: done so far, a fraction.
-        world: whose parts these are. What looks across the batch sees the global one, and the means of the losses and
-        of their gradients over the processes are those of one process.
+        Args:
+            student_logits: [N, C], any float type.
+            teacher_logits: [N, C], any float type; None is for ce without terms.
+            labels: [N], int64.
+            terms: those of this objective, after the student ran within their `recording`.
+            teacher_features: the teacher's maps [N, C', H', W'] that the terms need, by path (`Terms.teacher`).
+            epoch: epochs done so far, with a fraction, for the schedules of terms.
+            world: the processes that share the batch. Losses that compare samples see the global batch. The mean of the
+                losses over the processes, and of their gradients, then equals that of a single process.
+
+        Returns:
+            Scalars by name. "loss" is the one to minimise. The others are detached. The parts of terms are not
+            weighted.
         """
         parts, temperature = self._method_parts(student_logits, teacher_logits, labels, world)
         if terms is not None:
@@ -85,7 +104,7 @@ class Objective:
                 world=world,
             )
             for name, (weight, value) in found.items():
-                # What a discriminator minimises has a gradient, of its own parameters, and no share in the value.
+                # A discriminator's loss adds its gradient to the loss, but no value.
                 share = value - value.detach() if weight is None else weight * value
                 parts["loss"] = parts["loss"] + share
                 parts[name] = value.detach()
@@ -94,7 +113,7 @@ class Objective:
     def _method_parts(
         self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, world: World
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The method's own parts, and each sample's temperature with DTD."""
+        """The method's own parts, and with DTD the temperature of each sample."""
         settings = self.distillation
         if settings is None or teacher_logits is None:
             loss = F.cross_entropy(student_logits.float(), labels, label_smoothing=self.label_smoothing)
@@ -123,13 +142,17 @@ class Objective:
 
 
 class Means:
-    """Running means of named scalars on the device; *_min and *_max keep extremes. Only reading them waits."""
+    """Running means of named scalars, kept on the device.
+
+    Names that end in _min or _max keep the extreme instead of the mean. Only `read` waits for the device.
+    """
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}
         self.steps = 0
 
     def add(self, parts: dict[str, Tensor]) -> None:
+        """Adds the scalars of one step."""
         self.steps += 1
         for name, value in parts.items():
             value = value.detach().double()
@@ -144,6 +167,7 @@ class Means:
                 self.values[name] = before + value
 
     def read(self) -> dict[str, float]:
+        """The means and extremes of all steps so far. Waits for the device."""
         extremes = ("_min", "_max")
         return {
             name: value.item() if name.endswith(extremes) else value.item() / self.steps

@@ -1,8 +1,8 @@
-"""Feature maps by module name, kept by forward hooks while a model computes its logits.
+"""Records feature maps by module name while a model computes its logits.
 
-Hooks reach every module of any nn.Module, timm's stages and what lies inside them alike, in the one forward pass of a
-step, through DDP and torch.compile. timm's forward_intermediates reaches the stages alone, and goes around forward(),
-where both wrappers act.
+In: a model and names of its modules. Out: their maps, [N, C, H, W]. Forward hooks do it, in the one forward pass of a
+step. They reach every module of any nn.Module, also through DDP and torch.compile. timm's forward_intermediates reaches
+only the stages, and it bypasses forward(), which both wrappers need.
 """
 
 import difflib
@@ -22,16 +22,29 @@ from compress.system.errors import UsageError
 
 
 class Tap:
-    """The maps [N, C, H, W] that named modules of a model put out in its last forward pass within `recording`.
+    """The maps [N, C, H, W] of named modules of a model, from its last forward pass within `recording`.
 
-    names: as torch and timm spell them (layer3, blocks.11, layer2.0.conv1); None is the last stage of timm's
-    feature_info. Tokens [N, L, D] become [N, D, H, W] without class and register tokens, channels last become channels
-    first, and vectors [N, D] become [N, D, 1, 1]. Of a tuple that holds one tensor that one is taken.
-    images: a square batch that is run once, in eval mode, to see that each name is a map, and where its channels are.
-    role: "student" or "teacher".
+    The outputs of modules become maps:
 
-    Raises UsageError for a name that does not exist, with the nearest ones, and for a module that does not put out one
-    map for each image, of which nothing says where its channels are, or that is changed in place by what follows it.
+    - Tokens [N, L, D] become [N, D, H, W], without class and register tokens.
+    - Channels last become channels first.
+    - Vectors [N, D] become [N, D, 1, 1].
+    - A tuple that holds exactly one tensor stands for that tensor.
+
+    Attributes:
+        paths: the module's path for each name that was given.
+        shapes: [C, H, W] for each path.
+
+    Args:
+        names: as torch and timm spell them (layer3, blocks.11, layer2.0.conv1). None is the last stage of timm's
+            feature_info.
+        images: float32 [N, 3, S, S]. The model runs on them once, in eval mode, to check the names and find the
+            channels.
+        role: "student" or "teacher", for error messages.
+
+    Raises:
+        UsageError: a name does not exist (the message lists the nearest ones), a module does not put out one map for
+            each image, the position of its channels cannot be told, or a later module changes its output in place.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str | None], images: Tensor, *, role: str) -> None:
@@ -43,24 +56,22 @@ class Tap:
         self._modules = {
             path: module
             for path, module in self._model.named_modules()
-            if path and type(module) not in (nn.ModuleList, nn.ModuleDict)  # which are never called
+            if path and type(module) not in (nn.ModuleList, nn.ModuleDict)  # torch never calls these
         }
         self.paths = {name: self._last_stage() if name is None else self._path(name) for name in names}
-        """The modules by the names that were given."""
         self._hooks = {path: functools.partial(self._keep, path) for path in self.paths.values()}
         self.shapes = self._probe(images)
-        """[C, H, W] by path."""
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Forward passes within are recorded; afterwards the model carries no hooks."""
+        """Records the forward passes within the block. After it the model has no hooks."""
         with ExitStack() as hooks:
             for path, keep in self._hooks.items():
                 hooks.enter_context(self._modules[path].register_forward_hook(keep))
             yield
 
     def features(self) -> dict[str, Tensor]:
-        """The maps of the last recorded pass by path. They are handed over: a second call finds none."""
+        """The maps of the last recorded pass, by path. They are handed over: a second call finds none."""
         outputs, self._outputs = self._outputs, {}
         return {path: self._as_map(path, outputs.get(path)) for path in self._hooks}
 
@@ -88,7 +99,7 @@ class Tap:
         return ", ".join(difflib.get_close_matches(name, self._modules, n=4, cutoff=0.0))
 
     def _stages(self) -> list[str]:
-        """Those that are modules, also of timm models within a user's own."""
+        """The stages that are modules, also of timm models inside another model."""
         named = [
             f"{path}.{stage['module']}".removeprefix(".")
             for path, module in self._model.named_modules()
@@ -97,7 +108,7 @@ class Tap:
         return [path for path in named if path in self._modules]
 
     def _beside(self, path: str) -> str:
-        """The stage that the module is in, else every stage, else the module that it is in."""
+        """The stage around the module, else every stage, else the module around it."""
         stages = self._stages()
         around = [stage for stage in stages if path.startswith(f"{stage}.")]
         return ", ".join(around or stages) or path.rpartition(".")[0]
@@ -123,7 +134,7 @@ class Tap:
                 if layout := own_layout(module):
                     look = functools.partial(note_layout, path, layout)
                     hooks.enter_context(module.register_forward_hook(look))
-            self._whole.eval().forward(images)  # past torch.compile, whose first call is to see the hooks
+            self._whole.eval().forward(images)  # not compiled: the first compiled call must see the hooks of training
         self._whole.train(was_training)
         for path, output in self._outputs.items():
             if getattr(output, "_version", 0) != versions[path]:
@@ -154,7 +165,7 @@ class Tap:
         raise self._refused(path, f"is {list(output.shape)}, not a feature map")
 
     def _grid(self, path: str, tokens: Tensor) -> Tensor:
-        """[N, D, H, W] of the patch tokens [N, L, D], which come after class and register tokens and form a square."""
+        """[N, D, H, W] from the square of patch tokens in [N, L, D], behind class and register tokens."""
         owner: Any = self._model.get_submodule(owner_of(self._model, path))
         for prefix in (getattr(owner, "num_prefix_tokens", 0), 0):
             side = math.isqrt(max(0, tokens.shape[1] - prefix))
@@ -167,13 +178,13 @@ class Tap:
 
 
 def _only_tensor(output: Any) -> Any:
-    """The tensor of a tuple that holds one, such as tokens with the size of their grid; else what was given."""
+    """The only tensor of a tuple, such as tokens beside the size of their grid. Any other output as it is."""
     tensors = [part for part in output if isinstance(part, Tensor)] if isinstance(output, tuple | list) else []
     return tensors[0] if len(tensors) == 1 else output
 
 
 def _inner(model: nn.Module) -> nn.Module:
-    """The model whose modules have the names that users know."""
+    """The model inside our wrappers, whose module names the user knows."""
     if isinstance(model, InferenceTeacher):
         return _inner(model.module)
     return model.model if isinstance(model, Renormalized) else model

@@ -1,6 +1,8 @@
-"""The teacher's targets at a temperature, with Knowledge Adjustment (KA) where they are wrong, and what checks logits.
+"""The teacher's targets at a temperature, corrected by Knowledge Adjustment (KA) where they are wrong.
 
-Logits are [N, C] of any float type and labels [N]. Source: Wen, Lai, Qian, "Preparing Lessons" (arXiv 1911.07471).
+In: logits [N, C] of any float type and labels [N]. Out: probabilities, or their logarithms. The module also has the
+checks of logits and temperatures that the other losses share. Source: Wen, Lai, Qian, "Preparing Lessons" (arXiv
+1911.07471).
 """
 
 import math
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from compress.recipe.methods import Adjust
 
-# Differences of logits stay finite in float32 after this clamp, and so do their squares times T^2 once normalised.
+# After this clamp differences of logits are finite in float32. So are their squares times T^2 after normalisation.
 _LARGEST_LOGIT = 1e30
 
 
@@ -26,15 +28,28 @@ def adjust_targets(
     epsilon: float = 0.1,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Knowledge Adjustment: the teacher's probabilities [N, C], with the wrong rows mended.
+    """Knowledge Adjustment: the teacher's probabilities, with its wrong rows corrected.
 
-    A row is wrong when its top class is not the label; a tie with the label is right (ours).
-    `probability_shift` swaps the label's probability with the top one; of tied tops the first is taken (ours).
-    `label_smoothing` replaces the row by (1 - epsilon) * onehot + epsilon / C.
+    A row is wrong when its top class is not the label. A row in which the label ties with the top is right (ours).
 
-    teacher_logits: [N, C], any float. labels: [N], int64. temperature: a number, or one for each sample [N].
-    group is accepted for symmetry: no statistic here depends on other samples.
-    Returns float32 (float64 for float64 logits), rows sum to 1. Raises ValueError for an unknown kind.
+    Args:
+        teacher_logits: [N, C], any float type.
+        labels: [N], int64.
+        kind: what happens to a wrong row.
+            `probability_shift`: the label and the top class swap their probabilities. Of tied tops the first counts
+                (ours).
+            `label_smoothing`: the row becomes (1 - epsilon) * onehot + epsilon / C.
+            `none`: nothing.
+        temperature: a number, or one for each sample [N].
+        epsilon: of `label_smoothing`.
+        group: unused, since no statistic here depends on other samples. It is there for symmetry with
+            `dynamic_temperature`.
+
+    Returns:
+        Probabilities [N, C]: float64 for float64 logits, else float32. Each row sums to 1.
+
+    Raises:
+        ValueError: an unknown kind, a temperature not above 0, or shapes that do not fit.
     """
     check(kind, Adjust, "kind")
     logits = arithmetic(teacher_logits)
@@ -46,9 +61,18 @@ def adjust_targets(
 def log_targets(
     teacher: Tensor, labels: Tensor, *, kind: Adjust, temperature: float | Tensor, epsilon: float, wrong: Tensor
 ) -> Tensor:
-    """The logarithms of adjust_targets, so that the divergence of equal logits is exactly 0.
+    """The logarithms of `adjust_targets`. With them the divergence of equal logits is exactly 0.
 
-    teacher: what `arithmetic` returned. temperature: what `column` returned. wrong: what `wrong_rows` returned.
+    Args:
+        teacher: [N, C], from `arithmetic`.
+        labels: [N], int64.
+        kind: of KA, as in `adjust_targets`.
+        temperature: from `column`.
+        epsilon: of `label_smoothing`.
+        wrong: [N] bool, from `wrong_rows`.
+
+    Returns:
+        [N, C], of the teacher's dtype.
     """
     classes = teacher.shape[1]
     off = max(epsilon / classes, torch.finfo(teacher.dtype).tiny)
@@ -58,14 +82,18 @@ def log_targets(
 
 
 def wrong_rows(teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """[N] bool: the teacher's top class is not the label."""
+    """[N] bool: whether the teacher's top class is not the label. Raises ValueError unless labels are [N]."""
     if labels.shape != teacher_logits.shape[:1]:
         raise ValueError(f"labels must be [N] = {list(teacher_logits.shape[:1])}, got {list(labels.shape)}")
     return teacher_logits.gather(1, labels.unsqueeze(1)).squeeze(1) < teacher_logits.amax(dim=1)
 
 
 def arithmetic(logits: Tensor) -> Tensor:
-    """float32 or float64 logits of bounded size, from any float type."""
+    """The logits that the losses compute with: float64 for float64, else float32, clamped to +-1e30.
+
+    Raises:
+        ValueError: logits are not [N, C].
+    """
     if logits.dim() != 2:
         raise ValueError(f"logits must be [N, C], got {list(logits.shape)}")
     exact = logits if logits.dtype == torch.float64 else logits.float()
@@ -73,6 +101,11 @@ def arithmetic(logits: Tensor) -> Tensor:
 
 
 def column(temperature: float | Tensor, logits: Tensor) -> Tensor | float:
+    """A temperature that divides logits [N, C]: a number as it is, or [N] as a column [N, 1] of their dtype.
+
+    Raises:
+        ValueError: a number not above 0, or a tensor that is not [N].
+    """
     if not isinstance(temperature, Tensor):
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
@@ -83,6 +116,7 @@ def column(temperature: float | Tensor, logits: Tensor) -> Tensor | float:
 
 
 def check(value: str, allowed: object, name: str) -> None:
+    """Raises ValueError where the value is not among the choices of a Literal type. name: of the setting."""
     if value not in get_args(allowed):
         raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
 
@@ -90,12 +124,12 @@ def check(value: str, allowed: object, name: str) -> None:
 def _mend(
     rows: Tensor, logits: Tensor, wrong: Tensor, labels: Tensor, kind: Adjust, *, on: float, off: float
 ) -> Tensor:
-    """The teacher's probabilities, or their logarithms, with wrong rows mended; on and off are the smoothed values."""
+    """Probabilities or their logarithms, with wrong rows corrected. on and off are the smoothed values."""
     if kind == "none":
         return rows
     at_label = labels.unsqueeze(1)
     if kind == "probability_shift":
-        at_top = logits.argmax(dim=1, keepdim=True)  # of the logits: probabilities may tie where these do not
+        at_top = logits.argmax(dim=1, keepdim=True)  # from the logits: probabilities may tie where logits do not
         label_value, top_value = rows.gather(1, at_label), rows.gather(1, at_top)
         mended = rows.scatter(1, at_label, top_value).scatter(1, at_top, label_value)
     else:

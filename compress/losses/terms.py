@@ -1,5 +1,7 @@
-"""The terms of supervision.terms: losses on features or logits that are added to the loss of supervision.method, with
-the projections that fit a student's feature maps to a teacher's and the discriminators that the student is to deceive.
+"""The terms of supervision.terms: losses on features or logits, which are added to the loss of supervision.method.
+
+In: logits, labels and recorded feature maps. Out: the weight and the value of each term. The module also owns what
+terms train: projections of the student's maps, and discriminators.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,15 +37,25 @@ _NOT_OPTIONS = {"name", "weight", "schedule", "student", "teacher", "temperature
 
 
 class Terms(nn.Module):
-    """Called after the student ran within `recording`. projections: trained with the student's parameters.
-    discriminators: trained against the student, by an optimiser of their own.
+    """The terms of one training. It is called after the student ran within `recording`.
 
-    Where a loss needs equal sizes the larger map is average-pooled to the smaller, and where it needs equal channels
-    (fitnet) a 1x1 convolution projects the student's. That is FitNets' regressor, a convolution with a bias, without
-    the BatchNorm of later code: a sample's loss then depends on no other sample (ours).
+    Terms whose maps must be equal in size average-pool the larger map to the smaller. Terms whose channels must be
+    equal (fitnet) project the student's map by a 1x1 convolution with bias, as FitNets' regressor does. Later code adds
+    a BatchNorm there. We leave it out, so that the loss of a sample depends on no other sample (ours).
 
-    images: a batch that both models are run on once. seed: of the projections alone; torch's stream goes on unchanged.
-    adjust and epsilon are the method's. Raises UsageError for a feature that is none (compress.losses.taps).
+    Attributes:
+        projections: trained together with the student's parameters.
+        discriminators: trained against the student, by their own optimiser.
+        teacher: records the teacher's feature maps.
+
+    Args:
+        images: float32 [N, 3, S, S]. Both models run on them once.
+        seed: for the weights of projections and discriminators. torch's own random stream does not move.
+        adjust: the method's KA, which terms on logits follow.
+        epsilon: the label smoothing of KA.
+
+    Raises:
+        UsageError: a term names a feature that is none (`compress.losses.taps`).
     """
 
     def __init__(
@@ -65,7 +77,7 @@ class Terms(nn.Module):
         self.teacher = tap(teacher, terms, images, role="teacher")
         self.projections, self.discriminators = nn.ModuleDict(), nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # manual_seed would seed CUDA's stream, too
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed CUDA
             for part, term in self.terms.items():
                 if isinstance(term, FeatureTerm) and term.name in _NEED_EQUAL_CHANNELS:
                     channels_s = self._student.shapes[self._student.paths[term.student]][0]
@@ -78,11 +90,11 @@ class Terms(nn.Module):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What the terms are called among the parts of the loss: their names, numbered from the second of a name on."""
+        """The names of the terms among the parts of the loss. A name that repeats gets a number, from 2."""
         return (*self.terms, *map(_of_discriminator, self.discriminators))
 
     def opponents(self) -> list[dict[str, Any]]:
-        """The discriminators as groups of parameters, each with its learning rate."""
+        """The discriminators as parameter groups for an optimiser, each with its learning rate."""
         return [
             {"params": list(module.parameters()), "lr": term.lr}
             for part, module in self.discriminators.items()
@@ -91,6 +103,7 @@ class Terms(nn.Module):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
+        """Records the student's feature maps within the block."""
         with self._student.recording():
             yield
 
@@ -105,13 +118,21 @@ class Terms(nn.Module):
         temperature: Tensor | None = None,
         world: World = ALONE,
     ) -> dict[str, tuple[float | None, Tensor]]:
-        """The weight at `epoch` (from 0, with a fraction) and the unweighted value of each part.
+        """The weight and the unweighted value of each part.
 
-        No weight: what a discriminator minimises, by itself; no gradient of it reaches the student.
+        Args:
+            student_logits: [N, C], any float type.
+            teacher_logits: [N, C], any float type.
+            labels: [N], int64.
+            teacher_features: the teacher's maps [N, C', H', W'] from the pass that gave teacher_logits, by the paths of
+                `teacher`.
+            epoch: epochs done so far, with a fraction, for the schedules.
+            temperature: of each sample [N], with DTD. A term on logits uses it where the term sets none itself.
+            world: the processes that share the batch. Terms that compare samples get the global batch.
 
-        teacher_features: by the paths of `teacher`, the maps of the pass that gave teacher_logits.
-        temperature: that of each sample [N] with DTD; a logit term takes it where its own is not set.
-        world: whose parts of a batch these are; what compares samples with each other is given the global batch.
+        Returns:
+            By part: weight and scalar. The weight is None for the loss of a discriminator. It has no gradient for the
+            student.
         """
         student_features = self._student.features()
         parts: dict[str, tuple[float | None, Tensor]] = {}
@@ -140,9 +161,15 @@ class Terms(nn.Module):
 
 
 def tap(model: nn.Module, terms: Sequence[Term], images: Tensor, *, role: str) -> Tap:
-    """What records the features of that role which the terms name.
+    """Records the features that the terms name for one role.
 
-    Raises UsageError for one that is none, and for one of a single pixel under a loss that compares pixels: it is 0.
+    Args:
+        images: float32 [N, 3, S, S]. The model runs on them once.
+        role: "student" or "teacher".
+
+    Raises:
+        UsageError: a feature does not exist or is no map. Also a map of one pixel for a loss that compares pixels,
+            because that loss is then always 0.
     """
     names = {
         term: term.student if role == "student" else term.teacher for term in terms if isinstance(term, FeatureTerm)

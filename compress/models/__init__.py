@@ -1,6 +1,7 @@
-"""Models by their timm names. In: a recipe's teacher or student. Out: a module, and the folder in which it is kept.
+"""Models by their timm names.
 
-A saved model is config.json and model.safetensors, as timm and the Hugging Face Hub expect.
+In: the teacher or student of a recipe. Out: a module, and the folder in which it is saved. A saved model is config.json
+and model.safetensors, as timm and the Hugging Face Hub expect.
 """
 
 from typing import TYPE_CHECKING

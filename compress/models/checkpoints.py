@@ -1,6 +1,7 @@
-"""Checkpoints as people have them: which of their entries are the weights, and what stands before the names.
+"""Reads the weights out of checkpoints of many tools.
 
-In: a file or a folder. Out: tensors by the names that the model has. Code in a file is never run.
+In: a file or a folder. Out: tensors by the names that the model has. It finds which entries are the weights, and which
+prefix is before their names. It never runs code from a file.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from compress.system.errors import InputError, first_line
 logger = logging.getLogger(__name__)
 
 EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-"""Where timm, DeiT and others keep the moving average, which is what they evaluated."""
+"""Where timm, DeiT and others keep the moving average. Their published accuracy is that of the moving average."""
 STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "weights", "params")
 _INDEX = f"{WEIGHTS}.index.json"
 _TORCH_WEIGHTS = "pytorch_model.bin"
@@ -34,15 +35,15 @@ def weights_in(folder: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights in a file, by the names that stand there.
+    """The weights in a file, by the names that the file uses.
 
     Args:
-        path: safetensors, the index of safetensors' shards, or a torch file of tensors. A torch file may hold more
-            beside them, as training checkpoints of timm and Lightning do. Of several sets of weights the moving
+        path: safetensors, the index of safetensors' shards, or a torch file of tensors. A torch file may hold more than
+            weights, as training checkpoints of timm and Lightning do. Where it has several sets of weights, the moving
             average (EMA) is taken, and a log line says so.
 
     Raises:
-        InputError: the file is missing, holds code or something else than weights, or a weight is not finite.
+        InputError: the file is missing, holds code or no weights, or a weight is not finite.
     """
     weights = _chosen(_content(path), path)
     for name, value in weights.items():
@@ -52,10 +53,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def without_prefix(weights: Mapping[str, Tensor], expected: Collection[str], path: Path) -> dict[str, Tensor]:
-    """The weights without what a wrapper put before every name: `module.`, `_orig_mod.`, `model.`, and others.
+    """The weights without the prefix of a wrapper, such as `module.`, `_orig_mod.` or `model.`.
 
-    Nothing is changed unless all expected names are there behind one prefix. What has no such prefix is then left out.
-    Raises InputError where several prefixes fit, since each is a model of its own.
+    Nothing changes unless one prefix gives all expected names. Weights without that prefix are then left out.
+
+    Args:
+        weights: tensors by the names in the file.
+        expected: the names in the model.
+        path: for messages.
+
+    Raises:
+        InputError: several prefixes fit, so the file holds several models.
     """
     if not expected or any(name in weights for name in expected):
         return dict(weights)

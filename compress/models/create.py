@@ -1,4 +1,7 @@
-"""timm models made from a recipe: the name that is meant, and a model with fresh or published weights."""
+"""Makes timm models from a recipe.
+
+In: the recipe's model entry. Out: the timm name that it stands for, and a model with fresh or published weights.
+"""
 
 import difflib
 from typing import Any
@@ -15,7 +18,14 @@ _OF_OTHER_WEIGHTS = ("url", "file", "hf_hub_id", "tag", "license", "origin_url",
 
 
 def architecture(settings: Model, image_size: int) -> str:
-    """The timm name that a recipe's model and stem stand for. Raises UsageError for one that does not exist."""
+    """The timm name that the recipe's model and stem stand for.
+
+    Args:
+        image_size: pixels. `stem: auto` takes the small stem up to 64.
+
+    Raises:
+        UsageError: timm has no such model, or the small stem is asked for where there is none.
+    """
     if timm.is_model(settings.model.split(".")[0]):
         small = settings.model.split(".")[0] + small_stem.SUFFIX
         if settings.stem == "small" and not timm.is_model(small):
@@ -32,7 +42,16 @@ def architecture(settings: Model, image_size: int) -> str:
 
 
 def create_model(settings: Model, *, num_classes: int, image_size: int) -> nn.Module:
-    """A model with fresh weights from torch's random stream. Raises UsageError where timm refuses the arguments."""
+    """A model with fresh weights from torch's random stream.
+
+    Args:
+        settings: the recipe's model entry.
+        num_classes: C, the number of its logits.
+        image_size: pixels a side.
+
+    Raises:
+        UsageError: timm has no such model or refuses the arguments.
+    """
     name = architecture(settings, image_size)
     if reserved := [key for key in settings.args if key in _RESERVED]:
         raise UsageError(f"args cannot set {reserved[0]}", "It follows from the data and the recipe.")
@@ -42,7 +61,16 @@ def create_model(settings: Model, *, num_classes: int, image_size: int) -> nn.Mo
 
 
 def make_timm_model(name: str, args: dict[str, Any], image_size: int, **kwargs: Any) -> nn.Module:
-    """timm.create_model at that size. Raises UsageError, or what timm raised where published weights cannot be had."""
+    """timm.create_model for images of that size.
+
+    Args:
+        args: the recipe's arguments.
+        kwargs: further arguments, which take precedence.
+
+    Raises:
+        UsageError: timm cannot make the model with these arguments.
+        Exception: with pretrained=True, whatever timm raises where published weights are not available.
+    """
     merged = {**args, **kwargs}
     published = None if ":" in name else timm.get_pretrained_cfg(name)
     if published is not None and published.fixed_input_size:
@@ -51,8 +79,8 @@ def make_timm_model(name: str, args: dict[str, Any], image_size: int, **kwargs: 
         return timm.create_model(name, **merged)
     except Exception as error:
         if kwargs.get("pretrained") and not isinstance(error, TypeError):
-            raise  # weights that cannot be had, which the caller explains
-        # A wrong argument surfaces as anything in timm.
+            raise  # the weights are not available; the caller explains it
+        # timm answers a wrong argument with any kind of exception.
         raise UsageError(
             f"timm cannot make {name} with {args} ({first_line(error)})", "Check model and args."
         ) from error

@@ -1,6 +1,6 @@
-"""What lies in the folder of a saved model: the weights, config.json as timm reads it, and a card.
+"""The folder of a saved model: its weights, config.json as timm reads it, and a model card.
 
-save_model writes such a folder whole, load_model reads it without running code that lies there.
+In: a module. Out: the folder, and the module again. Loading never runs code from the folder.
 """
 
 import copy
@@ -25,11 +25,11 @@ from compress.system.errors import InputError, first_line
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 ENSEMBLE = "ensemble"
-"""The architecture, in config.json, of several models as one."""
+"""The architecture that config.json names for an ensemble."""
 
 
 def _write_model(model: Any, folder: Path, dataset: Dataset, *, own_normalization: bool) -> None:
-    """Into an empty folder. own_normalization: the model's mean and std, not those of the data set, go with it."""
+    """Fills an empty folder. own_normalization: the model keeps its own mean and std, not the data set's."""
     if getattr(model, "pretrained_cfg", None) is None:
         save_file(model.state_dict(), folder / WEIGHTS)
         files.write_json(folder / CONFIG, {"architecture": None, "module": type(model).__qualname__})
@@ -65,7 +65,7 @@ def _write_timm_model(model: nn.Module, folder: Path, dataset: Dataset, *, own_n
 
 
 def _write_ensemble(model: Ensemble, folder: Path, dataset: Dataset) -> None:
-    """One file of weights, and a folder with timm's config.json for each member."""
+    """Writes one file of weights, and for each member a folder with timm's config.json."""
     members = []
     for number, member in enumerate(model.members):
         inner = folder / f"member-{number}"
@@ -91,7 +91,7 @@ def _write_ensemble(model: Ensemble, folder: Path, dataset: Dataset) -> None:
 
 
 def _empty_ensemble(folder: Path, config: dict[str, Any]) -> Ensemble:
-    """An ensemble of the members that config.json lists, without their weights."""
+    """An ensemble of the members in config.json, without their weights."""
     members = []
     for entry in config["members"]:
         member = timm.create_model(f"local-dir:{(folder / entry['config']).resolve()}", pretrained=False)
@@ -100,9 +100,15 @@ def _empty_ensemble(folder: Path, config: dict[str, Any]) -> Ensemble:
 
 
 def save_model(model: nn.Module, folder: Path, dataset: Dataset) -> str:
-    """Writes config.json and model.safetensors, replacing the folder whole; returns the SHA-256 of the weights.
+    """Writes config.json and model.safetensors. They replace the whole folder.
 
-    A module that timm did not make is saved with its weights only; load_student then needs the module itself.
+    For a module that timm did not make only the weights are saved. `load_student` then needs the module itself.
+
+    Returns:
+        The SHA-256 of model.safetensors.
+
+    Raises:
+        MachineError: the disk is full or the folder cannot be written.
     """
     own_normalization = isinstance(model, Renormalized)
     plain: Any = copy.deepcopy(model.model if own_normalization else model).cpu()
@@ -127,7 +133,11 @@ def save_model(model: nn.Module, folder: Path, dataset: Dataset) -> str:
 
 
 def load_model(folder: Path) -> nn.Module:
-    """The timm model, or the ensemble, that save_model wrote, in eval mode. Raises InputError where it is not whole."""
+    """The model that `save_model` wrote, in eval mode: a timm model or an ensemble.
+
+    Raises:
+        InputError: the folder is damaged, or timm did not make the model.
+    """
     config = read_config(folder)
     if not config.get("architecture"):
         raise InputError(f"{folder} was not made by timm ({config.get('module')})", "Hand the module to load_student.")
@@ -142,7 +152,11 @@ def load_model(folder: Path) -> nn.Module:
 
 
 def load_weights(model: nn.Module, folder: Path) -> nn.Module:
-    """The module with the weights that save_model wrote, in eval mode. Raises InputError where they do not fit."""
+    """The module with the weights that `save_model` wrote, in eval mode.
+
+    Raises:
+        InputError: the weights are missing or damaged, or do not fit the module.
+    """
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except FileNotFoundError:
@@ -155,6 +169,11 @@ def load_weights(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
+    """The content of config.json.
+
+    Raises:
+        InputError: it is missing or damaged. The hint names the models of the folder if that is a run.
+    """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""A teacher made cheap: it is only ever asked for logits, so whatever training needs can go.
+"""Makes a teacher cheap, since it only computes logits.
 
-In: a module in any state. Out: a copy in eval mode whose BatchNorms are folded into the convolutions before them, with
-weights in the precision that it runs in. Its logits are the module's within that precision's rounding.
+In: a module in any state. Out: a copy in eval mode. Its BatchNorms are folded into the convolutions before them, and
+its weights have the precision in which it runs. The logits equal the module's up to rounding in that precision.
 """
 
 import copy
@@ -12,11 +12,15 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-_TOLERANCE = 1e-3  # of the largest logit, in float32: folding reorders sums, and a wrong fold is far off
+_TOLERANCE = 1e-3  # of the largest logit, in float32: folding reorders sums; a wrong fold differs far more
 
 
 class InferenceTeacher(nn.Module):
-    """float32 images [N, 3, H, W] to logits in the module's precision, without gradients and whatever autocast says."""
+    """Maps float32 images [N, 3, H, W] to logits [N, C] in its own precision. It has no gradients and ignores autocast.
+
+    Args:
+        module: is moved to `precision`.
+    """
 
     def __init__(self, module: nn.Module, precision: torch.dtype) -> None:
         super().__init__()
@@ -24,7 +28,7 @@ class InferenceTeacher(nn.Module):
         super().train(False)
 
     def train(self, mode: bool = True) -> "InferenceTeacher":
-        """A teacher that is asked for targets stays in eval mode, whoever says otherwise."""
+        """Does nothing: a teacher stays in eval mode."""
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -35,10 +39,16 @@ class InferenceTeacher(nn.Module):
 def for_inference(
     teacher: nn.Module, example: Tensor, *, precision: torch.dtype, fold: bool = True
 ) -> InferenceTeacher:
-    """A copy of the teacher for inference in `precision`, on the device of `example`.
+    """A copy of the teacher for inference, on the device of `example`.
 
-    example: normalised float32 images [N, 3, H, W]. fold: not where somebody looks at what single layers put out. Where
-    folding would change the logits (a BatchNorm that is used twice, say), the teacher stays whole, too.
+    Args:
+        example: normalised float32 images [N, 3, H, W].
+        precision: of weights and arithmetic.
+        fold: whether to fold BatchNorms. Not for a teacher whose single layers are looked at.
+
+    Returns:
+        The teacher. It stays unfolded where folding would change its logits, for example with a BatchNorm that is used
+        twice.
     """
     whole = copy.deepcopy(teacher).to(example.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     whole.eval()
@@ -55,9 +65,9 @@ def for_inference(
 
 
 def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """Names of the convolutions whose output, and nothing else, goes into a BatchNorm, and of that BatchNorm."""
+    """Names of convolutions and BatchNorms where the output of the first is the input of the second only."""
     made: dict[int, str] = {}
-    kept: list[Tensor] = []  # an id is a tensor's own only while the tensor lives
+    kept: list[Tensor] = []  # keeps the tensors alive, because Python reuses the id of a dead one
     pairs: list[tuple[str, str]] = []
 
     def remember(name: str):
@@ -92,7 +102,7 @@ def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
 def _fold(model: nn.Module, conv: str, norm: str) -> None:
     old = model.get_submodule(norm)
     model.set_submodule(conv, fuse_conv_bn_eval(model.get_submodule(conv), old))  # type: ignore[type-var]
-    # timm's BatchNormAct2d holds the activation as well, which stays.
+    # timm's BatchNormAct2d also contains the activation, which must stay.
     rest = (
         nn.Sequential(old.get_submodule("drop"), old.get_submodule("act"))
         if isinstance(old, BatchNormAct2d)

@@ -1,4 +1,7 @@
-"""Registers the small-stem models with timm as soon as timm is imported, without importing timm before that."""
+"""Registers the small-stem models with timm as soon as timm is imported.
+
+In: nothing. Out: an import hook, if timm is not imported yet. It does not import timm itself, which takes seconds.
+"""
 
 import importlib
 import sys
@@ -8,12 +11,12 @@ _REGISTERS = "compress.models.small_stem"
 
 
 class _RegisterWithTimm:
-    """Imports the small stem right after timm."""
+    """Imports the small-stem models right after timm."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if fullname != "timm" or self not in sys.meta_path:
             return None
-        from importlib.util import find_spec  # costs milliseconds that `compress --help` does not have
+        from importlib.util import find_spec  # imported here, because it would slow `compress --help` down
 
         position = sys.meta_path.index(self)
         sys.meta_path.remove(self)
@@ -35,7 +38,7 @@ class _RegisterWithTimm:
 
 
 def register_small_stems() -> None:
-    """Now where timm is there, else when it comes."""
+    """Registers the models now if timm is imported, else when it is."""
     if "timm" in sys.modules:
         importlib.import_module(_REGISTERS)
     else:

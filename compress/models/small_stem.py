@@ -1,7 +1,7 @@
 """timm's ResNets with a stem for small images, registered as NAME_smallstem.
 
-The stock stem divides the image by 4 before the first block, which leaves a 32-pixel image 8 pixels wide. Here the
-first convolution is 3 x 3 with stride 1 and the max-pool is gone (He et al. 2015, section 4.2), as is usual on CIFAR.
+The stock stem divides the image by 4 before the first block, so a map of a 32-pixel image is only 8 pixels wide. The
+small stem has a 3 x 3 convolution of stride 1 and no max-pool (He et al. 2015, section 4.2), as is usual on CIFAR.
 """
 
 from typing import Any
@@ -18,7 +18,10 @@ SUFFIX = "_smallstem"
 
 
 def import_line(architecture: str) -> str:
-    """What the code in a model's card needs before `import timm`: for a small stem the import that registers it."""
+    """The lines that the code of a model card needs before `import timm`.
+
+    For a small stem they import compress, which registers it. For any other model there are none.
+    """
     if not architecture.endswith(SUFFIX):
         return ""
     return (
@@ -29,7 +32,7 @@ def import_line(architecture: str) -> str:
 
 
 def replace_stem(model: Any) -> None:
-    """Gives a timm ResNet its small stem, in place; the deep stems keep their convolutions, at stride 1."""
+    """Gives a timm ResNet its small stem, in place. Deep stems keep their convolutions, with stride 1."""
     if isinstance(model.conv1, nn.Sequential):
         first: Any = model.conv1[0]
         first.stride = (1, 1)
@@ -54,7 +57,7 @@ def _register(name: str) -> None:
         model: Any = stock(pretrained=False, **kwargs)
         replace_stem(model)
         model.pretrained_cfg["architecture"] = name + SUFFIX
-        if not weights:  # the stock model's own, which do not fit
+        if not weights:  # the published weights of the stock model do not fit
             for source in ("url", "hf_hub_id", "file", "tag"):
                 model.pretrained_cfg[source] = None
         if pretrained:

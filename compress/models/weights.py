@@ -1,6 +1,7 @@
-"""Weights that somebody else trained: published ones, checkpoints, and what must hold of them before they teach.
+"""Teachers with weights that somebody else trained.
 
-In: a recipe's teacher. Out: a model behind the normalisation that its weights expect, or what differs as an error.
+In: a recipe's teacher. Out: a model behind the normalisation that its weights expect. A teacher that does not fit the
+model or the data is an error that names the difference.
 """
 
 import logging
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Normalization(BaseModel):
-    """What timm's pretrained_cfg says of the images' RGB values, which are in 0..1 before."""
+    """How timm's pretrained_cfg normalises RGB values, which are in 0..1 before."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -35,10 +36,16 @@ class _Normalization(BaseModel):
 
 
 def pretrained_teacher(settings: Member, dataset: Dataset) -> nn.Module:
-    """A teacher with its published weights, from the timm hub or a local-dir:PATH."""
+    """A teacher with its published weights, from the timm hub or from local-dir:PATH.
+
+    Raises:
+        MachineError: the weights are neither in the cache nor on the network.
+        UsageError: timm cannot make the model.
+        InputError: its classes are not those of the data.
+    """
     name = architecture(settings, dataset.image_size)
     if name.endswith(small_stem.SUFFIX) and settings.stem == "auto":
-        name = settings.model  # published weights are for the stock stem
+        name = settings.model  # there are published weights for the stock stem only
     try:
         model = make_timm_model(name, settings.args, dataset.image_size, pretrained=True)
     except UsageError:
@@ -52,11 +59,14 @@ def pretrained_teacher(settings: Member, dataset: Dataset) -> nn.Module:
 
 
 def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
-    """A teacher from a weights file, or from a folder that holds config.json and model.safetensors.
+    """A teacher from a file of weights, or from a folder with config.json and model.safetensors.
 
-    A config.json beside the file says the mean and std that its images were normalised with, as timm's save_for_hf
-    writes it; where it does not, a warning says that those of the data set are taken.
-    Raises InputError where the weights cannot be read or do not fit the model or the data, or config.json is damaged.
+    A config.json beside the file gives the mean and std of its images, as timm's save_for_hf writes it. Without them
+    the data set's are taken, with a warning.
+
+    Raises:
+        InputError: the weights cannot be read, they do not fit the model or the data, or config.json is damaged.
+        UsageError: timm cannot make the model.
     """
     assert settings.checkpoint
     path = Path(settings.checkpoint).expanduser()
@@ -110,7 +120,19 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
 
 
 def as_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
-    """The teacher behind the normalisation that its weights expect. Raises InputError where its classes differ."""
+    """The teacher behind the normalisation that its weights expect.
+
+    Args:
+        model: a timm model or an Ensemble.
+        dataset: its images are normalised with its own mean and std.
+        name: for error messages.
+
+    Returns:
+        The model itself where its mean and std are the data set's, else a Renormalized model.
+
+    Raises:
+        InputError: the model's classes are not those of the data.
+    """
     classes, cfg = model.num_classes, model.pretrained_cfg
     if classes != dataset.num_classes:
         raise InputError(
@@ -133,7 +155,7 @@ def as_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
 
 
 def _label_names(content: Any, path: Path) -> list[str] | None:
-    """Class names as a list, as timm writes them, or as a mapping from the class's number."""
+    """Class names as a list, as timm writes them, or as a mapping from the number of the class."""
     if content is None:
         return None
     if isinstance(content, Mapping) and all(str(number) in content for number in range(len(content))):
@@ -144,6 +166,9 @@ def _label_names(content: Any, path: Path) -> list[str] | None:
 
 
 def normalization(model: nn.Module, dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that the model's input is normalised with."""
+    """The mean and the standard deviation with which the model's input is normalised, for RGB values in 0..1.
+
+    A model that does not say takes the data set's.
+    """
     cfg = getattr(model, "pretrained_cfg", None) or {}
     return tuple(cfg.get("mean", dataset.mean)), tuple(cfg.get("std", dataset.std))

@@ -1,4 +1,7 @@
-"""Modules around the models of a teacher: one that renormalises its images, and an ensemble of several."""
+"""Modules around other models: one that renormalises images, and an ensemble.
+
+In: models. Out: a module that maps images [N, 3, H, W] to logits [N, C].
+"""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +13,12 @@ from torch import Tensor, nn
 
 
 class Renormalized(nn.Module):
-    """A model whose weights expect another mean and standard deviation than the images are normalised with."""
+    """A model whose weights expect another mean and standard deviation than those of the images.
+
+    Args:
+        scale: [3], the images' std divided by the model's std.
+        shift: [3], (images' mean - model's mean) / model's std.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -26,16 +34,19 @@ class Renormalized(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Images [N, 3, H, W] to float32 [N, C]: the logarithm of the mean of the members' probabilities.
+    """Maps images [N, 3, H, W] to float32 logits [N, C]: the logarithm of the mean of the members' probabilities
+    (ours).
 
-    Its softmax is that mean. Finite for any finite logits of the members.
+    The softmax of these logits is that mean. Finite logits of the members give finite logits.
+
+    Args:
+        pretrained_cfg: as of a timm model: how its images are normalised, and the names of its classes.
     """
 
     def __init__(self, members: Iterable[nn.Module], pretrained_cfg: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.pretrained_cfg = pretrained_cfg or {}
-        """As of a timm model: what its images are normalised with, and the names of its classes."""
 
     @property
     def num_classes(self) -> int:

@@ -1,6 +1,7 @@
-"""What a user asks for. In: YAML. Out: a frozen Recipe in which every key has a value, or an error that names the key.
+"""What a user asks for.
 
-Nothing here imports torch: a recipe is checked in a moment.
+In: YAML. Out: a frozen Recipe with a value for every key, or an error that names the wrong key. Nothing here imports
+torch, so that a recipe is checked at once.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The recipe's data section: which pictures, at which size, and how they are augmented."""
+"""The recipe's data section: the data set, the image size and the augmentation."""
 
 from typing import Literal, Self
 

@@ -1,6 +1,6 @@
-"""The strict YAML loader of recipes, and their errors.
+"""Loads recipes from YAML, strictly.
 
-A file goes in. A validated Recipe comes out, or a UsageError that names the key and the nearest right one.
+In: a file. Out: a validated Recipe, or a UsageError that names the wrong key and the nearest right one.
 """
 
 import difflib
@@ -23,10 +23,16 @@ MAX_RECIPE_BYTES = 64 * 1024
 
 
 def load_recipe(path: str | Path, *, method: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads and validates a recipe: a file, or one that comes with compress, by name.
+    """Reads and validates a recipe.
 
-    method replaces supervision.method. overrides are "section.key=value" with a YAML value, as with --set.
-    Raises UsageError (exit 2) for anything wrong with it, InputError (exit 3) where the file cannot be read.
+    Args:
+        path: a file, or the name of a recipe that comes with compress.
+        method: replaces supervision.method.
+        overrides: "section.key=value" with a YAML value, as for --set.
+
+    Raises:
+        UsageError: the recipe or an override is wrong, or there is no such recipe (exit code 2).
+        InputError: the file cannot be read (exit code 3).
     """
     path = find_recipe(path)
     try:
@@ -50,7 +56,15 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
 
 
 def validate_recipe(raw: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
-    """A Recipe from plain data. Raises UsageError with the first wrong key, and how many more there are."""
+    """A Recipe from plain data.
+
+    Args:
+        raw: sections by name, as from YAML.
+        source: for error messages.
+
+    Raises:
+        UsageError: names the first wrong key, and how many more there are.
+    """
     if is_deep(raw):
         raise UsageError(f"{source}: nested more than {MAX_DEPTH} levels deep")
     try:
@@ -63,23 +77,24 @@ def validate_recipe(raw: Mapping[str, Any], *, source: str = "recipe") -> Recipe
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:
-    """Dotted keys whose values differ."""
+    """Dotted keys whose values differ, in alphabetical order."""
     flat_old, flat_new = _flatten(old.dump()), _flatten(new.dump())
     return sorted(key for key in flat_old.keys() | flat_new.keys() if flat_old.get(key) != flat_new.get(key))
 
 
 def recipe_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML, with every key."""
     return yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True)
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON schema, with which editors complete and check keys."""
+    """The JSON schema of recipes. Editors use it to complete and check keys."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
 
 
 def _explain(problem: Any) -> tuple[str, str]:
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(part for part in location if part not in TERMS)  # pydantic adds the name of a term to its place
+    key = ".".join(part for part in location if part not in TERMS)  # pydantic adds the name of the term to the location
     if problem["type"] == "extra_forbidden":
         known = _keys_at(location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)

@@ -1,4 +1,7 @@
-"""The names of the supervision methods, and what each stands for. Imports nothing heavy: recipes are checked fast."""
+"""The names of the supervision methods and their meaning.
+
+In: a name as a user writes it. Out: the full name and its settings. Imports nothing heavy.
+"""
 
 import difflib
 from typing import Literal
@@ -22,7 +25,11 @@ METHOD_HELP = "ce, kd, ka-ps, ka-lsr, dtd-flsw, dtd-cwsm, a KA and a DTD joined 
 
 
 def canonical_method(name: str) -> str:
-    """The full name of a method, as in METHODS: "ka+dtd" -> "ka-ps+dtd-flsw". Raises ValueError for an unknown one."""
+    """The full name of a method, as in METHODS: "ka+dtd" becomes "ka-ps+dtd-flsw".
+
+    Raises:
+        ValueError: the method is unknown.
+    """
     parts = [SHORT_NAMES.get(part, part) for part in name.strip().lower().split("+")]
     full = "+".join(sorted(parts, key=lambda part: part in DYNAMIC_TEMPERATURES))
     if full not in METHODS:
@@ -33,7 +40,11 @@ def canonical_method(name: str) -> str:
 
 
 def method_parts(name: str) -> tuple[Adjust, Dynamic]:
-    """The (adjust, dynamic) arguments of supervision.distillation_loss that a method other than ce stands for."""
+    """The arguments `adjust` and `dynamic` of `distillation_loss` for a method other than ce.
+
+    Raises:
+        ValueError: the method is unknown.
+    """
     adjust: Adjust = "none"
     dynamic: Dynamic = "constant"
     for part in canonical_method(name).split("+"):
@@ -43,6 +54,9 @@ def method_parts(name: str) -> tuple[Adjust, Dynamic]:
 
 
 def default_alpha(name: str) -> float:
-    """Weight of kd against ce: with KA every target is right, so the label is not needed beside it."""
+    """The default weight of kd against ce: 1 with KA, else 0.9.
+
+    With KA every target is right, so that the label itself is not needed.
+    """
     adjust, _ = method_parts(name)
     return 0.9 if adjust == "none" else 1.0

@@ -1,4 +1,7 @@
-"""Single values of a recipe, set by their dotted keys. In: plain data and SECTION.KEY=VALUE. Out: the data, changed."""
+"""Sets single values of a recipe by their dotted keys.
+
+In: plain data and SECTION.KEY=VALUE. Out: the data, changed in place.
+"""
 
 from typing import Any
 
@@ -7,7 +10,11 @@ from compress.system.errors import UsageError
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Sets what "section.key=value" says, with a YAML value, in place, as --set does. Raises UsageError."""
+    """Sets the value of "section.key=value" in place, as --set does. The value is YAML.
+
+    Raises:
+        UsageError: the text is not KEY=VALUE, the value is not YAML, or the key leads nowhere.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise UsageError(f"--set {override!r} is not KEY=VALUE", "For example: --set train.epochs=10.")
@@ -16,9 +23,13 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def assign(raw: dict[str, Any], path: list[str], value: Any, source: str) -> None:
-    """Sets raw[a][b] = value for path [a, b], in place; the entries of a list go by number, from 0.
+    """Sets raw[a][b] = value for the path [a, b], in place. Entries of a list are numbers, from 0.
 
-    Raises UsageError naming the source where a is no section, or a list without an entry b.
+    Args:
+        source: names the setting in error messages.
+
+    Raises:
+        UsageError: a is no section, or a list without the entry b.
     """
     place: Any = raw
     for number, part in enumerate(path[:-1]):

@@ -1,4 +1,4 @@
-"""The recipe as a whole: its sections, and what must hold between them."""
+"""The recipe as a whole: its sections, and the rules between them."""
 
 import hashlib
 import json
@@ -59,11 +59,12 @@ class Recipe(Section):
         return self
 
     def dump(self) -> dict[str, Any]:
+        """The recipe as plain data for JSON, with every key."""
         return self.model_dump(mode="json")
 
     @property
     def sha256(self) -> str:
-        """Hash of what the recipe says; where the data lies is not part of it."""
+        """Hash of the recipe. The place of the data does not count."""
         content = self.dump()
         content["data"].pop("root")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

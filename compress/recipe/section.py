@@ -1,4 +1,4 @@
-"""What every section of a recipe is: frozen, strict, and closed to unknown keys. Imports nothing heavy."""
+"""The base of every section of a recipe: frozen, strict, and closed to unknown keys."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -1,4 +1,7 @@
-"""YAML as recipes may use it: YAML 1.2's scalars, no duplicate keys, no anchors, no tags; plain data comes out."""
+"""The YAML that recipes may use.
+
+In: text. Out: plain data. Scalars are those of YAML 1.2. Duplicate keys, anchors, aliases and tags are errors.
+"""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +15,7 @@ MAX_DEPTH = 16
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML 1.2's scalars (1e-3 is a number, `no` is text), no duplicate keys, no anchors or aliases."""
+    """A loader with the scalars of YAML 1.2: 1e-3 is a number, `no` is text."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -58,7 +61,14 @@ StrictLoader.add_constructor("tag:yaml.org,2002:int", _int)
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Plain data from YAML text; source names it in the UsageError of anything that is not plain."""
+    """Plain data from YAML text.
+
+    Args:
+        source: names the text in error messages.
+
+    Raises:
+        UsageError: the text is not plain YAML.
+    """
     try:
         return yaml.load(text, Loader=StrictLoader)
     except yaml.MarkedYAMLError as error:
@@ -72,10 +82,8 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def is_deep(raw: object) -> bool:
-    """Whether data is nested more than MAX_DEPTH levels deep.
-
-    Told level by level: what is nested too deeply cannot be walked by functions that call themselves.
-    """
+    """Whether data is nested more than MAX_DEPTH levels deep."""
+    # Level by level, because recursion would fail on data that is nested too deeply.
     level = [raw]
     for _ in range(MAX_DEPTH):
         level = [

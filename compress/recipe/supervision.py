@@ -1,7 +1,4 @@
-"""The recipe's supervision section: the method on logits, and the terms that are added to its loss.
-
-Imports nothing heavy: a recipe is checked in a moment.
-"""
+"""The recipe's supervision section: the method on logits, and the terms that are added to its loss."""
 
 import difflib
 from typing import Annotated, Any, Literal, Self
@@ -46,11 +43,11 @@ class Schedule(Section):
 
     @property
     def risen(self) -> float:
-        """The epoch from which on the share is whole."""
+        """The epoch from which the share is 1, unless the term ends before."""
         return self.start + self.warmup
 
     def share(self, epoch: float) -> float:
-        """From 0 to 1 at `epoch`, which counts from 0 and has the steps done as its fraction."""
+        """The share of the term's weight, in 0..1. epoch: counted from 0, with the steps done as its fraction."""
         if epoch < self.start or (self.end is not None and epoch >= self.end):
             return 0.0
         rise = min(1.0, (epoch - self.start) / self.warmup) if self.warmup else 1.0

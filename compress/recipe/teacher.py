@@ -1,7 +1,4 @@
-"""The recipe's models: the teacher with what stands beside it, and the shape of every model's entry.
-
-Imports nothing heavy: a recipe is checked in a moment.
-"""
+"""The recipe's models: the teacher with its ensemble and assistants, and the entry of any model."""
 
 import json
 from typing import Annotated, Any, Literal, Self
@@ -97,5 +94,5 @@ class Teacher(Member):
 
     @property
     def members(self) -> list[Member]:
-        """The teacher itself and those beside it."""
+        """The teacher itself and the other members of its ensemble."""
         return [self, *self.ensemble]

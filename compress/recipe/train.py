@@ -1,4 +1,4 @@
-"""The recipe's train section: how a model is trained, fine-tuned for INT8, and saved on the way."""
+"""The recipe's train section: how a model is trained, fine-tuned for INT8 and saved on the way."""
 
 from typing import Literal
 
@@ -7,9 +7,9 @@ from pydantic import Field
 from compress.recipe.section import Section
 
 HOUSEKEEPING = ("checkpoint_minutes", "keep_checkpoints", "tensorboard")
-"""Settings of a training that its weights do not depend on."""
+"""Settings that do not change the weights of a training."""
 FINE_TUNING = ("quantize", "quantize_epochs", "quantize_lr")
-"""Settings of what comes after a student's training."""
+"""Settings of the fine-tuning after a student's training."""
 
 
 class Train(Section):

@@ -1,4 +1,7 @@
-"""From a recipe to a finished run folder. In: a Recipe. Out: a Run whose student, teacher and manifest are on disk."""
+"""From a recipe to a finished run folder.
+
+In: a Recipe. Out: a Run, with its student, teacher and manifest on disk.
+"""
 
 from compress.runs.distillation import distill, distill_in_steps
 from compress.runs.folder import Run, all_runs, finished_run

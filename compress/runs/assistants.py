@@ -1,7 +1,8 @@
-"""Teacher assistants (arXiv 1902.03393): models between teacher and student, each distilled from the one before.
+"""Teacher assistants (Mirzadeh et al. 2019, arXiv 1902.03393): models between teacher and student.
 
-Each is a run of its own, kept below runs/assistants by a hash of all that determines it, so that other runs reuse it.
-In: a recipe with assistants. Out: the recipes of those runs, one after another, and what is recorded of them.
+In: a recipe with assistants. Out: one recipe and run for each assistant, and the records of the finished ones. Each
+assistant is distilled from the model before it. Its run is kept below runs/assistants, by a hash of all that determines
+it, so that other runs reuse it.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AssistantStep:
-    """One link of the chain: a run that distils an assistant from what is before it."""
+    """One step of the chain: a run that distils an assistant from the model before it."""
 
     name: str
     recipe: Recipe
@@ -43,7 +44,11 @@ class AssistantStep:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Waits while another process makes the same assistant. Errors within say which step they are of."""
+        """Waits while another process makes the same assistant. Errors within the block name this step.
+
+        Raises:
+            MachineError: the lock cannot be written.
+        """
         world, path = current(), self.run.path
         lock = in_turn(path.with_suffix(".lock"), f"{self.name} in {path}") if world.leads else nullcontext()
         with lock, _naming(self.name):
@@ -55,7 +60,14 @@ class AssistantStep:
 def assistant_step(
     recipe: Recipe, number: int, teacher: Teacher, teacher_sha256: str, dataset: Dataset
 ) -> AssistantStep:
-    """The run of assistant `number` (from 1) under that teacher. recipe: with nothing left open."""
+    """The run of one assistant.
+
+    Args:
+        recipe: resolved (`compress.runs.resolve`).
+        number: of the assistant, from 1.
+        teacher: the model from which it learns.
+        teacher_sha256: of that model's weights.
+    """
     settings = recipe.teacher.assistants[number - 1]
     defaults = {key: Train.model_fields[key].default for key in FINE_TUNING}
     step = Recipe(
@@ -70,16 +82,17 @@ def assistant_step(
 
 
 def as_next_teacher(teacher: Teacher, assistant: Model, run: Run) -> Teacher:
-    """The finished assistant as the teacher of what comes after it."""
+    """A finished assistant as the teacher in the recipe of the next step."""
     return teacher.model_copy(
         update={**dict(assistant), "ensemble": [], "source": "checkpoint", "checkpoint": str(run.student)}
     )
 
 
 def kept_assistants(run: Run) -> list[AssistantRecord]:
-    """Those that the run had before it goes on, also where it is extended to more epochs.
+    """The assistants that a run already has, also where it is extended to more epochs. [] where they must be made.
 
-    Raises InputError where they are gone and the student has begun.
+    Raises:
+        InputError: the student has begun to learn from an assistant that is gone or was altered.
     """
     world = current()
     recorded: list[AssistantRecord] = world.from_leader(lambda: run.manifest.assistants)
@@ -94,15 +107,23 @@ def kept_assistants(run: Run) -> list[AssistantRecord]:
 
 
 def keep_assistants(run: Run, assistants: list[AssistantRecord]) -> None:
+    """Links the last assistant into the run and records all of them in its manifest."""
     files.link_folder(Run(Path(assistants[-1].run)).student, run.assistant)
     run.update({"assistants": assistants})
 
 
 def check_assistants(recipe: Recipe, dataset: Dataset, given_teacher: nn.Module | None, student: nn.Module) -> None:
-    """Makes every assistant once, before hours of teacher training. A larger one than the one before it is a warning.
+    """Makes every assistant once, before the teacher's long training.
+
+    Warns of an assistant that is larger than the model before it.
+
+    Args:
+        given_teacher: the teacher module that the caller handed over, if any.
+        student: the student that learns from the last assistant.
 
     Raises:
-        UsageError: a model cannot be made, or lacks a feature that a term names; the message names the step.
+        UsageError: a model cannot be made, or a term names a feature that it does not have. The message names the step.
+        InputError: a model does not fit the data.
     """
     if not recipe.teacher.assistants:
         return
@@ -132,7 +153,7 @@ def _made(settings: Model, dataset: Dataset) -> nn.Module:
 
 
 def _parameters(model: nn.Module) -> int:
-    """Of an ensemble its largest member's."""
+    """The number of parameters; for an ensemble that of its largest member."""
     if isinstance(model, Ensemble):
         return max(map(_parameters, model.members))
     return sum(parameter.numel() for parameter in model.parameters())
@@ -153,7 +174,7 @@ def _key(step: Recipe, dataset: Dataset, teacher_sha256: str) -> str:
 
 
 def _is_kept(run: Run, last: AssistantRecord) -> bool:
-    """Whether run/assistant is that one. A run of an older version has no such folder, and gets it where it can."""
+    """Whether run/assistant holds that assistant. A run of an older version gets the folder here."""
     student = Run(Path(last.run)).student
     if not run.assistant.exists() and student.is_dir():
         files.link_folder(student, run.assistant)
@@ -163,7 +184,7 @@ def _is_kept(run: Run, last: AssistantRecord) -> bool:
 
 @contextmanager
 def _naming(step: str) -> Iterator[None]:
-    """Errors within say which step they are of."""
+    """Errors within the block name the step."""
     try:
         yield
     except CompressError as error:

@@ -1,4 +1,8 @@
-"""What must hold of a model before hours are spent on it: it takes the pictures, and has what the terms name."""
+"""Checks a model before hours are spent on it.
+
+In: a model and the data set. Out: nothing, or an error. The model must accept the images, give logits of the right
+shape and have the features that the terms name.
+"""
 
 import torch
 from torch import nn
@@ -10,7 +14,14 @@ from compress.system.errors import InputError
 
 
 def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
-    """Raises InputError where the model does not map images [2, 3, H, W] of the data to logits [2, C]."""
+    """Runs the model on two blank images.
+
+    Args:
+        role: "teacher", "student" or "assistant", for the error message.
+
+    Raises:
+        InputError: the model does not map the data's images [N, 3, H, W] to logits [N, C] of its classes.
+    """
     was_training = model.training
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.no_grad():
@@ -30,7 +41,14 @@ def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
 
 
 def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str) -> None:
-    """Raises UsageError where a term of the recipe names a feature that the model does not have."""
+    """Looks for the features that the recipe's terms name for this role.
+
+    Args:
+        role: "teacher" or "student".
+
+    Raises:
+        UsageError: the model does not have such a feature.
+    """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     images = torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)
     tap(model, recipe.supervision.terms, images, role=role)

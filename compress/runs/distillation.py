@@ -1,4 +1,7 @@
-"""From a recipe to a finished student: the run folder and its record, data, teacher, assistants, student."""
+"""From a recipe to a finished student.
+
+In: a Recipe. Out: a finished Run. The order is: run folder and manifest, data, teacher, assistants, student.
+"""
 
 import contextlib
 import logging
@@ -45,18 +48,19 @@ def distill(
 ) -> Run:
     """Trains (or loads) the teacher, distils the student, and returns the finished run.
 
-    In processes that torchrun started it trains one run together, and all return it.
+    In processes that torchrun started it trains one run together. Each process returns it.
 
     Args:
         name: the first part of the run folder's name.
-        out: the run folder. Teachers and assistants, which other runs reuse, still go to $COMPRESS_RUNS, else runs/.
-        resume: go on from the newest checkpoint of `out`, or of this recipe's newest run.
+        out: the run folder. Teachers and assistants are shared by runs, so they still go to $COMPRESS_RUNS, else runs/.
+        resume: continue from the newest checkpoint of `out`, or of this recipe's newest run.
         device: auto, cpu or cuda.
-        teacher, student: modules that map [N, 3, H, W] to logits [N, C], instead of the recipe's own. They are copied,
-            not changed.
+        teacher: a module that maps [N, 3, H, W] to logits [N, C], instead of the recipe's teacher. It is copied.
+        student: the same for the student.
 
     Raises:
         CompressError: its `code` is the documented exit code.
+        Interrupted: SIGINT or SIGTERM arrived. What was trained is saved.
     """
     steps = distill_in_steps(
         recipe, name=name, out=out, resume=resume, device=device, teacher=teacher, student=student, memo=Memo()
@@ -78,12 +82,24 @@ def distill_in_steps(
     label: str = "",
     extend: bool = True,
 ) -> Generator[Position, None, Run]:
-    """distill() as a generator that stops before every step of the student, so that several runs can go on in turns.
+    """`distill` as a generator that stops before every step of the student, so that several runs can take turns.
+
+    The arguments that `distill` has too mean the same.
 
     Args:
         memo: what those runs have in common.
-        label: before each line of progress.
-        extend: whether a run may go on for longer than it was begun for.
+        label: is put before each line of progress.
+        extend: whether a run may continue beyond the epochs that it began with.
+
+    Yields:
+        The position before each step of the student.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        CompressError: its `code` is the documented exit code.
+        Interrupted: SIGINT or SIGTERM arrived. What was trained is saved.
     """
     place, world = torch_device(device), current()
     where = None if out is None else Path(out)
@@ -103,11 +119,12 @@ def distill_in_steps(
             with explained():
                 results = yield from work.steps()
         except BaseException as stop:
-            # Where the disk is full or the folder gone, the first error counts; and no second signal breaks in.
+            # The first error counts, also where the manifest cannot be written. A second signal waits.
             with contextlib.suppress(CompressError), deferred():
                 failed = {"status": "failed", "error": str(stop)} if isinstance(stop, Exception) else {}
                 run.update({"seconds": round(time.perf_counter() - began, 3), **failed})
-                for path, content in finished_before.items():  # a run that was finished stays so until it is extended
+                # A finished run stays finished until it is extended to its end.
+                for path, content in finished_before.items():
                     files.write_bytes(path, content)
             raise
         run.update({**results, "status": "finished", "seconds": round(time.perf_counter() - began, 3)})
@@ -115,24 +132,26 @@ def distill_in_steps(
 
 
 def torch_device(name: str) -> torch.device:
+    """The device that auto, cpu or cuda stands for. Raises MachineError for cuda where torch finds no GPU."""
     if name == "cuda" and not torch.cuda.is_available():
         raise MachineError("no CUDA device can be used", "Use --device cpu, or check the driver with nvidia-smi.")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def versions() -> dict[str, str]:
+    """The versions of Python and of the packages on which a run depends, by name."""
     packages = ("compress", "torch", "timm", "numpy", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _begin(work: "_Work", name: str) -> Manifest:
-    """Writes recipe and manifest. What another recipe left of a run that has no checkpoints goes."""
+    """Writes recipe and manifest. Removes what another recipe left in a run without checkpoints."""
     run, recipe, processes = work.run, work.recipe, current().size
     before = run.manifest if run.manifest_file.exists() else None
     other = before is not None and (before.recipe_sha256, before.processes) != (recipe.sha256, processes)
     kept = {} if before is None else before.dump()
     if other and not has_checkpoints(run.checkpoints):
-        for folder in (run.teacher, run.assistant):  # it starts afresh, and those may be others
+        for folder in (run.teacher, run.assistant):  # the run starts afresh, and its teacher may be another one
             shutil.rmtree(folder, ignore_errors=True)
         kept.pop("assistants", None)
         run.metrics.unlink(missing_ok=True)
@@ -157,7 +176,7 @@ def _begin(work: "_Work", name: str) -> Manifest:
 
 @dataclass(frozen=True)
 class _Work:
-    """One run to be made, by all processes together."""
+    """One run that all processes make together."""
 
     run: Run
     recipe: Recipe
@@ -168,16 +187,13 @@ class _Work:
     label: str
 
     def steps(self) -> Generator[Position, None, dict[str, Any]]:
-        """Teacher and assistants are made to their end, then the student goes on step by step.
-
-        Returns the manifest's results.
-        """
+        """Teacher and assistants to their end, then the student step by step. Returns the manifest's results."""
         run, recipe, memo = self.run, self.recipe, self.memo
-        current().from_leader(lambda: None)  # it has the folder
+        current().from_leader(lambda: None)  # wait until the leader holds the folder
         require_common_folder(run.path)
-        newest_checkpoint(run.checkpoints)  # none valid: say so before hours of teacher training
+        newest_checkpoint(run.checkpoints)  # raises where none is valid, before hours of teacher training
         dataset, splits = loaded_data(recipe, self.device, memo)
-        # The student comes first: a mistake in it must not show only after its teacher was trained.
+        # The student is checked first, so that a mistake in it shows before its teacher is trained.
         student = checked_student(recipe, dataset, self.given_student, self.given_teacher)
         teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo)
         supervisor = Supervisor(teacher, measured.sha256, run.teacher)
@@ -193,7 +209,7 @@ class _Work:
         }
 
     def _assistants(self, teacher_sha256: str) -> list[AssistantRecord]:
-        """The models between teacher and student: kept from before, or each distilled from the one before it."""
+        """The models between teacher and student, kept from before or made now."""
         run, recipe, memo = self.run, self.recipe, self.memo
         if not recipe.teacher.assistants:
             return []

@@ -1,6 +1,6 @@
-"""The run folder: every path in it, its manifest, and how runs are found again.
+"""The run folder: all its paths, its manifest, and how runs are found again.
 
-What runs have in common (teachers, assistants) lies below one root: $COMPRESS_RUNS, else runs/.
+In: a path or a recipe. Out: a Run. Runs share teachers and assistants below one root: $COMPRESS_RUNS, else runs/.
 """
 
 import datetime
@@ -21,21 +21,26 @@ MANIFEST = "manifest.json"
 
 
 def runs_root() -> Path:
-    """Where runs, teachers and assistants are kept: $COMPRESS_RUNS, else runs/ of the working folder."""
+    """The folder of runs, teachers and assistants: $COMPRESS_RUNS, else runs/ in the working folder."""
     return Path(os.environ.get("COMPRESS_RUNS") or "runs")
 
 
 def teachers_root() -> Path:
+    """The folder of the trained teachers that runs share."""
     return runs_root() / "teachers"
 
 
 def assistants_root() -> Path:
+    """The folder of the assistants that runs share. Each is a run."""
     return runs_root() / "assistants"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that exists. Its manifest is read anew at each use: another process may be writing it."""
+    """A run folder that exists.
+
+    The manifest is read again at each use, since another process may be writing it.
+    """
 
     path: Path
 
@@ -45,12 +50,20 @@ class Run:
 
     @property
     def manifest(self) -> Manifest:
-        """Raises InputError where the folder is no run, or its manifest is damaged or of a newer version."""
+        """The manifest as it is now.
+
+        Raises:
+            InputError: the folder is no run, or its manifest is damaged or of a newer version.
+        """
         return read_manifest(self.path)
 
     @property
     def result(self) -> FinishedManifest:
-        """The manifest of a finished run. Raises InputError where it is not finished or lacks what that means."""
+        """The manifest of a finished run.
+
+        Raises:
+            InputError: the run is not finished, or its manifest lacks a result.
+        """
         finished_run(self.path)
         return FinishedManifest.read(self.manifest_file)
 
@@ -60,6 +73,12 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
+        """The resolved recipe of the run.
+
+        Raises:
+            UsageError: it is damaged, or there is none.
+            InputError: it cannot be read.
+        """
         return load_recipe(self.recipe_file)
 
     @property
@@ -72,7 +91,7 @@ class Run:
 
     @property
     def assistant(self) -> Path:
-        """The last of the teacher's assistants, from which the student learns; only where there are any."""
+        """The last of the teacher's assistants, from which the student learns. Only runs with assistants have it."""
         return self.path / "assistant"
 
     @property
@@ -85,7 +104,7 @@ class Run:
 
     @property
     def qat_checkpoints(self) -> Path:
-        """Of fine-tuning for INT8 (train.quantize)."""
+        """The checkpoints of the fine-tuning for INT8 (train.quantize)."""
         return self.path / "checkpoints-quantize"
 
     @property
@@ -98,34 +117,41 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """The page; Markdown lies beside it with .md."""
+        """The HTML page. The Markdown file beside it ends in .md."""
         return self.path / "report.html"
 
     @property
     def hub(self) -> Path:
-        """What `compress push` uploads."""
+        """The folder that `compress push` uploads."""
         return self.path / "hub"
 
     def training_files(self) -> TrainingFiles:
+        """Where the student's training writes."""
         return TrainingFiles(self.metrics, self.checkpoints, self.path / "tensorboard")
 
     def finished_files(self) -> dict[Path, bytes]:
-        """The content of manifest and recipe where the run is finished, else nothing."""
+        """The content of recipe.yaml and manifest.json if the run is finished, else {}."""
         if not self.manifest_file.exists() or not self.manifest.finished:
             return {}
         return {path: path.read_bytes() for path in (self.recipe_file, self.manifest_file)}
 
     def update(self, changes: Mapping[str, Any]) -> None:
-        """Sets these entries of the manifest; None removes one. Raises InputError where the manifest is gone."""
+        """Sets entries of the manifest. None removes an entry.
+
+        Raises:
+            InputError: the manifest is gone or damaged.
+            MachineError: it cannot be written.
+        """
         Manifest.model_validate({**self.manifest.dump(), **changes}).write(self.manifest_file)
 
     def write_recipe(self, recipe: Recipe) -> None:
+        """Writes recipe.yaml. Raises MachineError where it cannot be written."""
         files.write_bytes(self.recipe_file, recipe_yaml(recipe).encode())
 
 
 @dataclass(frozen=True)
 class TeacherFolder:
-    """A teacher that was trained and is kept for every run that asks for the same one: runs/teachers/HASH."""
+    """A trained teacher, kept for every run that asks for the same one: runs/teachers/HASH."""
 
     path: Path
 
@@ -143,20 +169,22 @@ class TeacherFolder:
 
     @property
     def training_files(self) -> TrainingFiles:
+        """Where the teacher's training writes."""
         return TrainingFiles(self.metrics, self.checkpoints, self.path / "tensorboard")
 
     @property
     def trained(self) -> bool:
+        """Whether the teacher is there in full: its record is written last."""
         return teacher_record_file(self.model).exists()
 
 
 def teacher_record_file(model_folder: Path) -> Path:
-    """What was measured of the teacher in that model folder."""
+    """The file with what was measured of the teacher in that model folder."""
     return model_folder / "facts.json"
 
 
 def read_teacher_record(model_folder: Path) -> TeacherRecord:
-    """Raises InputError where it is damaged or missing."""
+    """What was measured of the teacher. Raises InputError where the file is damaged or missing."""
     path = teacher_record_file(model_folder)
     try:
         return TeacherRecord.read(path)
@@ -165,12 +193,21 @@ def read_teacher_record(model_folder: Path) -> TeacherRecord:
 
 
 def new_run(recipe: Recipe, name: str, out: Path | None) -> Run:
-    """Makes the folder: `out`, or a name of its own below runs/. Raises MachineError where `out` holds something."""
+    """Makes a run folder.
+
+    Args:
+        recipe: resolved; its method and seed are part of the folder's name.
+        name: the first part of the folder's name.
+        out: the folder itself, if the user chose one.
+
+    Raises:
+        MachineError: `out` is in use or not empty, or the folder cannot be made.
+    """
     path = out or _unused(runs_root() / f"{name}-{recipe.supervision.method}-s{recipe.train.seed}-{timestamp()}")
     run = Run(path)
     if path.is_dir() and (path / LOCK).exists() and is_held(path):
         raise in_use(path)
-    leftovers = {run.recipe_file.name, LOCK, HOLDER}  # of a run that ended before its first manifest
+    leftovers = {run.recipe_file.name, LOCK, HOLDER}  # left by a run that ended before its first manifest
     if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - leftovers):
         hint = "Choose another --out."
         if run.manifest_file.exists():
@@ -185,7 +222,11 @@ def new_run(recipe: Recipe, name: str, out: Path | None) -> Run:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Raises InputError where the folder is no run, or its manifest is damaged or of a newer version."""
+    """The manifest in a folder.
+
+    Raises:
+        InputError: the folder is no run, or its manifest is damaged or of a newer version.
+    """
     try:
         return Manifest.read(path / MANIFEST)
     except FileNotFoundError:
@@ -193,9 +234,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def all_runs(root: Path | None = None) -> list[Run]:
-    """The runs below a folder, runs/ by default, oldest first.
+    """The runs directly below a folder, oldest first. Folders without a readable manifest are left out.
 
-    Folders without a manifest that can be read are passed over.
+    Args:
+        root: runs/ by default (`runs_root`).
     """
     runs: list[tuple[str, Run]] = []
     for manifest in (root or runs_root()).glob(f"*/{MANIFEST}"):
@@ -208,7 +250,11 @@ def all_runs(root: Path | None = None) -> list[Run]:
 
 
 def finished_run(path: Path | None) -> Run:
-    """The run at `path`, which must be finished, or the newest finished one below runs/. Raises InputError."""
+    """The run at `path`, or without a path the newest finished run below runs/.
+
+    Raises:
+        InputError: the folder is no run, the run is not finished, or there is no finished run.
+    """
     if path is not None:
         run = Run(path)
         if not (manifest := run.manifest).finished:
@@ -223,11 +269,12 @@ def finished_run(path: Path | None) -> Run:
 
 
 def timestamp() -> str:
+    """The time now as YYYYMMDD-HHMMSS, UTC."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
 
 
 def now() -> str:
-    """ISO 8601, UTC, to the microsecond, so that names of runs and times of start sort alike."""
+    """The time now in ISO 8601, UTC, to the microsecond. Such texts sort in the order of time."""
     return datetime.datetime.now(datetime.UTC).isoformat()
 
 

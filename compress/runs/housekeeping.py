@@ -1,4 +1,7 @@
-"""What runs there are, what they take on disk, and what of that can go."""
+"""Lists runs with their size on disk, and removes what is not needed.
+
+In: the folder of runs. Out: a row for each run, or the paths that can go with their sizes.
+"""
 
 import shutil
 from pathlib import Path
@@ -12,7 +15,14 @@ from compress.system.errors import InputError, MachineError
 
 
 def list_runs(root: Path | None = None) -> list[dict[str, Any]]:
-    """A row for each run, oldest first."""
+    """A row for each run, oldest first.
+
+    Args:
+        root: runs/ by default.
+
+    Returns:
+        Dictionaries that JSON can hold. Accuracies are fractions, `megabytes` counts 10^6 bytes.
+    """
     rows = []
     for run in all_runs(root):
         manifest = run.manifest
@@ -33,15 +43,19 @@ def list_runs(root: Path | None = None) -> list[dict[str, Any]]:
 
 
 def prune(root: Path | None = None, *, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
-    """What can go, with its size in bytes:
+    """What can go, with its size in bytes. Only `remove` removes it.
 
-    - checkpoints of finished runs, which then cannot be extended;
-    - kept teachers and assistants that no run refers to, in this folder or further down;
-    - with `failed`, also runs and teachers that did not finish.
+    - Checkpoints of finished runs. Such a run can then not be extended.
+    - Kept teachers and assistants to which no run refers. Runs of sweeps and studies in folders further down count too.
+    - With `failed`: runs and teachers that did not finish.
+
+    Folders that a process holds are left alone. Teachers and assistants stay while any run is not finished.
 
     Args:
         root: runs/ by default.
-        remove: also removes it. Folders that a process holds are left alone.
+
+    Raises:
+        MachineError: a folder cannot be removed.
     """
     root = root or runs_root()
     candidates: list[Path] = []
@@ -49,7 +63,7 @@ def prune(root: Path | None = None, *, failed: bool = False, remove: bool = Fals
     for run in runs:
         if run.manifest.finished:
             candidates += [run.checkpoints, run.qat_checkpoints]
-        elif failed and run.manifest.student_sha256 is None:  # one that was finished once keeps its student
+        elif failed and run.manifest.student_sha256 is None:  # a run that was finished once keeps its student
             candidates.append(run.path)
     kept = [run.manifest for run in [*runs, *_further_down(root)] if run.path not in candidates]
     if all(manifest.finished for manifest in kept):
@@ -66,7 +80,7 @@ def prune(root: Path | None = None, *, failed: bool = False, remove: bool = Fals
 
 
 def _further_down(root: Path) -> list[Run]:
-    """Runs of sweeps and studies that have a folder of their own."""
+    """Runs of sweeps and studies, which have their own folder."""
     parents = {path.parent.parent for path in root.glob(f"*/*/**/{MANIFEST}")}
     return [run for parent in sorted(parents - {root / "teachers", root / "assistants"}) for run in all_runs(parent)]
 
@@ -77,7 +91,7 @@ def _status(run: Run) -> str:
 
 
 def _remove(path: Path, remove: bool) -> int | None:
-    """The bytes it takes, or None where a process holds it."""
+    """The size in bytes, or None where a process holds it."""
     holder = path if (path / LOCK).exists() else path.parent
     lock = FileLock(holder / LOCK)
     try:

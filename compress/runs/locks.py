@@ -1,4 +1,8 @@
-"""Who works in a folder: locks, scratch folders, and whether all machines of a run see the same one."""
+"""Controls which process works in a folder.
+
+In: a folder. Out: a lock or a scratch folder for the length of a block. With several machines it also checks that all
+of them see the same folder.
+"""
 
 import logging
 import os
@@ -22,10 +26,10 @@ HOLDER = ".holder"
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of the folder. The lock of a process that died is void.
+    """Keeps other processes out of the folder within the block. The lock of a dead process does not count.
 
     Raises:
-        MachineError: another process holds the folder; the message names it.
+        MachineError: another process holds the folder (the message names it), or the folder cannot be written.
     """
     holder = folder / HOLDER
     lock = FileLock(folder / LOCK)
@@ -46,10 +50,13 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(lock_file: Path, what: str) -> Iterator[None]:
-    """Waits while another process makes `what`. Makes the lock's folder.
+    """Waits while another process makes `what`, then holds the lock within the block. Makes the lock's folder.
+
+    Args:
+        what: for the log line while it waits.
 
     Raises:
-        MachineError: the folder cannot be made.
+        MachineError: the lock cannot be written.
     """
     lock = FileLock(lock_file)
     try:
@@ -69,7 +76,13 @@ def in_turn(lock_file: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A folder below that one which is gone after the block, the same for all processes; the leader makes it."""
+    """A temporary folder inside `folder`, removed after the block.
+
+    The leader makes it, and all processes get the same one.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
     with ExitStack() as stack:
 
         def make() -> str:
@@ -83,11 +96,15 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def require_common_folder(folder: Path) -> None:
-    """Raises MachineError in all processes where one does not see the leader's folder, which is there."""
+    """Checks that all processes see the leader's folder, which exists.
+
+    Raises:
+        MachineError: in all processes, where one of them does not see it.
+    """
     world = current()
     if world.size == 1:
         return
-    with scratch(folder) as probe:  # its name is new: no file system remembers that it was not there
+    with scratch(folder) as probe:  # a new name: no file system has cached that it does not exist
         blind = world.from_each("" if probe.is_dir() else socket.gethostname())
     path = world.from_leader(folder.absolute)
     if machines := sorted(set(blind) - {""}):
@@ -98,6 +115,7 @@ def require_common_folder(folder: Path) -> None:
 
 
 def in_use(folder: Path) -> MachineError:
+    """The error for a folder that another process holds."""
     try:
         who = (folder / HOLDER).read_text(encoding="utf-8").strip()
     except OSError:

@@ -1,7 +1,7 @@
-"""What the JSON files of a run folder hold: the manifest, and what was measured of a teacher.
+"""The JSON files of a run folder as typed models: the manifest, and what was measured of a teacher.
 
-Everybody reads and writes these files through the models here. Accuracies are fractions. An older file may lack what
-has a default; what a newer one has besides is kept.
+In: a file. Out: a model, and back. All code reads and writes these files through the models here. Accuracies are
+fractions. Fields with a default may be missing in older files. Unknown fields of newer files are kept.
 """
 
 from pathlib import Path
@@ -21,19 +21,25 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     def __getitem__(self, name: str) -> Any:
-        """An entry by name, as scripts read them that were written when this was a dictionary."""
+        """An entry by name. Older scripts read the manifest as a dictionary."""
         return getattr(self, name)
 
     def dump(self) -> dict[str, Any]:
-        """As JSON, without what is not known yet."""
+        """As JSON, without entries that are None."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def write(self, path: Path) -> None:
+        """Writes the file atomically. Raises MachineError where it cannot be written."""
         files.write_json(path, self.dump())
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises FileNotFoundError, and InputError where the file is damaged."""
+        """The model of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InputError: it is damaged, or of a newer version.
+        """
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -48,7 +54,7 @@ class Record(BaseModel):
 
 
 class MemberRecord(Record):
-    """One of several teachers."""
+    """One member of an ensemble of teachers."""
 
     model: str
     source: str
@@ -57,20 +63,25 @@ class MemberRecord(Record):
 
 
 class TeacherRecord(Record):
-    """What was measured of a teacher. It lies beside its weights, written last: without it they are not whole."""
+    """What was measured of a teacher.
+
+    The file is beside the weights and is written last: without it the weights are not complete.
+
+    Attributes:
+        sha256: of the weights.
+        data: hash of the data on which it was measured.
+    """
 
     source: str
     sha256: str
-    """Of its weights."""
     data: str
-    """Hash of the data that it was measured on."""
     top1: float
     balanced_top1: float
     members: list[MemberRecord] | None = None
 
 
 class AssistantRecord(Record):
-    """One of the models between teacher and student, which is a run of its own."""
+    """One of the models between teacher and student, which is a run itself."""
 
     model: str
     run: str
@@ -79,7 +90,7 @@ class AssistantRecord(Record):
 
 
 class DataRecord(Record):
-    """What a run was trained and evaluated on."""
+    """The data on which a run was trained and evaluated."""
 
     name: str
     sha256: str
@@ -91,7 +102,11 @@ class DataRecord(Record):
 
 
 class Manifest(Record):
-    """manifest.json. What a run measured is there once it is finished."""
+    """manifest.json. A run that is not finished may lack its results.
+
+    Attributes:
+        int8_input_ranges: [lowest, highest] input by layer, for a student that was fine-tuned for INT8.
+    """
 
     schema_version: Literal[1]
     status: Status
@@ -114,7 +129,6 @@ class Manifest(Record):
     student_balanced_top1: float | None = None
     student_sha256: str | None = None
     int8_input_ranges: dict[str, list[float]] | None = None
-    """[lowest, highest] input by layer, of a student that was fine-tuned for INT8."""
 
     @property
     def finished(self) -> bool:
@@ -122,7 +136,7 @@ class Manifest(Record):
 
 
 class FinishedManifest(Manifest):
-    """The manifest of a finished run: what it measured is there."""
+    """The manifest of a finished run. All results are there."""
 
     data: DataRecord  # type: ignore[assignment]
     teacher: TeacherRecord  # type: ignore[assignment]

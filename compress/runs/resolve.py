@@ -1,4 +1,7 @@
-"""A recipe with nothing left open, so that the run's recipe.yaml says all."""
+"""Resolves a recipe: every setting that it leaves open gets a value.
+
+In: a recipe and the device. Out: the recipe that a run records as its recipe.yaml.
+"""
 
 from typing import Literal
 
@@ -11,7 +14,14 @@ from compress.recipe.methods import default_alpha
 
 
 def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> Recipe:
-    """Fills in what the recipe leaves open, as it suits the device; where `like` is given, as it is there."""
+    """Gives every open setting of the recipe a value.
+
+    Image size, epochs of the teachers, alpha, precision and augmentation may be open.
+
+    Args:
+        device: decides `precision: auto`.
+        like: the recipe of the run to continue. Open epochs and precision are taken from it.
+    """
     size = given.data.image_size or LAYOUTS[given.data.name].image_size
     epochs = given.teacher.epochs
     if epochs is None:
@@ -35,5 +45,8 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
 
 
 def fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
-    """On CPUs without AMX bf16 was slower than fp32 with every model tried (recipes/results/training.md)."""
+    """The faster of bf16 and fp32 on the device. bf16 is for GPUs and for CPUs with AMX.
+
+    On CPUs without AMX bf16 was slower than fp32 with every model tried (recipes/results/training.md).
+    """
     return "bf16" if device.type == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"

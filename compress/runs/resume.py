@@ -1,4 +1,7 @@
-"""Which run a command goes on with, or a new one."""
+"""Chooses the run of a command: a new one, or one to continue.
+
+In: a recipe and the command's options. Out: the run, its resolved recipe, and whether there is work to do.
+"""
 
 import logging
 from pathlib import Path
@@ -23,19 +26,22 @@ _EXTENSIONS = {"train.epochs", *(f"train.{key}" for key in FINE_TUNING)}
 def open_run(
     given: Recipe, name: str, out: Path | None, resume: bool, device: torch.device, *, extend: bool = True
 ) -> tuple[Run, Recipe, bool]:
-    """Finds the run to go on with, or makes a new one.
+    """The run that `distill` works on.
 
     Args:
-        name, out, resume: as distill has them.
-        extend: whether a run may go on for longer than it was begun for.
+        given: the recipe as the user gave it.
+        name: the first part of a new run folder's name.
+        out: the run folder, if the user chose one.
+        resume: whether to continue a run.
+        extend: whether a run may continue beyond the epochs that it began with.
 
     Returns:
-        The run, the recipe with nothing left open, and whether there is work to do.
+        The run, the resolved recipe, and whether there is work to do.
 
     Raises:
-        UsageError: the recipe is not that of the run to go on with.
-        InputError: that run cannot go on.
-        MachineError: the folder of a new run is in use.
+        UsageError: the recipe or the number of processes is not that of the run to continue.
+        InputError: that run cannot continue.
+        MachineError: the folder of a new run is in use or not empty.
     """
     size = current().size
     if given.teacher.cache is not None and size > 1:
@@ -67,9 +73,10 @@ def open_run(
 
 
 def refuse_other_recipe(run: Run, given: Recipe) -> None:
-    """Raises UsageError where a run of a comparison was begun with another recipe, or for fewer epochs.
+    """Checks a run that a sweep is about to compare. A damaged run is left to `open_run`.
 
-    A damaged run is passed over: opening it says what is wrong.
+    Raises:
+        UsageError: the run began with another recipe or for another number of epochs.
     """
     try:
         before, begun = run.recipe, _has_begun(run)

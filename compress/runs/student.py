@@ -1,4 +1,8 @@
-"""The student: made and checked before its teacher is trained, trained under a supervisor, and loaded again."""
+"""The student: made, checked, trained and loaded again.
+
+In: a recipe, the data and a supervisor. Out: the trained student in the run folder. It is made and checked before its
+teacher is trained.
+"""
 
 import copy
 import logging
@@ -33,16 +37,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Supervisor:
-    """The model that the student learns from: the teacher, or the last of its assistants."""
+    """The model from which the student learns: the teacher, or the last of its assistants.
+
+    Attributes:
+        sha256: of its weights.
+        folder: holds its weights and config.json.
+    """
 
     model: nn.Module
     sha256: str
     folder: Path
-    """Of its weights and config.json."""
 
 
 def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Dataset, Splits]:
-    """The data set, and its splits on the device; the same ones for all who ask by one memo."""
+    """The data set, and its splits on the device. Runs with one memo share them.
+
+    Raises:
+        InputError: the data is missing or damaged.
+        MachineError: the cache cannot be written.
+    """
 
     def load() -> tuple[Dataset, Splits]:
         dataset = load_data(recipe.data)
@@ -59,10 +72,15 @@ def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Datas
 def checked_student(
     recipe: Recipe, dataset: Dataset, given: nn.Module | None, given_teacher: nn.Module | None
 ) -> nn.Module:
-    """The recipe's student, or the one that was handed over, after checks that it can be trained as the recipe says.
+    """The student, after checks that it can be trained as the recipe says.
+
+    Args:
+        given: the student module that the caller handed over, instead of the recipe's.
+        given_teacher: the same for the teacher.
 
     Raises:
-        UsageError, InputError: it or an assistant cannot.
+        UsageError: the student or an assistant cannot be made, quantised, or looked into as a term asks.
+        InputError: the student or an assistant does not fit the data.
     """
     student = given
     if student is None:
@@ -89,9 +107,23 @@ def trained_student(
     memo: Memo,
     label: str,
 ) -> Generator[Position, None, dict[str, Any]]:
-    """Trains a copy of the student, fine-tunes it for INT8 where that is asked for, and saves it.
+    """Trains a copy of the student, fine-tunes it for INT8 if the recipe says so, and saves it.
 
-    Returns what the manifest says of data and student.
+    Args:
+        student: from `checked_student`.
+        supervisor: the model from which it learns.
+        memo: what the runs that take turns have in common.
+        label: is put before each line of progress.
+
+    Yields:
+        The position before each step.
+
+    Returns:
+        The entries of the manifest for data and student.
+
+    Raises:
+        CompressError: whatever training and saving raise.
+        Interrupted: a signal arrived.
     """
     world, settings = current(), recipe.train
     job = Job(
@@ -138,10 +170,11 @@ def load_student(run: Run | str | Path, *, model: nn.Module | None = None) -> nn
     """The student of a finished run, in eval mode.
 
     Args:
-        model: the module to load the weights into; needed where the student was handed over as a module.
+        run: a Run, or the path of its folder.
+        model: the module to fill with the weights. It is needed where `distill` was given the student as a module.
 
     Raises:
-        InputError: the run is not finished, or its weights are not those that the manifest names.
+        InputError: the run is not finished, its weights are missing or altered, or they do not fit `model`.
     """
     run = finished_run(run.path if isinstance(run, Run) else Path(run))
     weights = run.student / models.WEIGHTS
@@ -151,9 +184,10 @@ def load_student(run: Run | str | Path, *, model: nn.Module | None = None) -> nn
 
 
 def _views(recipe: Recipe, dataset: Dataset, supervisor: Supervisor, device: torch.device) -> TeacherViews | None:
-    """Its config.json counts, too: models of another architecture may have equal weights."""
+    """The cache of the supervisor's logits, if the recipe asks for one."""
     if recipe.teacher.cache is None:
         return None
+    # config.json counts too: models of two architectures may have equal weights.
     determined_by = {
         "teacher": supervisor.sha256,
         "config": files.sha256_file(supervisor.folder / models.CONFIG),

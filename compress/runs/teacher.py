@@ -1,6 +1,7 @@
-"""Where a teacher comes from: trained by the same loop and kept by hash, a checkpoint, the timm hub, or a module.
+"""Obtains the teacher of a run.
 
-A teacher is trained to its end before the student begins, so nothing here takes turns.
+In: a recipe and the data. Out: the teacher and its record, in run/teacher. A teacher is trained by the same loop, or
+comes from a checkpoint, from the timm hub or from the caller. It is trained to its end before the student begins.
 """
 
 import copy
@@ -35,20 +36,25 @@ from compress.training.metrics import MetricsLog
 
 logger = logging.getLogger(__name__)
 
-TRAINING_FORMAT = 2  # raise it when the same recipe trains to other weights
+TRAINING_FORMAT = 2  # raise it when the same recipe leads to other weights
 
 
 def obtain_teacher(
     run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None, memo: Memo
 ) -> tuple[nn.Module, TeacherRecord]:
-    """The teacher, and what was measured of it. Afterwards it is in run/teacher, too.
+    """The teacher, and what was measured of it. Afterwards it is also in run/teacher.
+
+    Runs with the same teacher and memo get the same module, unless the caller gave one.
 
     Args:
-        given: a module that was handed over, instead of the recipe's teacher.
-        memo: runs that ask by the same memo get the same module.
+        recipe: resolved (`compress.runs.resolve`).
+        given: the teacher module that the caller handed over, instead of the recipe's. It is copied.
 
     Raises:
-        InputError: its classes are not the data's, or its weights cannot be read.
+        InputError: the teacher's classes are not those of the data, its weights cannot be read, or run/teacher was
+            measured on other data.
+        UsageError: a member of an ensemble is there twice, or a model cannot be made.
+        MachineError: published weights are not available.
     """
     world = current()
     if given is not None or not world.from_leader(teacher_record_file(run.teacher).exists):
@@ -80,12 +86,18 @@ def obtain_teacher(
 
 
 def loaded_teacher(folder: Path, sha256: str, dataset: Dataset, memo: Memo) -> nn.Module:
-    """The model in that folder, as it sees the data's pictures; the same module for all who ask by one memo."""
+    """The model in that folder, behind the normalisation that its weights expect.
+
+    One memo gives everyone the same module.
+
+    Raises:
+        InputError: the folder holds no complete model, or its classes are not those of the data.
+    """
     return memo.once(("teacher", sha256), lambda: models.as_teacher(models.load_model(folder), dataset, str(folder)))
 
 
 def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
-    """Names all that determines a trained teacher: data, architecture, and how it is trained, by how many processes."""
+    """Names a trained teacher by all that determines it: data, architecture, training, and the number of processes."""
     determines = {
         **current().identity,
         "format": TRAINING_FORMAT,
@@ -101,10 +113,14 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> TeacherFolder:
-    """The teacher that this recipe asks for: kept from before, or trained now.
+    """The teacher that the recipe asks for: kept from before, or trained now to its end.
 
     Args:
-        recipe: with nothing left open (compress.runs.resolve).
+        recipe: resolved (`compress.runs.resolve`).
+
+    Raises:
+        CompressError: whatever training raises. The teacher is then not kept.
+        Interrupted: a signal arrived. The training resumes next time.
     """
     folder = TeacherFolder(teachers_root() / teacher_hash(recipe, dataset))
     world = current()
@@ -149,7 +165,8 @@ def _save_foreign_teacher(settings: Member, folder: Path, dataset: Dataset, spli
 
 
 def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits) -> None:
-    """The teacher and those beside it, as one in run/teacher. A member that is trained is kept as if it were alone."""
+    """Saves teacher and ensemble members as one model. Trained members are kept as if each were alone."""
+    # Every mistake must show before the first member is trained.
     alone = [
         recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={**dict(member), "ensemble": []})})
         for member in recipe.teacher.members
@@ -201,7 +218,7 @@ def _save_with_record(
     source: str,
     members: list[MemberRecord] | None = None,
 ) -> None:
-    """The record is written last: a folder without one is not whole."""
+    """Saves the model and then its record: a folder without a record is not complete."""
     model = model.to(splits.evaluation.images.device)
     result = accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels)
 

@@ -1,1 +1,4 @@
-"""Many recipes. In: one recipe file and what varies. Out: finished runs, side by side where they can share batches."""
+"""Runs many recipes.
+
+In: one recipe file and what varies. Out: finished runs. Runs that can share batches run side by side.
+"""

@@ -1,6 +1,6 @@
-"""A grid of recipes as cells with stable names, and which of them can go in lockstep.
+"""A grid of recipes as cells with stable names.
 
-In: a recipe file and what varies. Out: cells, each a run of its own.
+In: a recipe file and what varies. Out: cells, each a run itself, and the groups of cells that can run in lockstep.
 """
 
 import contextlib
@@ -25,7 +25,15 @@ _LONGEST_ARM = 120
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid. arm: what it has besides its seed, by which the table compares."""
+    """One run of the grid.
+
+    Attributes:
+        name: of the run folder.
+        arm: what distinguishes the run apart from its seed. The table compares arms.
+        seed: train.seed.
+        recipe: not resolved.
+        folder: of the run.
+    """
 
     name: str
     arm: str
@@ -37,17 +45,27 @@ class Cell:
 def grid(
     path: Path, methods: Sequence[str], seeds: Sequence[int], varied: Iterable[str], out: Path | None = None
 ) -> list[Cell]:
-    """Every combination of methods, seeds and of the values in `varied` ("section.key=A,B"), in that order.
+    """Every combination of methods, seeds and varied values, in that order.
 
-    out: the folder of the runs, runs/ where it is not given. A run is named after the recipe and what it has in
-    particular, so that the same sweep finds its runs again. Raises UsageError for anything wrong with one of them.
+    A cell is named after the recipe and the values that distinguish it, so that the same sweep finds its runs again.
+
+    Args:
+        path: the recipe file.
+        methods: empty means the recipe's.
+        seeds: of train.seed; empty means the recipe's.
+        varied: "section.key=A,B", one entry for each key.
+        out: the folder of the runs, runs/ by default.
+
+    Raises:
+        UsageError: a recipe, key or value is wrong, or two cells would be the same or have the same name.
+        InputError: the recipe cannot be read.
     """
     keys, choices = _choices(varied)
     _refuse_twice([*keys, *(["supervision.method"] if methods else []), *(["train.seed"] if seeds else [])])
     cells = []
     for method, *values in itertools.product(methods or [None], *choices):
         fixed = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
-        # The seed is no part of an arm, also where it is given as a key.
+        # The seed is never a part of an arm, even if it is given as a key.
         several = [
             text
             for key, text, its_values in zip(keys, fixed, choices, strict=True)
@@ -73,7 +91,7 @@ def grid(
 
 
 def _choices(varied: Iterable[str]) -> tuple[list[str], list[list[str]]]:
-    """Keys, and for each its values as JSON."""
+    """The keys, and for each key its values as JSON."""
     keys, choices = [], []
     for override in varied:
         key, separator, text = override.partition("=")
@@ -86,14 +104,18 @@ def _choices(varied: Iterable[str]) -> tuple[list[str], list[list[str]]]:
 
 
 def _refuse_twice(keys: Sequence[str]) -> None:
-    """A key that comes again, or the whole that it is a part of, would replace the values that arms are named after."""
+    """Refuses a repeated key, or a later key that contains an earlier one: it would replace its values."""
     for earlier, later in itertools.combinations(keys, 2):
         if earlier == later or earlier.startswith(f"{later}."):
             raise UsageError(f"the sweep sets {earlier} twice", "Give every key once, with all its values.")
 
 
 def baseline_arm(cells: Sequence[Cell], name: str | None) -> str:
-    """The arm that the others are compared with, the first by default. Raises UsageError where there is none such."""
+    """The arm with which the others are compared, the first by default.
+
+    Raises:
+        UsageError: no arm has that name.
+    """
     arms = list(dict.fromkeys(cell.arm for cell in cells))
     if name is not None and name not in arms:
         with contextlib.suppress(ValueError):
@@ -104,7 +126,10 @@ def baseline_arm(cells: Sequence[Cell], name: str | None) -> str:
 
 
 def lockstep_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells with the same batches and the same teacher: all but supervision and student is equal, the seed too."""
+    """Groups of cells that can run in lockstep: they have the same batches and the same teacher.
+
+    Within a group recipes differ in supervision and student only. The seed is the same, too.
+    """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         content = cell.recipe.dump()
@@ -114,14 +139,14 @@ def lockstep_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _plain(text: str) -> str:
-    """KEY=VALUE, the value as JSON, as a part of a folder's name."""
+    """KEY=VALUE, with the value as JSON, as a part of a folder's name."""
     bare = text.replace('"', "")
     kept = "".join(character if character.isalnum() or character in "=._" else "_" for character in bare)
     return kept.strip("_")
 
 
 def _shortened(arm: str) -> str:
-    """Always the same for an arm; file systems end at 255 bytes."""
+    """A stable short form of a long arm, since names in file systems end at 255 bytes."""
     if len(arm) <= _LONGEST_ARM:
         return arm
     return f"{arm[: _LONGEST_ARM - 9]}-{hashlib.sha256(arm.encode()).hexdigest()[:8]}"

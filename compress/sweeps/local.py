@@ -1,4 +1,7 @@
-"""The cells of one lockstep group, run in this process."""
+"""Runs the groups of a sweep in this process.
+
+In: groups of cells. Out: a Run or an error for each cell.
+"""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,13 +17,31 @@ logger = logging.getLogger(__name__)
 
 
 def run_here(groups: Sequence[Sequence[Cell]], *, recipe_name: str, device: str) -> Iterator[dict[str, Outcome]]:
-    """One group after another. Yields what became of the runs of each."""
+    """Runs one group after another.
+
+    Yields:
+        The outcome of each run of a group, by name.
+
+    Raises:
+        Interrupted: a signal arrived. Every run that had begun is saved.
+    """
     for group in groups:
         yield run_group(group, recipe_name=recipe_name, device=device)
 
 
 def run_group(group: Sequence[Cell], *, recipe_name: str, device: str) -> dict[str, Outcome]:
-    """Runs the cells of a group in lockstep, in this process."""
+    """Runs the cells of one group in lockstep. Finished runs are not run again.
+
+    Args:
+        recipe_name: recorded in the manifest.
+        device: auto, cpu or cuda.
+
+    Returns:
+        The outcome of each run, by name.
+
+    Raises:
+        Interrupted: a signal arrived. Every run that had begun is saved.
+    """
     left = [cell.name for cell in group if not _is_finished(cell.folder)]
     if left:
         logger.info(f"{'in lockstep' if len(left) > 1 else 'alone'}: {', '.join(left)}")

@@ -1,6 +1,7 @@
-"""Trainings in turns: each makes one step, the one that is furthest behind first, so that they share each batch.
+"""Trainings that take turns, so that they share each batch.
 
-In: generators of distill_in_steps by name. Out: what each came to, a Run or the error that ended it.
+In: generators of `distill_in_steps`, by name. Out: for each of them a Run, or the error that ended it. The training
+that is furthest behind makes the next step.
 """
 
 import traceback
@@ -20,10 +21,16 @@ Outcome = Run | CompressError
 
 
 def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
-    """Each run ends at the same bits as alone, since it has a random stream of its own.
+    """Runs all trainings to their end. Each ends with the same bits as alone, since each has its own random stream.
 
-    A teacher that several runs have is made by the first of them, before the next begins. Where a run fails, the
-    others go on. Raises Interrupted after a signal, once every run that had begun is saved.
+    The first of several runs with the same teacher makes it, before the next run begins. Where a run fails, the others
+    continue.
+
+    Returns:
+        The outcome of each run, by name.
+
+    Raises:
+        Interrupted: a signal arrived. Every run that had begun is saved.
     """
     trainees = [_Trainee(name, steps) for name, steps in runs.items()]
     begun: list[_Trainee] = []
@@ -45,7 +52,7 @@ def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
 
 @dataclass
 class _Trainee:
-    """One run. position is None before it begins and after it ended."""
+    """One run. position is None before the run begins and after it ended."""
 
     name: str
     steps: Steps
@@ -55,12 +62,12 @@ class _Trainee:
 
     @property
     def progress(self) -> tuple[int, int, int]:
-        """Phases in their order, then epochs, then steps."""
+        """The order of positions: by phase, then epoch, then step."""
         position = self.position
         return (PHASES.index(position.phase), position.epoch, position.step) if position else (0, 0, 0)
 
     def advance(self) -> None:
-        """To before its next step, or to its end."""
+        """Runs to just before the next step, or to the end."""
         others = _random_state()
         _set_random_state(self.random)
         try:
@@ -68,9 +75,9 @@ class _Trainee:
         except StopIteration as end:
             self.position, self.outcome = None, end.value
         except CompressError as error:
-            traceback.clear_frames(error.__traceback__)  # they hold the model of a run that is over
+            traceback.clear_frames(error.__traceback__)  # the frames hold the model of a run that is over
             self.position, self.outcome = None, error
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on
+        except Exception as error:  # noqa: BLE001 - the other runs continue, whatever it is
             self.position, self.outcome = None, fault(error)
             if isinstance(error, OSError):
                 self.outcome = MachineError(f"{error.filename or self.name}: {error.strerror or error}")
@@ -85,7 +92,7 @@ class _Trainee:
             _set_random_state(others)
 
     def stop(self) -> None:
-        """The signal was seen: on its next turn a training saves itself and says Interrupted."""
+        """After a signal: a training saves itself and raises Interrupted on its next turn."""
         while self.position is not None:
             try:
                 self.advance()

@@ -1,7 +1,7 @@
-"""Groups of a sweep as tasks of a Ray cluster, which places them and starts one again whose worker died.
+"""Runs the groups of a sweep as tasks of a Ray cluster.
 
-In: groups of cells, and what runs one group in a worker. Out: what became of each run. Workers find the runs under
-the same path as the command does.
+In: groups of cells, and the function that runs one group in a worker. Out: a Run or an error for each cell. Ray places
+the tasks, and starts a task again if its worker died. Workers must see the runs under the same path as the command.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from compress.system.errors import CompressError, InputError, Interrupted, Machi
 from compress.system.interrupts import deferred
 
 RunGroup = Callable[..., dict[str, Outcome]]
-"""(group, recipe_name=, device=) -> what became of each run, by name."""
+"""(group, recipe_name=, device=) -> the outcome of each run, by name."""
 
 _RETRIES = 3
 _LOOK_SECONDS = 0.5
@@ -33,17 +33,28 @@ _ANSWER_SECONDS = 10
 def run_on_ray(
     groups: Sequence[Sequence[Cell]], run_group: RunGroup, *, recipe_name: str, device: str
 ) -> Iterator[dict[str, Outcome]]:
-    """Yields what became of the runs of each group, as the groups end. Each takes one CPU, and a GPU where one is.
+    """Runs all groups on the cluster of RAY_ADDRESS, or on a cluster that it starts on this machine.
 
-    Connects to RAY_ADDRESS, or starts a cluster on this machine. A group whose worker dies is tried three times more,
-    from its checkpoints. Raises MachineError where Ray is not installed or the cluster does not answer, and Interrupted
-    after a signal, once the workers have saved.
+    Each group takes one CPU, and one GPU if the cluster has any. A group whose worker dies is tried three more times,
+    from its checkpoints.
+
+    Args:
+        run_group: runs one group in a worker.
+        recipe_name: recorded in the manifests.
+        device: auto, cpu or cuda.
+
+    Yields:
+        The outcome of each run of a group, by name, in the order in which groups end.
+
+    Raises:
+        MachineError: Ray is not installed, or the cluster does not answer.
+        Interrupted: a signal arrived. The workers have saved.
     """
     try:
         import ray
     except ImportError:
         raise MachineError("--engine ray needs Ray", install_extra("ray")) from None
-    # What workers print belongs to stderr, as everything does that is no result.
+    # stdout is for results, so what workers print goes to stderr.
     with contextlib.redirect_stdout(sys.stderr), _cluster(ray), deferred() as interrupted:
         gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
         work = ray.remote(_work)
@@ -66,7 +77,7 @@ def run_on_ray(
 
 
 class WorkerStopped(Exception):
-    """A worker was told to stop and has saved its runs; another goes on with them."""
+    """A worker was told to stop and has saved its runs. Another worker continues them."""
 
 
 def _work(
@@ -94,7 +105,7 @@ def _work(
 
 
 def _outcomes(ray: Any, task: Any, group: Sequence[Cell]) -> dict[str, Outcome]:
-    """What the task returned, or for each of its runs why it did not."""
+    """What the task returned, or for each of its runs the reason why it did not."""
     try:
         return ray.get(task)
     except ray.exceptions.RayTaskError as error:
@@ -110,7 +121,7 @@ def _outcomes(ray: Any, task: Any, group: Sequence[Cell]) -> dict[str, Outcome]:
 
 
 def _left(cell: Cell, error: Exception) -> Outcome:
-    """What a worker that died left: the run where it is finished, else the reason."""
+    """After a worker died: the run if it is finished, else the reason."""
     try:
         return finished_run(cell.folder)
     except InputError:
@@ -120,16 +131,16 @@ def _left(cell: Cell, error: Exception) -> Outcome:
 
 @contextlib.contextmanager
 def _cluster(ray: Any) -> Iterator[None]:
-    """Ray puts a handler of its own for SIGTERM in place, which would end the command without a word."""
+    """Connects to a cluster. It restores the handler for SIGTERM, which Ray replaces by one that kills silently."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS") or "local"
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if place := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address):
-            # Ray itself tries for minutes.
+            # Ray itself would try for minutes.
             socket.create_connection((place[1].strip("[]"), int(place[2])), timeout=_ANSWER_SECONDS).close()
         ray.init(address=address, logging_level="warning")
-    except (OSError, ValueError, RuntimeError) as error:  # no answer, no address, other versions than the cluster's
+    except (OSError, ValueError, RuntimeError) as error:  # no answer, a bad address, or another version there
         raise MachineError(
             f"no Ray cluster can be had at RAY_ADDRESS={address}: {error}", "Start it, or unset that."
         ) from error

@@ -1,4 +1,7 @@
-"""A sweep from its cells to what became of each."""
+"""Runs a sweep.
+
+In: cells. Out: for each cell a Run or an error, and a row of the table.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -17,11 +20,20 @@ logger = logging.getLogger(__name__)
 def sweep(
     cells: Sequence[Cell], *, recipe_name: str, device: str = "auto", engine: Literal["local", "ray"] = "local"
 ) -> dict[str, Outcome]:
-    """Runs what is not finished yet, from where it stands, and returns what became of each, by name.
+    """Runs all cells that are not finished, from where they stand.
 
-    engine: one group after another in this process, or as tasks of a Ray cluster.
-    Raises UsageError, before anything runs, where a run was begun with another recipe, and Interrupted after a signal,
-    once all that runs is saved.
+    Args:
+        recipe_name: recorded in the manifests.
+        device: auto, cpu or cuda.
+        engine: `local` runs one group after another in this process, `ray` runs groups as tasks of a Ray cluster.
+
+    Returns:
+        The outcome of each run, by name.
+
+    Raises:
+        UsageError: a run was begun with another recipe. Nothing has run then.
+        Interrupted: a signal arrived. Every run that had begun is saved.
+        MachineError: Ray is not installed, or its cluster does not answer.
     """
     for cell in cells:
         if Run(cell.folder).manifest_file.exists():
@@ -43,7 +55,10 @@ def sweep(
 
 
 def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
-    """A row for each cell: its name, arm, seed, run and status, what it measured, or the error that ended it."""
+    """A row for each cell: name, arm, seed, run and status, with its results or the error that ended it.
+
+    Accuracies are fractions.
+    """
     rows = []
     for cell in cells:
         outcome = outcomes.get(cell.name)
@@ -65,7 +80,7 @@ def results(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> list[dict[st
 
 
 def raise_if_failed(outcomes: dict[str, Outcome]) -> None:
-    """Raises the error of the first run that failed, saying how many did."""
+    """Raises the error of the first failed run. Its message says how many failed."""
     failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, CompressError)}
     for name, error in failed.items():
         message = f"{len(failed)} of {len(outcomes)} runs failed; {name}: {error.message}"

@@ -1,1 +1,1 @@
-"""What all packages stand on: errors and exit codes, what people see, signals, whole files."""
+"""The base of all packages: errors and exit codes, the console, signals and atomic files."""

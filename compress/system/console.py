@@ -1,7 +1,7 @@
-"""What people see of the log: lines and a progress bar on stderr, so that stdout stays free for results.
+"""Shows the log and progress bars to people.
 
-The library speaks through `logging`, under the loggers `compress` and `export`. The command line calls `show_log`,
-which renders what they say. In anybody else's program it is heard as that program's own logging is set up.
+In: log records of the loggers `compress` and `export`, which the library uses. Out: lines on stderr, so that stdout is
+free for results. The command line calls `show_log`. Any other program decides by its own logging setup.
 """
 
 import logging
@@ -21,7 +21,7 @@ _LOGGERS = ("compress", "export")
 
 
 class _Handler(logging.Handler):
-    """A record as a line; a warning begins with that word."""
+    """Prints a record as a line. A warning begins with that word."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
@@ -34,20 +34,21 @@ _handler = _Handler()
 
 
 def show_log() -> None:
-    """From now on what the library says appears on stderr, and its long steps as bars where that is a terminal."""
+    """Shows the library's log on stderr from now on. On a terminal its long steps have progress bars."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
-        logger.addHandler(_handler)  # a handler that is there is not added again
+        logger.addHandler(_handler)  # a handler that is already there is not added again
 
 
 def shows_log() -> bool:
+    """Whether `show_log` was called."""
     return _handler in logging.getLogger(_LOGGERS[0]).handlers
 
 
 @contextmanager
 def silenced(silent: bool) -> Iterator[None]:
-    """Within the block nothing is said, where `silent`: of several processes only the leader is heard."""
+    """Within the block nothing is shown if `silent`. Of several processes only the leader is shown."""
     if not silent:
         yield
         return
@@ -65,12 +66,12 @@ def silenced(silent: bool) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """A line of a command's own result or progress. The library logs instead."""
+    """Prints a line of a command's own result or progress. The library logs instead."""
     console.print(text, markup=False)
 
 
 class Bar:
-    """A line of progress: what is done of a total, a note, the time that remains. Invisible without a terminal."""
+    """A progress bar: the part that is done, a note, and the remaining time. Without a terminal it is invisible."""
 
     def __init__(self, progress: Progress | None = None, task: TaskID | None = None) -> None:
         self._progress = progress
@@ -81,16 +82,22 @@ class Bar:
         return self._progress is not None
 
     def show(self, done: int, note: str = "") -> None:
+        """Moves the bar. done: in the unit of the bar's total."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, note=note)
 
 
 _showing: list[Progress] = []
-"""The bar on the screen, of which there can be one."""
+"""The bar on the screen. There is at most one."""
 
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
+    """A bar within the block. It is invisible without `show_log`, without a terminal, or while another bar is shown.
+
+    Args:
+        total: None where it is not known.
+    """
     if not shows_log() or not console.is_terminal or console.quiet or _showing:
         yield Bar()
         return
@@ -111,7 +118,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
 
 @contextmanager
 def phases() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields what shows (phase, done, total) as a bar for each phase. Silent without a terminal."""
+    """Yields a function (phase, done, total) that shows a bar for each phase. Without a terminal it does nothing."""
     if not shows_log() or not console.is_terminal:
         yield lambda phase, done, total: None
         return
@@ -128,6 +135,7 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def duration(seconds: float) -> str:
+    """Seconds as text: in seconds up to 90 s, in minutes up to 90 min, else in hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

@@ -1,4 +1,4 @@
-"""The name under which this project is installed, and the versions of what a result was made with.
+"""The name under which this project is installed, and the versions of packages.
 
 The command and the package are named compress. On PyPI that name belongs to another project.
 """
@@ -7,11 +7,11 @@ DISTRIBUTION = "compress-timm"
 
 
 def version(package: str) -> str:
-    """The installed version of a distribution. "compress" stands for this project.
+    """The installed version of a distribution. "compress" means this project.
 
     Raises:
         importlib.metadata.PackageNotFoundError: it is not installed.
     """
-    import importlib.metadata  # here, since `compress --help` must not wait for it
+    import importlib.metadata  # imported here, because it would slow `compress --help` down
 
     return importlib.metadata.version(DISTRIBUTION if package == "compress" else package)

@@ -1,6 +1,6 @@
 """The errors that a user can meet, and the exit code of each.
 
-Everything raised on purpose for a user is a CompressError. The command line prints it as one line, `error: WHAT. HINT`.
+Every error that is meant for a user is a CompressError. The command line prints it as one line, `error: WHAT. HINT`.
 """
 
 import re
@@ -19,7 +19,12 @@ EXIT_GATE = 6
 
 
 class CompressError(Exception):
-    """What went wrong, and what to do about it. Subclasses fix the exit code."""
+    """An error that is meant for a user. Each subclass has its exit code.
+
+    Args:
+        message: what went wrong.
+        hint: what to do about it.
+    """
 
     code = 1
 
@@ -41,35 +46,38 @@ class UsageError(CompressError):
 
 
 class InputError(CompressError):
-    """Data that is missing or corrupt, weights that cannot be read, a teacher whose classes do not fit."""
+    """Data that is missing or damaged, weights that cannot be read, or a teacher whose classes do not fit."""
 
     code = EXIT_INPUT
 
 
 class MachineError(CompressError):
-    """A library, GPU, disk or permission that is missing, or a folder in use."""
+    """A library, GPU, disk or permission that is missing, or a folder that is in use."""
 
     code = EXIT_ENVIRONMENT
 
 
 class DivergedError(CompressError):
-    """Training met a loss or gradient that is not finite."""
+    """A loss or gradient that is not finite."""
 
     code = EXIT_DIVERGED
 
 
 class GateError(CompressError):
-    """A measured value misses its limit."""
+    """A measured value that misses its limit."""
 
     code = EXIT_GATE
 
 
 class FaultError(CompressError):
-    """What nobody foresaw."""
+    """An error that nobody foresaw."""
 
 
 def fault(error: BaseException) -> FaultError:
-    """An unforeseen error as one line. Its traceback is a note, which --debug prints and which other processes get."""
+    """An unforeseen error as one line.
+
+    Its traceback becomes a note of the new error. `--debug` prints the note, and other processes receive it.
+    """
     first = (str(error).strip().splitlines() or [""])[0]
     found = FaultError(
         f"{type(error).__name__}: {first}", "This is a fault in compress: please report it, with --debug."
@@ -79,19 +87,19 @@ def fault(error: BaseException) -> FaultError:
 
 
 def first_line(error: BaseException) -> str:
-    """What the error says, without the lines that only its library's authors can read."""
+    """The first line of the error's text. The rest is mostly for the authors of the library that raised it."""
     lines = _ESCAPES.sub("", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def install_extra(name: str) -> str:
-    """The hint where an optional library is missing: how this very Python gets it."""
+    """The hint for a missing optional library: the command that installs it for this Python."""
     return f"{sys.executable} -m pip install '{DISTRIBUTION}[{name}]'"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """The device's or the host's memory was too small. torch says the host's by a plain RuntimeError."""
-    torch = sys.modules.get("torch")  # not imported for this: whoever raises its error has done so
+    """Whether the memory of the device or the host was too small. torch reports the host's by a plain RuntimeError."""
+    torch = sys.modules.get("torch")  # not imported here: an error of torch exists only once torch is imported
     return (
         isinstance(error, MemoryError)
         or (torch is not None and isinstance(error, torch.OutOfMemoryError))
@@ -100,7 +108,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. Not an Exception, so that no handler takes it for an error."""
+    """SIGINT or SIGTERM arrived. It is not an Exception, so that no handler treats it as an error."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)

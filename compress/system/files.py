@@ -1,4 +1,8 @@
-"""Files that are whole or not there: atomic writes, hashes, and where things are kept."""
+"""Files that are complete or absent.
+
+In: a path and its content. Out: a file that was written atomically. The module also has hashes, memory-mapped arrays
+and the place of the cache.
+"""
 
 import contextlib
 import hashlib
@@ -16,17 +20,19 @@ import numpy as np
 
 from compress.system.errors import MachineError
 
-# Python 3.11 has no name for it; macOS reserves nothing for a private mapping anyway.
+# Python 3.11 has no name for this flag. macOS reserves no memory for a private mapping, so it needs none.
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder; when the block ends well, it is synced and renamed to `path`.
+    """Yields a temporary path in the same folder. After the block it is synced and renamed to `path`.
 
-    Where it does not, the temporary file is removed and what was at `path` stays. Raises MachineError where the
-    disk is full or the folder cannot be written. Of the folder only the last part is made: one that was there and is
-    gone is an error.
+    If the block fails, the temporary file is removed and `path` stays as it was. Only the last folder of the path is
+    made. A parent that is gone is an error.
+
+    Raises:
+        MachineError: the disk is full or the folder cannot be written.
     """
     try:
         path.parent.mkdir(exist_ok=True)
@@ -49,6 +55,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically. Raises MachineError, with the size, where it cannot be written."""
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(content)
@@ -57,17 +64,29 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Writes JSON atomically, with an indent of two. Raises MachineError where it cannot be written."""
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def remove_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
-    """Removes what a process that was killed had not renamed yet. The caller holds the folder."""
+    """Removes temporary files of processes that were killed. The caller must hold the folder's lock.
+
+    Args:
+        pattern: of the names, at any depth.
+    """
     for path in list(folder.rglob(pattern)):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def link_folder(source: Path, target: Path) -> None:
-    """A copy that shares its files with the source where the file system can; they are never written in place."""
+    """Copies a folder.
+
+    The copy shares its files with the source where the file system can. That is safe, because no file is written in
+    place.
+
+    Raises:
+        MachineError: the target cannot be written.
+    """
 
     def link(one: str, other: str) -> str:
         try:
@@ -88,7 +107,7 @@ def link_folder(source: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename inside the folder survive a power cut."""
+    """Makes a rename inside the folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -97,21 +116,27 @@ def sync_folder(folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> MachineError:
+    """The error for a path that cannot be written."""
     return MachineError(
         f"cannot write {path}: {error.strerror or error}", "Free space there, or choose another folder."
     )
 
 
 def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def map_array(path: Path) -> np.ndarray:
-    """The array of a .npy file, memory-mapped: it may be written to, and the file stays as it is.
+    """The array of a .npy file, memory-mapped copy-on-write: the array may be written to, and the file does not change.
 
-    np.load's own copy-on-write mode asks Linux for room to write all of it, which is refused for a file larger than
-    the memory. Raises OSError and ValueError.
+    np.load has the same mode, but it asks Linux to reserve memory for the whole array. Linux refuses that for a file
+    that is larger than the memory.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no complete .npy file, or holds objects.
     """
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
@@ -130,7 +155,7 @@ def map_array(path: Path) -> np.ndarray:
 
 
 def cache_folder() -> Path:
-    """$COMPRESS_CACHE, else compress/ in the user's cache folder (XDG)."""
+    """The folder of caches: $COMPRESS_CACHE, else compress/ in the user's cache folder (XDG)."""
     if own := os.environ.get("COMPRESS_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress"

@@ -1,6 +1,7 @@
-"""SIGINT and SIGTERM: inside `deferred` they wait for the step to finish, elsewhere they raise Interrupted at once.
+"""SIGINT and SIGTERM.
 
-A command is interrupted once. Signals that come after that do not cut short what is saved and tidied up.
+In: a signal. Out: Interrupted. Within `deferred` it waits until the step is finished; elsewhere it is raised at once. A
+command is interrupted only once. Later signals do not disturb saving and cleaning up.
 """
 
 import os
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, NoReturn
 from compress.system.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_AGAIN = 0.01  # seconds until a signal whose exception was lost is sent again
+_AGAIN = 0.01  # seconds until a signal is sent again whose exception Python dropped
 
 
 class Flag:
@@ -26,6 +27,7 @@ class Flag:
         return self.signal_number != 0
 
     def raise_if_set(self) -> None:
+        """Raises Interrupted where a signal has arrived."""
         if self:
             interrupt(self.signal_number)
 
@@ -35,13 +37,13 @@ class _Command:
 
 
 def interrupt(number: int) -> NoReturn:
-    """Raises Interrupted. From then on a command takes no more signals."""
+    """Raises Interrupted. The command then ignores later signals."""
     _Command.interrupted = True
     raise Interrupted(number)
 
 
 def raise_on_signals() -> None:
-    """From now on the first signal raises Interrupted in the main thread. For a command, not for a library's caller."""
+    """From now on the first signal raises Interrupted in the main thread. This is for a command, not for a library."""
 
     def handler(number: int, _: Any) -> None:
         if not _Command.interrupted:
@@ -54,7 +56,7 @@ def raise_on_signals() -> None:
 
 
 def _send_again(lost: "sys.UnraisableHookArgs") -> None:
-    """Python drops what is raised inside a finalizer or a weak reference's callback, and a signal may come there."""
+    """Sends a signal again whose exception Python dropped, as in finalizers and callbacks of weak references."""
     if not isinstance(lost.exc_value, Interrupted):
         sys.__unraisablehook__(lost)
         return
@@ -65,13 +67,13 @@ def _send_again(lost: "sys.UnraisableHookArgs") -> None:
 
 
 def ignore_signals() -> None:
-    """For a command that ends: what it still says and tidies up is not cut short."""
+    """Ignores signals from now on: the command is ending, and prints and cleans up undisturbed."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 class _Deferral:
-    """The one Flag of all `deferred` blocks that are open, and what the signals did before the first of them."""
+    """The one Flag of all open `deferred` blocks, and the signal handlers from before the first of them."""
 
     flag = Flag()
     before: ClassVar[list[Any]] = []
@@ -80,9 +82,10 @@ class _Deferral:
 
 @contextmanager
 def deferred() -> Iterator[Flag]:
-    """Yields a Flag that a signal sets; further signals change nothing. Outside the main thread it stays 0.
+    """Yields a Flag that the first signal sets. Later signals change nothing.
 
-    Blocks that are open at the same time, also ones that overlap as those of trainings in turns do, share the Flag.
+    Blocks that are open at the same time share the Flag. They may overlap, as those of trainings that take turns do.
+    Outside of the main thread the Flag stays 0.
     """
     if threading.current_thread() is not threading.main_thread():
         yield Flag()

@@ -1,4 +1,4 @@
-"""Names that a package hands on without importing their modules before somebody asks for one.
+"""Lets a package offer names without importing their modules before they are used.
 
 `compress --help` must answer at once, and `import compress` must not import torch.
 """
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def hand_on(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` (PEP 562) that imports a name from its home when it is first used.
+    """A module's `__getattr__` (PEP 562). It imports a name from its module when the name is first used.
 
     Args:
-        package: the module's own `__name__`.
+        package: the `__name__` of the module that offers the names.
         homes: module by name, as in {"load_recipe": "compress.recipe.load"}.
     """
 

@@ -1,4 +1,4 @@
-"""Standard output and error, which may be closed from the start or go away while the work goes on."""
+"""Standard output and standard error, which may be closed at the start or go away during the work."""
 
 import os
 import sys
@@ -6,31 +6,34 @@ from typing import Any
 
 
 def ensure_open() -> None:
-    """Opens /dev/null where a standard stream is closed, lest the next file that is opened takes its number."""
+    """Opens /dev/null in place of a closed standard stream.
+
+    Otherwise the next file that is opened would take the number of that stream.
+    """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open, as the one it stands for
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open, like a standard stream
 
 
 def silence(number: int) -> None:
-    """Sends what is still written to a standard stream (1 or 2) nowhere; Python flushes it once more at its end."""
+    """Discards what is still written to a standard stream (1 or 2). Python flushes it once more when it ends."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, number)
     os.close(null)
 
 
 class Stderr:
-    """sys.stderr for progress: where its reader or terminal is gone, the lines are dropped and the work goes on."""
+    """sys.stderr for progress. Where its reader or terminal is gone, lines are dropped and the work continues."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
     @property
     def _file(self) -> Any:
-        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # rich puts a proxy there while it shows a bar
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # rich puts a proxy here while it shows a bar
 
     def write(self, text: str) -> int:
         try:

@@ -1,4 +1,7 @@
-"""The loop. In: a model, batches and an objective. Out: the trained model, metrics by epoch, and checkpoints."""
+"""Trains a model.
+
+In: a model, batches and an objective. Out: the trained model, a line of metrics for each epoch, and checkpoints.
+"""
 
 from compress.training.evaluate import accuracy, logits_of
 from compress.training.loop import Position, finish, train

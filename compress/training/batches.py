@@ -1,7 +1,7 @@
-"""The batches of a training: augmented images, their labels, and the teacher's logits for them.
+"""The batches of a training, with the teacher's answers.
 
-Students that are trained in lockstep have one Batches in common. Each batch is then made once, and the teacher sees it
-once.
+In: a split on the device, and the teacher if there is one. Out: the batch of each epoch and step. Students that train
+in lockstep share one Batches. They so share each batch and each forward pass of the teacher.
 """
 
 from collections.abc import Callable
@@ -30,13 +30,13 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch; of several processes, this one's part of it.
+    """One batch. With several processes it is this process's part of the global batch.
 
     Attributes:
-        images: float32 [B, 3, H, W] in channels_last memory.
+        images: float32 [B, 3, H, W], in channels_last memory.
         labels: int64 [B].
-        teacher_logits: [B, C], where a teacher supervises.
-        teacher_features: maps [B, C', H', W'] by the path of the teacher's module, where terms look into it.
+        teacher_logits: [B, C], or None without a teacher.
+        teacher_features: maps [B, C', H', W'] of the teacher's modules that a term looks at, by path.
     """
 
     images: Tensor
@@ -46,15 +46,18 @@ class Batch:
 
 
 class Batches:
-    """Makes the batch of any epoch and step.
+    """All batches of a training, by epoch and step.
 
-    Every batch is full. Each epoch has an order of its own, so what one epoch leaves over comes in another.
+    Every batch is full. Each epoch has its own order, so images that are left over in one epoch are used in another.
+
+    Attributes:
+        batch_size: images of the global batch, at most those of the split.
+        images_each: images of the batch in each process.
 
     Args:
-        batch_size: images of all processes together.
-        seed: of this training's order and augmentation.
+        seed: of the order and the augmentation.
         teacher: float32 images [B, 3, H, W] to logits [B, C], without gradients.
-        views: keeps the teacher's logits; the augmentations then repeat after views.count epochs.
+        views: keeps the teacher's logits. The augmentations then repeat after `views.count` epochs.
 
     Raises:
         UsageError: the processes cannot have equal parts of a batch.
@@ -73,7 +76,6 @@ class Batches:
         self.images, self.augment, self.seed, self.teacher = images, augment, seed, teacher
         self.world = current()
         self.batch_size = min(batch_size, len(images.labels))
-        """Of all processes together."""
         self.images_each = self.world.images_each(self.batch_size)
         self._views = views
         self._taps: list[Tap] = []
@@ -89,17 +91,23 @@ class Batches:
         return len(self.images.labels) // self.batch_size
 
     def look_into(self, tap: Tap) -> None:
-        """From now on the batches hold these maps of the teacher, too. Views keep logits alone, so they have none."""
+        """Adds the maps of this tap to every later batch. Not together with views, which keep logits only."""
         known = [path for other in self._taps for path in other.shapes]
         if any(path not in known for path in tap.shapes):
             self._taps.append(tap)
             self._newest = None
 
     def get(self, epoch: int, step: int, interrupted: Flag) -> Batch:
-        """The batch of that step. Everyone who asks before the next step gets the same tensors.
+        """The batch of that step. Until the next step everyone who asks gets the same tensors.
+
+        Args:
+            epoch: from 0.
+            step: within the epoch, from 0.
+            interrupted: raises Interrupted in the middle of the teacher's first pass over a view.
 
         Raises:
-            Interrupted: a signal came while the teacher computed a new view.
+            Interrupted: a signal arrived meanwhile.
+            MachineError: the cache of the teacher's logits cannot be written.
         """
         if self._newest is None or self._newest[0] != (epoch, step):
             self._newest = ((epoch, step), self._make(epoch, step, interrupted))
@@ -117,7 +125,7 @@ class Batches:
         return Batch(self.augmented(rows, view), labels, logits[rows].float())
 
     def supervised(self, images: Tensor, labels: Tensor) -> Batch:
-        """With what the teacher, where there is one, says of the images now."""
+        """A batch of these images, float32 [B, 3, H, W], with the teacher's logits and maps computed now."""
         if self.teacher is None:
             return Batch(images, labels)
         with ExitStack() as recording:
@@ -128,6 +136,9 @@ class Batches:
         return Batch(images, labels, logits, features)
 
     def augmented(self, rows: Tensor, draw: int) -> Tensor:
+        """float32 [B, 3, H, W] of the rows int64 [B]. draw: the number of the augmentation, which is an epoch or a
+        view.
+        """
         return self.images.augmented(rows, self.augment, seed=self.seed, epoch=draw)
 
     def _logits_of_view(self, view: int, rows: Tensor) -> Tensor:
@@ -136,7 +147,7 @@ class Batches:
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
-    """A permutation of the rows, int64 [count], that depends on (seed, epoch) alone."""
+    """A permutation of the rows, int64 [count]. It depends on (seed, epoch) alone."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(stream(seed, "order", epoch)))
 
 
@@ -151,13 +162,25 @@ def batches_and_teacher(
     views: TeacherViews | None,
     memo: Memo,
 ) -> tuple[Batches, InferenceTeacher | None]:
-    """The batches of a training, and its teacher made for inference.
+    """The batches of a training, and its teacher made ready for inference.
 
-    Trainings of one seed on the same images get the same objects from one memo. The teacher's BatchNorms are not folded
-    where a term looks inside it.
+    Trainings with the same images, augmentation, batch size, seed and teacher get the same Batches from one memo.
+
+    Args:
+        images: the split to train on.
+        teacher: None, or a module that maps [N, 3, H, W] to logits [N, C].
+        views: keeps the teacher's logits, if given.
+        memo: shared by the trainings of this process.
+
+    Returns:
+        The batches, and the teacher for inference. The teacher is None where the objective needs none. Its BatchNorms
+        are folded, unless terms look at its feature maps.
+
+    Raises:
+        UsageError: the processes cannot have equal parts of a batch.
     """
     light: InferenceTeacher | None = None
-    if settings.compile:  # without it what was compiled while nobody looked inside is used again when somebody does
+    if settings.compile:  # otherwise torch would reuse code that it compiled before the hooks of a Tap were there
         torch._dynamo.config.skip_nnmodule_hook_guards = False
     if teacher is not None and objective.supervised_by_teacher:
         whole, fold = teacher, not objective.looks_into_teacher

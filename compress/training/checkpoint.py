@@ -1,7 +1,10 @@
-"""Checkpoints that are whole or not there, and the newest valid one.
+"""Checkpoints that are complete or absent.
 
-A checkpoint is NAME.safetensors (tensors) and NAME.json (everything else, and a SHA-256 of both). The json is written
-last: without it the checkpoint does not exist. NAME ends in that hash, so that nothing is written over another one.
+In: tensors and JSON. Out: two files, and later the newest valid pair.
+
+- NAME.safetensors holds the tensors.
+- NAME.json holds everything else and a SHA-256 of both. It is written last: without it the checkpoint does not exist.
+- NAME ends in that hash, so that no checkpoint overwrites another one.
 """
 
 import hashlib
@@ -24,25 +27,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors by dotted name; meta is JSON and holds at least epoch and step, from which training goes on."""
+    """The content of a checkpoint.
+
+    Attributes:
+        tensors: by dotted name.
+        meta: JSON. It holds at least `epoch` and `step`, where training continues.
+    """
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors below `prefix.`, without it."""
+        """The tensors whose names begin with `prefix.`, without that prefix."""
         return {key[len(prefix) + 1 :]: value for key, value in self.tensors.items() if key.startswith(f"{prefix}.")}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Writes a checkpoint atomically, then removes all but the newest `keep`.
 
+    Returns:
+        The .safetensors file.
+
     Raises:
-        DivergedError: a weight is not finite; nothing is written.
-        MachineError: the disk has no room.
+        DivergedError: a weight is not finite. Nothing is written.
+        MachineError: the disk is full or the folder cannot be written.
     """
     step = f"epoch-{checkpoint.meta['epoch']:05d}-step-{checkpoint.meta['step']:06d}"
-    # The range of an observer of torch.ao that has seen nothing yet is infinite.
+    # An observer of torch.ao that has seen no data has an infinite range.
     weights = [
         value
         for name, value in checkpoint.tensors.items()
@@ -57,7 +68,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     files.write_json(path.with_suffix(".json"), {**checkpoint.meta, "sha256": digest})
     others = [name for name in _names(folder) if not name.startswith(f"{step}-")]
     kept = {path.stem, *others[max(0, len(others) - keep + 1) :]}
-    for suffix in (".json", ".safetensors"):  # a checkpoint ends as it began: its marker is there only beside it
+    for suffix in (".json", ".safetensors"):  # the marker goes first: it must never be there without its tensors
         for old in folder.glob(f"epoch-*{suffix}"):
             if old.stem not in kept:
                 old.unlink(missing_ok=True)
@@ -65,10 +76,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest valid checkpoint, or None where there is none. Each newer one that is damaged is a warning.
+    """The newest valid checkpoint, or None where there is none. Each newer one that is damaged gives a warning.
 
     Raises:
-        InputError: there are checkpoints, and none is valid.
+        InputError: there are checkpoints, but none is valid.
     """
     names = _names(folder)
     for name in reversed(names):
@@ -82,12 +93,12 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def has_checkpoints(folder: Path) -> bool:
-    """Whether there are any, valid or not."""
+    """Whether the folder has any checkpoint, valid or not."""
     return bool(_names(folder))
 
 
 def _names(folder: Path) -> list[str]:
-    """Oldest first; a checkpoint whose marker is missing was never finished."""
+    """Names of finished checkpoints, oldest first. One without a marker was never finished."""
     return sorted(path.stem for path in folder.glob("epoch-*-step-*.json"))
 
 

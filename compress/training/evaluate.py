@@ -1,4 +1,8 @@
-"""Accuracy of a model on a split that stays on the device. The model is in eval mode meanwhile, and back after."""
+"""Evaluates a model on a split that is on the device.
+
+In: a model and images. Out: logits, and from them the accuracy. The model is in eval mode meanwhile; afterwards it is
+back in its own mode.
+"""
 
 from dataclasses import dataclass
 
@@ -7,15 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.data.augment import Images
-from compress.distributed.world import Agreement, current
+from compress.distributed.agreement import Agreement
+from compress.distributed.world import current
 
 BATCH = 512
-PIXELS = BATCH * 64 * 64  # larger images come in smaller batches, lest memory that holds training is too small here
+PIXELS = BATCH * 64 * 64  # larger images come in smaller batches, so that evaluation needs no more memory than training
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Fractions. balanced_top1 is the mean of the classes' own accuracies, over the classes that have images."""
+    """Fractions from 0 to 1.
+
+    Attributes:
+        top1: the part of the images whose top class is their label.
+        balanced_top1: the mean of that over classes. Classes without images do not count.
+    """
 
     top1: float
     balanced_top1: float
@@ -24,9 +34,20 @@ class Accuracy:
 def logits_of(
     model: nn.Module, images: Images, *, precision: str = "fp32", interrupted: Agreement | None = None
 ) -> Tensor:
-    """float32 [N, C]: the model's logits for every image of the split, in order. Raises Interrupted between batches.
+    """The model's logits for every image of the split, in order.
 
-    Several processes take the batches in turns, each the very batches that one process has, and all return all logits.
+    Several processes take the batches in turns. The batches are those of a single process. Every process returns all
+    logits.
+
+    Args:
+        precision: "bf16" computes in bfloat16 by autocast, anything else in float32.
+        interrupted: is asked between batches.
+
+    Returns:
+        float32 [N, C], on the device of the images.
+
+    Raises:
+        Interrupted: a signal arrived.
     """
     world = current()
     device = images.images.device
@@ -39,7 +60,8 @@ def logits_of(
         for turn in range(world.rank, len(starts) + world.rank, world.size):
             if interrupted is not None:
                 interrupted.raise_if_set()
-            start = starts[min(turn, len(starts) - 1)]  # in the last turn some may have nothing left: cut off below
+            # In the last turn some processes repeat the last batch. The surplus is cut off below.
+            start = starts[min(turn, len(starts) - 1)]
             outputs.append(model(images.normalized(slice(start, start + size))).float())
     model.train(was_training)
     logits = torch.cat(outputs)
@@ -51,7 +73,7 @@ def logits_of(
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
-    """logits [N, C] and labels [N] on one device."""
+    """The accuracy of logits [N, C] for labels int64 [N], both on one device."""
     correct = (logits.argmax(dim=1) == labels).double()
     counts = torch.bincount(labels, minlength=logits.shape[1])
     hits = torch.zeros_like(counts, dtype=torch.float64).index_add_(0, labels, correct)

@@ -1,6 +1,7 @@
-"""The loop. A student is trained with a teacher's supervision, and a teacher by the same loop without one.
+"""The training loop. The same loop trains students with a teacher and teachers without one.
 
-train() reads top to bottom: resume, epochs of steps, evaluation, a line of metrics, a checkpoint.
+In: a model, a Job and the splits. Out: the trained model. `train` reads from top to bottom: resume, the steps of each
+epoch, evaluation, a line of metrics, a checkpoint.
 """
 
 import logging
@@ -15,7 +16,7 @@ from torch import nn
 
 from compress import recipe
 from compress.data.augment import Splits
-from compress.distributed.world import Agreement
+from compress.distributed.agreement import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.errors import Interrupted, UsageError
@@ -27,7 +28,8 @@ from compress.training.evaluate import accuracy, logits_of
 from compress.training.memo import Memo
 from compress.training.metrics import MetricsLog, peak_memory_mb
 from compress.training.outlook import epoch_line, memory_explained, outlook
-from compress.training.state import Phase, Training, loss_parts, prepare, restore, snapshot, take_terms
+from compress.training.snapshot import restore, snapshot, take_terms
+from compress.training.state import Phase, Training, loss_parts, prepare
 from compress.training.teacher_cache import TeacherViews
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training stands: before this step."""
+    """The point that a training has reached: it is about to do this step. epoch and step count from 0."""
 
     phase: Phase
     epoch: int
@@ -46,7 +48,7 @@ class Position:
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """Where a training writes: a file of metrics, and two folders."""
+    """Where a training writes: one file for metrics, one folder each for checkpoints and TensorBoard events."""
 
     metrics: Path
     checkpoints: Path
@@ -55,7 +57,16 @@ class TrainingFiles:
 
 @dataclass(frozen=True)
 class Job:
-    """What a training is asked to do, besides the model and the pictures."""
+    """What a training does, apart from the model and the images.
+
+    Attributes:
+        objective: the loss.
+        provenance: must be equal in a checkpoint from which the training resumes.
+        views: keeps the teacher's logits (`compress.training.teacher_cache`).
+        follows: the checkpoints of an earlier training of `settings.epochs` epochs. This one continues it, and its
+            terms start as they were at the end of that one.
+        label: is put before each line of progress.
+    """
 
     phase: Phase
     epochs: int
@@ -64,33 +75,37 @@ class Job:
     augment: recipe.Augment
     files: TrainingFiles
     provenance: dict[str, Any]
-    """All that must be equal now and in the checkpoint from which it goes on."""
     views: TeacherViews | None = None
-    """Keeps the teacher's logits (compress.training.teacher_cache)."""
     follows: Path | None = None
-    """Checkpoints of the training of settings.epochs that this one follows. The terms go on as they were at its end."""
     label: str = ""
-    """Before each line of progress."""
 
 
 def train(
     model: nn.Module, job: Job, splits: Splits, *, teacher: nn.Module | None = None, memo: Memo | None = None
 ) -> Generator[Position, None, nn.Module]:
-    """Trains `model` and returns what is to be kept, in eval mode: itself, or its moving average.
+    """Trains `model` as the job says.
 
-    A generator that stops before every step, so that several trainings can go on in turns; `finish` runs one to its
-    end. From a valid checkpoint training goes on, bit-identical on CPU. With several processes
-    (compress.distributed.world) each has its part of every batch, and the leader alone writes.
+    It is a generator that stops before every step, so that several trainings can take turns; `finish` runs one to its
+    end. Training continues from the newest valid checkpoint. On a CPU it is then bit-identical to a run without a
+    break. With several processes (`compress.distributed`) each computes its part of every batch, and only the leader
+    writes.
 
     Args:
-        teacher: supervises the model where the objective asks for it; it is not trained.
-        memo: what trainings in turns have in common.
+        teacher: supervises the model where the objective needs it. It is not trained.
+        memo: what the trainings that take turns have in common.
+
+    Yields:
+        The position before each step.
+
+    Returns:
+        The trained model, or its moving average if the settings ask for one, in eval mode.
 
     Raises:
-        DivergedError: before a step whose loss or gradient is not finite.
-        Interrupted: after a signal, once the step is finished and saved.
-        MachineError: the device's memory is too small; it names a batch size that fits.
+        DivergedError: a loss or gradient is not finite. The step is not applied.
+        Interrupted: a signal arrived. The step is finished and saved.
+        MachineError: the device's memory is too small. The hint names a batch size that fits.
         UsageError: the checkpoints are further than job.epochs.
+        InputError: the checkpoints belong to other data or another teacher, or none is valid.
     """
     settings, phase, epochs, label = job.settings, job.phase, job.epochs, job.label
     batches, light = batches_and_teacher(
@@ -157,7 +172,7 @@ def train(
 
 
 def finish(steps: Generator[Position, None, T]) -> T:
-    """Runs a training to its end and returns what it returns."""
+    """Runs a training to its end and returns what the generator returns."""
     while True:
         try:
             next(steps)
@@ -168,7 +183,22 @@ def finish(steps: Generator[Position, None, T]) -> T:
 def run_epoch(
     state: Training, interrupted: Agreement, bar: console.Bar, save: Callable[[], None]
 ) -> Generator[Position, None, None]:
-    """The steps of one epoch, from state.step on. Nothing waits for the device but the progress bar, twice a second."""
+    """The steps of one epoch, from `state.step` on.
+
+    On a GPU only the progress bar waits for the device, twice a second, besides the saving of checkpoints and the end
+    of the epoch.
+
+    Args:
+        interrupted: stops before a step after a signal.
+        save: writes a checkpoint. It is called every `checkpoint_minutes`.
+
+    Yields:
+        The position before each step.
+
+    Raises:
+        DivergedError: before a checkpoint of weights that are not finite.
+        Interrupted: a signal arrived during the teacher's first pass over a view.
+    """
     batches, device, world = state.batches, state.batches.device, state.world
     parameters = [parameter for parameter in state.trained.parameters() if parameter.requires_grad]
     opponents = [] if state.terms is None else list(state.terms.discriminators.parameters())
@@ -198,7 +228,7 @@ def run_epoch(
             norm = torch.maximum(norm, torch.nn.utils.get_total_norm([p.grad for p in opponents if p.grad is not None]))
         bad = state.watch.check(parts, norm)
         for optimizer in state.optimizers.values():
-            # From the first bad step on, a fused optimiser leaves the weights alone on the device, without a sync.
+            # From the first bad step on, a fused optimiser skips its update on the device, without a sync.
             optimizer.found_inf = bad  # type: ignore[attr-defined]
             optimizer.step()
         state.zero_grad()

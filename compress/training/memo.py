@@ -1,4 +1,7 @@
-"""What the runs of one process have in common, made once: data on the device, teachers for inference, batches."""
+"""What the runs of one process share: data on the device, teachers for inference, and batches.
+
+In: a key and a function. Out: what the function returned when the key was new.
+"""
 
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
@@ -7,13 +10,13 @@ T = TypeVar("T")
 
 
 class Memo:
-    """Keeps what was made, by key, for as long as it lives."""
+    """Keeps values by key, as long as the Memo itself lives."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returned when that key was first asked for."""
+        """The value of `key`. `make` is called only where the key is new."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]

@@ -1,4 +1,7 @@
-"""metrics.jsonl, a line an epoch, and TensorBoard events where they are asked for."""
+"""metrics.jsonl, with one line for each epoch, and TensorBoard events if the recipe asks for them.
+
+In: a dictionary for each epoch. Out: lines in the file, and the lines that are already there.
+"""
 
 import json
 import resource
@@ -13,7 +16,11 @@ from compress.system.errors import MachineError, install_extra
 
 
 class MetricsLog:
-    """Appends lines to the file at `path`, and events to the folder `tensorboard` where one is given."""
+    """Appends lines to the file at `path`, and events to the folder `tensorboard` if it is given.
+
+    Raises:
+        MachineError: TensorBoard is asked for and not installed.
+    """
 
     def __init__(self, path: Path, *, tensorboard: Path | None = None) -> None:
         self.path = path
@@ -26,17 +33,21 @@ class MetricsLog:
             self._writer = SummaryWriter(str(tensorboard))
 
     def keep_before(self, phase: str, epoch: int) -> None:
-        """Drops the phase's lines from `epoch` on, and a torn last line: they are about to be written again."""
+        """Removes the phase's lines from `epoch` on, and a last line that was not written to its end.
+
+        Training is about to write them again.
+        """
         lines = read_metrics(self.path)
         kept = [line for line in lines if line["phase"] != phase or line["epoch"] < epoch]
         files.write_bytes(self.path, "".join(map(_as_line, kept)).encode())
 
     def replace_phase(self, phase: str, source: Path) -> None:
-        """Puts the lines of another log first, in place of the phase's own."""
+        """Replaces the phase's lines by all lines of another log, which come first."""
         lines = read_metrics(source) + [line for line in read_metrics(self.path) if line["phase"] != phase]
         files.write_bytes(self.path, "".join(map(_as_line, lines)).encode())
 
     def write(self, line: dict[str, Any]) -> None:
+        """Appends one line. Raises MachineError where the file cannot be written."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_as_line(line))
@@ -50,7 +61,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; [] where there is none. A torn last line is left out."""
+    """The complete lines of a metrics file, or [] without a file. A last line that is not complete is left out."""
     if not path.exists():
         return []
     lines: list[dict[str, Any]] = []
@@ -66,7 +77,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Of the device where it is a GPU, else of this process (resident), since its start."""
+    """The peak memory in MB: of the GPU, or the resident memory of this process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts KiB

@@ -1,4 +1,7 @@
-"""What a training says of itself: what it will take, a line an epoch, and a batch size where memory was too small."""
+"""What a training tells the user: its cost beforehand, a line for each epoch, and a batch size that fits into memory.
+
+In: the state of a training. Out: text, or a MachineError with a hint.
+"""
 
 import time
 import traceback
@@ -14,7 +17,10 @@ from compress.training.state import Training, loss_parts
 
 
 def outlook(state: Training, epochs: int) -> str:
-    """What is about to happen, about how long it will take, and what it needs on disk."""
+    """One line before the training starts: its size, about how long it takes, and the disk space of its checkpoints.
+
+    It times one forward and backward pass. The state does not change.
+    """
     size = sum(value.numel() * value.element_size() for value in state.model.state_dict().values()) / 1e6
     copies = 2 + (state.ema is not None) + (state.settings.optimizer == "adamw")
     steps = (epochs - state.epoch) * state.batches.steps_per_epoch - state.step
@@ -30,13 +36,18 @@ def outlook(state: Training, epochs: int) -> str:
 
 @contextmanager
 def memory_explained(state: Training) -> Iterator[None]:
+    """Turns an out-of-memory error within the block into a MachineError.
+
+    Raises:
+        MachineError: its hint names a batch size that fits, if one was found.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
-        if state.world.size > 1:  # a pass takes all processes, and the others may have room
+        traceback.clear_frames(error.__traceback__)  # the frames hold the tensors of the step
+        if state.world.size > 1:  # a trial needs all processes, and the others may not have run out
             hint = "Lower train.batch_size, or start more processes"
         elif fitting := _batch_size_that_fits(state):
             hint = f"train.batch_size={fitting} fits"
@@ -50,7 +61,7 @@ def memory_explained(state: Training) -> Iterator[None]:
 
 
 def _batch_size_that_fits(state: Training) -> int:
-    """A half, a quarter and so on of the batch size: the first with which a pass succeeds; 0 where none does."""
+    """Halves the batch size until a pass succeeds; 0 where none does."""
     size = state.batches.batch_size
     while (size := size // 2) > 1:
         state.zero_grad()
@@ -67,7 +78,7 @@ def _batch_size_that_fits(state: Training) -> int:
 
 
 def _seconds_per_step(state: Training, batch_size: int) -> float:
-    """Of a forward and backward pass, timed once after a warm-up. In eval mode and without a step: nothing changes."""
+    """Seconds of a forward and backward pass in eval mode, timed once after a warm-up. Changes nothing."""
     batches, device = state.batches, state.batches.device
     images, labels = batches.images.normalized(slice(0, batch_size)), batches.images.labels[:batch_size]
     state.model.eval()
@@ -85,6 +96,7 @@ def _seconds_per_step(state: Training, batch_size: int) -> float:
 
 
 def epoch_line(line: dict[str, Any], epochs: int, *, remaining: float) -> str:
+    """The line of progress for an epoch. line: as in metrics.jsonl. remaining: seconds until the end."""
     temperature = (
         f"  T {line['temperature_min']:.1f}-{line['temperature_max']:.1f}" if "temperature_min" in line else ""
     )

@@ -1,11 +1,10 @@
-"""Quantisation-aware fine-tuning: the student learns to compute with INT8's rounding.
+"""Fine-tunes a student for INT8 (quantisation-aware training), with the teacher and the supervision of its training.
 
-In: a trained float student. Out: the same student with weights that bear INT8, and the range of each layer's input. An
-export uses those ranges. Teacher and supervision are those of the training before.
-
-The quantisers are torch.ao's. They pass gradients straight through, and their ranges follow the data. An export writes
-two INT8 graphs (export.int8.quantize). The quantisers imitate TensorRT's, which is the coarser one: symmetric, one
-scale for an input, one scale for each channel of a weight. A scale for each channel also holds after a BatchNorm is
+In: a trained float student. Out: the same student with weights that tolerate INT8, and the range of each layer's input,
+which the export uses. Convolutions and linear layers compute with the rounding that INT8 gives their inputs and
+weights. The quantisers are torch.ao's: the gradient passes straight through, and the ranges follow the data. An export
+writes two INT8 graphs (`export.int8.quantize`). The quantisers imitate the coarser of the two, TensorRT's: symmetric,
+with one scale for an input and one for each channel of a weight. Such a scale stays valid when a BatchNorm is later
 folded into the weight.
 """
 
@@ -51,11 +50,23 @@ def fine_tune(
     teacher: nn.Module | None,
     memo: Memo | None = None,
 ) -> Generator[Position, None, dict[str, list[float]]]:
-    """Fine-tunes the student in place for train.quantize_epochs, resumable as any training. Returns `input_ranges`.
+    """Fine-tunes the student in place for train.quantize_epochs. It resumes like any training.
 
     Args:
         job: the student's training, which this one follows.
-        checkpoints: the folder for those of the fine-tuning.
+        checkpoints: the folder for the checkpoints of the fine-tuning.
+        teacher: supervises the student, as before.
+        memo: what the trainings that take turns have in common.
+
+    Yields:
+        The position before each step.
+
+    Returns:
+        [lowest, highest] input of each layer, by its name (`input_ranges`).
+
+    Raises:
+        UsageError: the student cannot be quantised (`with_fake_quantization`).
+        CompressError: whatever `train` raises.
     """
     settings = job.settings
     lr = settings.lr / 100 if settings.quantize_lr is None else settings.quantize_lr
@@ -80,17 +91,18 @@ def fine_tune(
 
 
 def _remove_others(checkpoints: Path, provenance: dict[str, Any]) -> None:
-    """Those of a student that was trained on since, of another learning rate, and of more or fewer epochs."""
+    """Removes checkpoints of another student, learning rate or number of epochs."""
     found = newest_checkpoint(checkpoints)
     if found is not None and found.meta["provenance"] != provenance:
         shutil.rmtree(checkpoints)
 
 
 def with_fake_quantization(model: nn.Module) -> nn.Module:
-    """A copy with quantisers in front of each layer and on its weight.
+    """A copy of the model with quantisers in front of each layer and on its weight.
 
     Raises:
-        UsageError: the model has no convolution or linear layer, or a layer is parametrised, such as by weight_norm.
+        UsageError: the model has no convolution or linear layer, or a layer is parametrised, for example by
+            weight_norm.
     """
     quantized = copy.deepcopy(model)
     layers = [module for module in quantized.modules() if isinstance(module, LAYERS)]
@@ -110,7 +122,7 @@ def with_fake_quantization(model: nn.Module) -> nn.Module:
 
 
 def float_weights(quantized: nn.Module) -> dict[str, Tensor]:
-    """The state_dict that the model given to with_fake_quantization would have with the weights as they are now."""
+    """The state_dict for the model that `with_fake_quantization` was given, with the weights of its quantised copy."""
     prefix, suffix = "parametrizations.", ".original"
     weights: dict[str, Tensor] = {}
     for name, value in quantized.state_dict().items():
@@ -121,25 +133,28 @@ def float_weights(quantized: nn.Module) -> dict[str, Tensor]:
 
 
 def input_ranges(quantized: nn.Module) -> dict[str, list[float]]:
-    """[lowest, highest] input of each layer in training, a moving average over batches, by the layer's name."""
+    """[lowest, highest] input of each layer in training, by the layer's name: moving averages over batches.
+
+    Layers that never ran are left out.
+    """
     found = {}
     for name, layer in quantized.named_modules():
         if isinstance(layer, LAYERS):
             observer: Any = layer.get_submodule(_INPUT).activation_post_process
-            if torch.isfinite(observer.min_val):  # what never ran saw nothing
+            if torch.isfinite(observer.min_val):  # infinite where the layer never ran
                 found[name] = [observer.min_val.item(), observer.max_val.item()]
     return found
 
 
 def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The range follows the data while the layer trains, and stays as it is while it is evaluated."""
+    """Quantises the first input. Its range follows the data in training and is fixed in evaluation."""
     quantizer: Any = layer.get_submodule(_INPUT)
     quantizer.enable_observer(layer.training)
     return (quantizer(inputs[0].float()), *inputs[1:])
 
 
 class _GlobalBatchObserver(MovingAverageMinMaxObserver):
-    """Of several processes all see the range of the whole batch."""
+    """With several processes each sees the range of the global batch."""
 
     def forward(self, x_orig: Tensor) -> Tensor:
         super().forward(current().extremes(x_orig))
@@ -153,7 +168,7 @@ def _input_quantizer() -> nn.Module:
 
 
 def _weight_quantizer() -> nn.Module:
-    """averaging_constant 1: the range is that of the weight as it is now."""
+    """averaging_constant 1: the range is that of the current weight."""
     return FakeQuantize(
         observer=MovingAveragePerChannelMinMaxObserver,
         qscheme=torch.per_channel_symmetric,

@@ -1,6 +1,6 @@
-"""The teacher's logits for fixed augmentations ("views") of every training sample, kept on disk between runs.
+"""Keeps the teacher's logits on disk between runs, for a fixed number of augmentations ("views") of each image.
 
-In: what computes logits. Out: float16 [N, C], memory-mapped; a view is whole or not there.
+In: a function that computes logits. Out: float16 [N, C], memory-mapped. A view is complete or absent.
 """
 
 import hashlib
@@ -16,16 +16,17 @@ from torch import Tensor
 from compress.system import files
 from compress.system.interrupts import Flag
 
-_FORMAT = 1  # raise it when the same key would stand for other logits
+_FORMAT = 1  # raise it when the same key would mean other logits
 _BATCH = 512
 
 
 class TeacherViews:
-    """`count` views of `samples` images, in the cache folder below a hash of `determined_by`.
-
-    A view does not depend on how many others there are.
+    """`count` views of `samples` images. They are in the cache folder, below a hash of `determined_by`.
 
     Args:
+        count: views of each image. A view does not depend on how many others there are.
+        samples: N, the number of images.
+        device: where `logits` returns them.
         determined_by: everything that the logits depend on, as JSON.
     """
 
@@ -36,13 +37,18 @@ class TeacherViews:
         self._open: tuple[int, Tensor] | None = None
 
     def logits(self, view: int, compute: Callable[[int, Tensor], Tensor], interrupted: Flag) -> Tensor:
-        """The teacher's logits of one view, float16 [N, C] on the device.
+        """The teacher's logits for one view of all images. They are computed where the cache does not have them.
 
         Args:
-            compute: (view, rows int64 [B]) to logits [B, C]. It is called where the view is not kept yet.
+            view: from 0.
+            compute: (view, rows int64 [B]) to logits [B, C].
+            interrupted: is asked between batches.
+
+        Returns:
+            float16 [N, C], on the device.
 
         Raises:
-            Interrupted: a signal came meanwhile.
+            Interrupted: a signal arrived.
             MachineError: the cache cannot be written.
         """
         if self._open is None or self._open[0] != view:
@@ -55,7 +61,7 @@ class TeacherViews:
         return self._open[1]
 
     def _read(self, path: Path) -> np.ndarray | None:
-        """The view as it lies on disk; None where it is absent or not what its marker says."""
+        """The view on disk; None where it is absent or differs from its hash."""
         try:
             recorded = path.with_suffix(".sha256").read_text(encoding="ascii")
             if files.sha256_file(path) != recorded:
@@ -65,7 +71,7 @@ class TeacherViews:
             return None
 
     def _write(self, path: Path, compute: Callable[[Tensor], Tensor], interrupted: Flag) -> None:
-        """Batch by batch, so that the logits of many images and classes are never in memory together."""
+        """Writes batch by batch, so that the logits of all images are never in memory together."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

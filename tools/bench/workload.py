@@ -14,7 +14,7 @@ from torch import nn
 
 from compress import models, recipe
 from compress.data.augment import Images
-from compress.distributed.world import Agreement
+from compress.distributed.agreement import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.interrupts import Flag
