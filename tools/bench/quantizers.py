@@ -24,7 +24,6 @@ from typing import Any
 
 import click
 import numpy as np
-import onnxruntime as ort
 from harness import json_option, run, show
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
