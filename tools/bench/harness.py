@@ -121,6 +121,6 @@ def show(
     if as_json:
         print(json.dumps({**result, "machine": facts}))
         return
-    for line in lines if lines is not None else (f"{name:<28}{value}" for name, value in result.items()):
+    for line in lines if lines is not None else (f"{name:<32}{value}" for name, value in result.items()):
         print(line)
-    print(f"{'machine':<28}{', '.join(f'{name} {value}' for name, value in facts.items() if value is not None)}")
+    print(f"{'machine':<32}{', '.join(f'{name} {value}' for name, value in facts.items() if value is not None)}")

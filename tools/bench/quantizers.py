@@ -24,7 +24,6 @@ from typing import Any
 
 import click
 import numpy as np
-import onnxruntime as ort
 from harness import json_option, run, show
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -36,6 +35,7 @@ from export.benchmark.candidates import read_export
 from export.benchmark.latency import Timed, interleave, ratio
 from export.gates import parity
 from export.int8.quantize import fusion_coverage, has_vnni
+from export.onnx import open_session
 from export.onnx.file import INPUT_NAME
 from export.runtimes import OrtRuntime, normalise
 
@@ -89,7 +89,7 @@ def compare(run: Run, optimum: Path | None, seconds: float, images: int | None, 
     dataset, source = data_of(run), run.export / "student.onnx"
     mean, std = ((0.5,) * 3, (0.25,) * 3) if dataset is None else (dataset.mean, dataset.std)
     if dataset is None:
-        shape = ort.InferenceSession(str(source), providers=["CPUExecutionProvider"]).get_inputs()[0].shape
+        shape = open_session(source).get_inputs()[0].shape
         count = record.calibration.images
         pixels = np.random.default_rng(0).integers(0, 256, (count, *shape[2:], 3), dtype=np.uint8)
     else:
