@@ -2,13 +2,11 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import shutil
-import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from pydantic import ValidationError
 from torch import nn
@@ -16,158 +14,157 @@ from torch import nn
 from compress import models
 from compress.data import Dataset, load_data
 from compress.recipe import Export
-from compress.runs.folder import Run
+from compress.runs.folder import Run, finished_run
 from compress.runs.locks import held
-from compress.runs.records import FinishedManifest
 from compress.runs.student import load_student
-from compress.system import console
 from compress.system.errors import InputError, UsageError
 from compress.system.files import sha256_file
-from export.delivery.bundle import make_bundle
-from export.gates.stage import record_file
-from export.pipeline import Format, export_student
-from export.tensorrt.build import Precision
+from export.delivery import make_bundle, read_manifest
+from export.folder import ExportFolder, given_run
+from export.gates import Source
+from export.pipeline import Wanted, export_model
+from export.records import ExportRecord, Format, Precision
 
 logger = logging.getLogger(__name__)
 
+BundleKind = Literal["folder", "zip"]
+_BUNDLED: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+"""The smallest precision first: it is what a deployer gets who does not choose."""
+
 
 def export_run(
-    run: Run,
+    run: Run | str | Path,
     *,
-    formats: Collection[Format],
-    precisions: Collection[Precision],
+    formats: Collection[Format] = ("onnx",),
+    precisions: Collection[Precision] = ("fp32",),
     preprocess: bool = False,
     teacher: bool = False,
-    bundle: str | None = None,
+    bundle: BundleKind | None = None,
     threads: int | None = None,
     compute_capabilities: Collection[str] = (),
-) -> dict[str, Any]:
-    """Writes RUN/export and returns what its export.json holds.
+) -> ExportRecord:
+    """Writes the files of a finished run that are deployed to RUN/export.
 
-    bundle: "folder" or "zip" also makes RUN/export/bundle[.zip]. compute_capabilities replace the recipe's.
-    Raises InputError where the run's weights or data are not those of its manifest, and what export_student raises.
+    Args:
+        run: a finished run, or its folder.
+        formats: onnx for ONNX Runtime, trt for TensorRT.
+        precisions: fp32, fp16, int8.
+        preprocess: also a graph that takes uint8 pixels and gives probabilities.
+        teacher: also export the teacher.
+        bundle: "folder" or "zip" also makes RUN/export/bundle or bundle.zip, with all that a deployer needs.
+        threads: of ONNX Runtime; None takes what this process may use.
+        compute_capabilities: GPUs to build engines for, such as "89", instead of the recipe's.
+
+    Returns:
+        What export.json holds.
+
+    Raises:
+        UsageError: a compute capability names no GPU, or is given without the format trt.
+        InputError: the run is not finished, or its weights or data are not those of its manifest.
+        GateError: a file misses a limit of the recipe. Those that passed are there.
+        MachineError: engines are wanted and TensorRT is missing, or another process is using the run.
     """
-    if compute_capabilities and "trt" not in formats:
-        raise UsageError("--capability is of engines, and none are built", "Add --format trt.")
-    folder = run.export
-    with held(run.path), _warning_of_bundles(folder), console.phases() as progress:
+    run = finished_run(given_run(run).path)
+    settings = _settings(run, formats, compute_capabilities)
+    wanted = Wanted(formats, precisions, preprocess, threads)
+    folder = ExportFolder(run.export)
+    with held(run.path), _warning_of_bundles(folder):
         student = load_student(run)
-        recipe, manifest = run.recipe, run.result
-        dataset = load_data(recipe.data)
-        if dataset.sha256 != manifest.data.sha256:
-            raise InputError(
-                f"the {dataset.name} data here is not what {run.path} was trained on", "Point data.root to that data."
-            )
-        settings = recipe.export
-        if compute_capabilities:
-            settings = _with_capabilities(settings, compute_capabilities)
-        shared: dict[str, Any] = {
-            "settings": settings,
-            "formats": formats,
-            "precisions": precisions,
-            "threads": threads,
-            "log": console.say,
-            "progress": progress,
-        }
-        source = {"run": run.path.name, "recipe_sha256": recipe.sha256, "data_sha256": dataset.sha256}
-        record = export_student(
-            student,
-            out_dir=folder,
-            data=dataset,
-            preprocess=preprocess,
-            provenance={**source, "weights_sha256": manifest.student_sha256},
-            input_ranges=manifest.int8_input_ranges,
-            **shared,
-        )
+        dataset = _data(run)
+        record = export_model(_student(run, student, dataset), folder, settings, wanted)
         if teacher:
-            weights = run.teacher / models.WEIGHTS
-            if not weights.is_file() or sha256_file(weights) != manifest.teacher.sha256:
-                raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")
-            model = models.load_model(run.teacher)
-            export_student(
-                model,
-                out_dir=folder,
-                data=_as_the_model_sees(dataset, model),
-                name="teacher",
-                provenance={**source, "weights_sha256": manifest.teacher.sha256},
-                **shared,
-            )
-        if bundle:
-            record["bundle"] = str(_bundle(folder, record, dataset, manifest, bundle, threads))
+            unprocessed = dataclasses.replace(wanted, preprocess=False)
+            export_model(_teacher(run, dataset), folder.of("teacher"), settings, unprocessed)
+        if bundle is not None:
+            _bundle(run, folder, dataset, bundle, threads)
     return record
 
 
-@contextlib.contextmanager
-def _warning_of_bundles(folder: Path) -> Iterator[None]:
-    """Also where a gate fails: a bundle of other files than the export now has passes `compress verify` as ever."""
+def _settings(run: Run, formats: Collection[Format], capabilities: Collection[str]) -> Export:
+    """The recipe's, with the compute capabilities that were asked for."""
+    if not capabilities:
+        return run.recipe.export
+    if "trt" not in formats:
+        raise UsageError("--capability is of engines, and none are built", "Add --format trt.")
     try:
-        yield
-    finally:
-        for path in (folder / "bundle", folder / "bundle.zip"):
-            if path.exists() and not _onnx_files(path) <= _recorded(folder):
-                logger.warning(f"{path} is of an earlier export: --bundle makes it anew")
-
-
-def _onnx_files(bundle: Path) -> set[str]:
-    """Their hashes; of a bundle that cannot be read that of no file."""
-    try:
-        if bundle.is_dir():
-            content = (bundle / "manifest.json").read_bytes()
-        else:
-            with zipfile.ZipFile(bundle) as archive:
-                content = archive.read("manifest.json")
-        return {sha256 for name, sha256 in json.loads(content)["files"].items() if name.endswith(".onnx")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return {""}
-
-
-def _recorded(folder: Path) -> set[str]:
-    try:
-        files = json.loads((folder / record_file("student")).read_bytes())["files"]
-    except (OSError, ValueError, KeyError):
-        return set()
-    return {entry["sha256"] for entry in files.values()}
-
-
-def _with_capabilities(settings: Export, capabilities: Collection[str]) -> Export:
-    try:
-        return Export.model_validate({**settings.model_dump(), "compute_capabilities": list(capabilities)})
+        return Export.model_validate({**run.recipe.export.model_dump(), "compute_capabilities": list(capabilities)})
     except ValidationError as error:
         strange = error.errors()[0]["input"]
         raise UsageError(f"--capability {strange!r} names no GPU", "For example: --capability 89.") from None
 
 
-def _as_the_model_sees(dataset: Dataset, model: nn.Module) -> Dataset:
+def _data(run: Run) -> Dataset:
+    dataset = load_data(run.recipe.data)
+    if dataset.sha256 != run.result.data.sha256:
+        raise InputError(
+            f"the {dataset.name} data here is not what {run.path} was trained on", "Point data.root to that data."
+        )
+    return dataset
+
+
+def _student(run: Run, student: nn.Module, dataset: Dataset) -> Source:
+    manifest = run.result
+    provenance = _provenance(run, dataset, manifest.student_sha256)
+    return Source(student, dataset, provenance, manifest.int8_input_ranges)
+
+
+def _teacher(run: Run, dataset: Dataset) -> Source:
+    recorded, weights = run.result.teacher.sha256, run.teacher / models.WEIGHTS
+    if not weights.is_file() or sha256_file(weights) != recorded:
+        raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")
+    model = models.load_model(run.teacher)
     mean, std = models.normalization(model, dataset)
-    return dataclasses.replace(dataset, mean=mean, std=std)
+    seen = dataclasses.replace(dataset, mean=mean, std=std)
+    return Source(model, seen, _provenance(run, dataset, recorded))
 
 
-def _bundle(
-    folder: Path, record: dict[str, Any], dataset: Dataset, manifest: FinishedManifest, kind: str, threads: int | None
-) -> Path:
-    """The smallest precision first: it is what a deployer gets who does not choose."""
-    names = ("student.int8.onnx", "student.fp16.onnx", "student.onnx")
-    files = [folder / name for name in names if name in record["files"]]
-    data = manifest.data
+def _provenance(run: Run, dataset: Dataset, weights: str) -> dict[str, str]:
+    return {
+        "run": run.path.name,
+        "recipe_sha256": run.recipe.sha256,
+        "data_sha256": dataset.sha256,
+        "weights_sha256": weights,
+    }
+
+
+@contextlib.contextmanager
+def _warning_of_bundles(folder: ExportFolder) -> Iterator[None]:
+    """Also where a gate fails: a bundle of other files than the export now has passes `compress verify` as ever."""
+    try:
+        yield
+    finally:
+        for path in (folder.bundle, folder.bundle_zip):
+            if path.exists() and not _onnx_files(path) <= _recorded(folder):
+                logger.warning(f"{path} is of an earlier export: --bundle makes it anew")
+
+
+def _onnx_files(bundle: Path) -> set[str]:
+    """Their hashes. Of a bundle that cannot be read that of no file."""
+    try:
+        return {sha256 for name, sha256 in read_manifest(bundle).files.items() if name.endswith(".onnx")}
+    except InputError:
+        return {""}
+
+
+def _recorded(folder: ExportFolder) -> set[str]:
+    try:
+        return {entry.sha256 for entry in folder.record().files.values()}
+    except (OSError, InputError):
+        return set()
+
+
+def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, threads: int | None) -> None:
+    exported = folder.record().files
+    files = [path for path in map(folder.onnx, _BUNDLED) if path.name in exported]
+    manifest = run.result
     card = (
-        f"Distilled by {manifest.method}: top-1 {manifest.student_top1:.2%} on {data.eval_split} of "
-        f"{dataset.name} ({data.eval_images:,} images), its teacher {manifest.teacher_top1:.2%}.\n"
+        f"Distilled by {manifest.method}: top-1 {manifest.student_top1:.2%} on {manifest.data.eval_split} of "
+        f"{dataset.name} ({manifest.data.eval_images:,} images), its teacher {manifest.teacher_top1:.2%}.\n"
     )
-    target = folder / ("bundle.zip" if kind == "zip" else "bundle")
-    fresh = target if kind == "zip" else folder / ".bundle.new"
-    if kind != "zip":
-        shutil.rmtree(fresh, ignore_errors=True)
-    make_bundle(
-        fresh,
-        files,
-        images=dataset.eval_images,
-        class_names=dataset.class_names,
-        mean=dataset.mean,
-        std=dataset.std,
-        card=card,
-        threads=threads,
-    )
-    if fresh != target:
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.rename(target)
-    return target
+    if kind == "zip":
+        make_bundle(folder.bundle_zip, files, dataset, card=card, threads=threads)
+        return
+    shutil.rmtree(folder.new_bundle, ignore_errors=True)
+    make_bundle(folder.new_bundle, files, dataset, card=card, threads=threads)
+    shutil.rmtree(folder.bundle, ignore_errors=True)
+    folder.new_bundle.rename(folder.bundle)

@@ -1,146 +1,149 @@
 """From a trained model to the files of a run's export folder, each behind its gates.
 
 In: a torch model and the images of its run. Out: ONNX files and engines, and export.json with everything measured. A
-file has its final name only once it passed; where a gate fails nothing is left at that name.
+file has its final name only once it passed. Where a gate fails nothing is left at that name.
 """
 
 import contextlib
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
-from torch import nn
 
-from compress.data import Dataset
 from compress.recipe import Export
 from compress.system.distribution import version
-from compress.system.errors import CompressError, GateError, MachineError
-from compress.system.files import sha256_file, write_json
-from export.gates import parity
-from export.gates.stage import Stage, gated
-from export.int8.files import int8_files
-from export.onnx.export import add_preprocessing, export_onnx
-from export.onnx.fp16 import to_fp16
-from export.runtimes import TorchRuntime, open_session
-from export.tensorrt.build import LIBRARIES, Precision, tensorrt
-from export.tensorrt.engines import engine_files
+from compress.system.errors import CompressError, GateError, InputError, MachineError
+from compress.system.files import sha256_file
+from export.folder import ExportFolder
+from export.gates import Source, Stage, gated, parity
+from export.int8 import int8_files
+from export.onnx import add_preprocessing, export_onnx, open_session, to_fp16
+from export.records import ExportRecord, FileRecord, Format, Precision
+from export.runtimes import TorchRuntime
+from export.tensorrt import LIBRARIES, engine_files, tensorrt
 
-Format = Literal["onnx", "trt"]
-SCHEMA_VERSION = 1
+logger = logging.getLogger(__name__)
+
 _ENGINE_SETTINGS = ("workspace_mb", "version_compatible", "hardware_compatible", "compute_capabilities")
 
 
-def export_student(
-    model: nn.Module,
-    *,
-    out_dir: Path,
-    data: Dataset,
-    settings: Export,
-    name: str = "student",
-    formats: Collection[Format] = ("onnx",),
-    precisions: Collection[Precision] = ("fp32",),
-    preprocess: bool = False,
-    provenance: Mapping[str, str] | None = None,
-    input_ranges: Mapping[str, Sequence[float]] | None = None,
-    threads: int | None = None,
-    log: Callable[[str], None] = lambda line: None,
-    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
-) -> dict[str, Any]:
-    """Export `model` and return what export.json holds.
+@dataclass(frozen=True)
+class Wanted:
+    """Which files an export makes. threads: of ONNX Runtime while it measures; None for what this process may use."""
 
-    `provenance`: strings for the metadata of the files, such as run, recipe_sha256, weights_sha256. `input_ranges`: of
-    a model that was fine-tuned for INT8, (lowest, highest) input by layer; the rest is calibrated. `log`: one line for
-    each file. `progress`: (phase, done, total) of long steps.
-    Raises GateError when a limit is missed, MachineError when `formats` asks for TensorRT and there is none; the ONNX
-    files that passed are then there, and export.json says what was not. A file that an earlier export made of the same
-    weights (`provenance`'s weights_sha256), data, settings and versions is not made again.
+    formats: Collection[Format] = ("onnx",)
+    precisions: Collection[Precision] = ("fp32",)
+    preprocess: bool = False
+    threads: int | None = None
+
+
+def export_model(source: Source, folder: ExportFolder, settings: Export, wanted: Wanted) -> ExportRecord:
+    """Exports a model. Files that passed their gates stay, whatever comes after them.
+
+    A file that an earlier export made of the same weights (weights_sha256 in the provenance), data, settings and
+    versions is not made again.
+
+    Args:
+        source: the model, its images and its provenance.
+        folder: where the files go, and the name with which they begin.
+        settings: limits of the gates, and how INT8 is calibrated and engines are built.
+        wanted: which files to make.
+
+    Returns:
+        What export.json holds.
+
+    Raises:
+        GateError: a limit is missed. The files that passed are there, and export.json says what did not.
+        MachineError: engines are wanted and TensorRT is missing. The ONNX files for it are there.
+        InputError: torch cannot export the model.
     """
-    stage = Stage(name, out_dir, data, settings, threads, input_ranges, log)
-    stage.record = _header(stage, formats, precisions, provenance or {})
+    stage = Stage(source, folder, settings, wanted.threads, _header(source, folder, settings, wanted))
     _continue_earlier(stage)
-    if "trt" in formats:
-        with contextlib.suppress(MachineError):
-            stage.record["versions"]["tensorrt"] = f"{tensorrt().__name__} {tensorrt().__version__}"
-        if "tensorrt" not in stage.record["versions"]:
-            log(f"none of {', '.join(LIBRARIES)} is installed: only the ONNX files for TensorRT will be written")
+    if "trt" in wanted.formats:
+        _note_tensorrt(stage)
     try:
-        _fp32(stage, model, _metadata(stage, provenance or {}))
-        if "fp16" in precisions:
+        _fp32(stage)
+        if "fp16" in wanted.precisions:
             _fp16(stage)
-        if "int8" in precisions:
-            int8_files(stage, formats, progress)
-        if preprocess:
+        if "int8" in wanted.precisions:
+            int8_files(stage, wanted.formats)
+        if wanted.preprocess:
             _pixels(stage)
-        if "trt" in formats:
-            engine_files(stage, precisions, progress)
+        if "trt" in wanted.formats:
+            engine_files(stage, wanted.precisions)
     except BaseException as error:
-        stage.record["failed"] = str(error) if isinstance(error, CompressError) else type(error).__name__
+        stage.note(failed=str(error) if isinstance(error, CompressError) else type(error).__name__)
         raise
     finally:
-        left = {name: entry for name, entry in stage.earlier.items() if (out_dir / name).exists()}
-        stage.record["files"] = {**left, **stage.record["files"]}
-        write_json(stage.record_path, stage.record)
+        left = {name: entry for name, entry in stage.earlier.items() if folder.file(name).exists()}
+        stage.record = stage.record.model_copy(update={"files": {**left, **stage.record.files}})
+        stage.record.write(folder.record_file)
         _warn_of_others(stage)
     return stage.record
 
 
-def _header(
-    stage: Stage, formats: Collection[str], precisions: Collection[str], provenance: Mapping[str, str]
-) -> dict[str, Any]:
+def _header(source: Source, folder: ExportFolder, settings: Export, wanted: Wanted) -> ExportRecord:
     packages = ("compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "name": stage.name,
-        "provenance": dict(provenance),
-        "formats": sorted(formats),
-        "precisions": sorted(precisions),
-        "settings": stage.settings.model_dump(mode="json"),
-        "data_sha256": stage.data.sha256,
-        "eval_images": len(stage.data.eval_images),
-        "int8_input_ranges": stage.input_ranges,
-        "versions": {package: version(package) for package in packages},
-        "files": {},
-    }
+    ranges = source.input_ranges
+    return ExportRecord(
+        name=folder.name,
+        provenance=dict(source.provenance),
+        formats=sorted(wanted.formats),
+        precisions=sorted(wanted.precisions),
+        settings=settings.model_dump(mode="json"),
+        data_sha256=source.data.sha256,
+        eval_images=len(source.data.eval_images),
+        int8_input_ranges=None if ranges is None else {layer: list(ends) for layer, ends in ranges.items()},
+        versions={package: version(package) for package in packages},
+        files={},
+    )
+
+
+def _note_tensorrt(stage: Stage) -> None:
+    with contextlib.suppress(MachineError):
+        stage.record.versions["tensorrt"] = f"{tensorrt().__name__} {tensorrt().__version__}"
+    if "tensorrt" not in stage.record.versions:
+        names = ", ".join(LIBRARIES)
+        logger.info(f"none of {names} is installed: only the ONNX files for TensorRT will be written")
 
 
 def _continue_earlier(stage: Stage) -> None:
-    """Take over what an earlier export left, where everything that determines its ONNX files is the same."""
+    """Takes over what an earlier export left, where everything that determines its ONNX files is the same."""
 
-    def determined_by(record: dict[str, Any]) -> tuple[Any, ...]:
-        settings = {key: value for key, value in record["settings"].items() if key not in _ENGINE_SETTINGS}
-        versions = {key: value for key, value in record["versions"].items() if key != "tensorrt"}
-        source = {key: value for key, value in record["provenance"].items() if key != "run"}  # it may be renamed
-        return settings, versions, source, *(record[key] for key in ("data_sha256", "eval_images", "int8_input_ranges"))
+    def determined_by(record: ExportRecord) -> tuple[Any, ...]:
+        settings = {key: value for key, value in record.settings.items() if key not in _ENGINE_SETTINGS}
+        versions = {key: value for key, value in record.versions.items() if key != "tensorrt"}
+        source = {key: value for key, value in record.provenance.items() if key != "run"}  # it may be renamed
+        return settings, versions, source, record.data_sha256, record.eval_images, record.int8_input_ranges
+
+    def intact(name: str, entry: FileRecord) -> bool:
+        path = stage.folder.file(name)
+        return path.exists() and sha256_file(path) == entry.sha256
 
     try:
-        earlier = json.loads(stage.record_path.read_text(encoding="utf-8"))
-        known = stage.record["provenance"].get("weights_sha256")
+        earlier = stage.folder.record()
+        known = stage.record.provenance.get("weights_sha256")
         if not known or determined_by(earlier) != determined_by(stage.record):
             return
-        stage.earlier = {
-            name: entry
-            for name, entry in earlier["files"].items()
-            if (stage.out_dir / name).exists() and sha256_file(stage.out_dir / name) == entry["sha256"]
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        stage.earlier = {name: entry for name, entry in earlier.files.items() if intact(name, entry)}
+    except (OSError, InputError):
         return
-    stage.record |= {key: earlier[key] for key in ("calibration", "layer_sensitivity") if key in earlier}
+    stage.note(calibration=earlier.calibration, layer_sensitivity=earlier.layer_sensitivity)
 
 
 def _warn_of_others(stage: Stage) -> None:
     """What lies beside this export and is none of it: of other weights, data or settings."""
-    found = [path for suffix in ("onnx", "engine") for path in stage.out_dir.glob(f"{stage.name}.*{suffix}")]
-    if others := sorted(path.name for path in found if path.name not in stage.record["files"]):
-        stage.log(f"warning: of an earlier export, and no part of this one: {', '.join(others)}")
+    if others := sorted(path.name for path in stage.folder.models if path.name not in stage.record.files):
+        logger.warning(f"of an earlier export, and no part of this one: {', '.join(others)}")
 
 
-def _metadata(stage: Stage, provenance: Mapping[str, str]) -> dict[str, str]:
-    data = stage.data
+def _metadata(source: Source) -> dict[str, str]:
+    data = source.data
     return {
-        **provenance,
+        **source.provenance,
         "class_names": "\n".join(data.class_names),
         "mean": ",".join(f"{value:.9g}" for value in data.mean),
         "std": ",".join(f"{value:.9g}" for value in data.std),
@@ -150,14 +153,14 @@ def _metadata(stage: Stage, provenance: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _fp32(stage: Stage, model: nn.Module, metadata: dict[str, str]) -> None:
-    data, settings = stage.data, stage.settings
+def _fp32(stage: Stage) -> None:
+    data, settings, model = stage.data, stage.settings, stage.source.model
     size, channels = data.eval_images.shape[1], data.eval_images.shape[3]
-    path = stage.path(".onnx")
+    path = stage.folder.onnx()
     if stage.unchanged(path):
         return
     with gated(path) as temporary:
-        export_onnx(model, temporary, image_size=size, channels=channels, metadata=metadata)
+        export_onnx(model, temporary, image_size=size, channels=channels, metadata=_metadata(stage.source))
         parity.check_graph(temporary)
         reference, candidate = TorchRuntime(model, data.mean, data.std), stage.ort(temporary)
         measured = parity.check_logits(
@@ -176,11 +179,11 @@ def _fp32(stage: Stage, model: nn.Module, metadata: dict[str, str]) -> None:
 
 
 def _fp16(stage: Stage) -> None:
-    path, settings = stage.path(".fp16.onnx"), stage.settings
+    path, settings = stage.folder.onnx("fp16"), stage.settings
     if stage.unchanged(path):
         return
     with gated(path) as temporary:
-        to_fp16(stage.path(".onnx"), temporary)
+        to_fp16(stage.folder.onnx(), temporary)
         parity.check_graph(temporary)
         measured = stage.check_accuracy(
             stage.ort(temporary), settings.max_fp16_top1_drop, settings.min_agreement, "FP16"
@@ -190,12 +193,12 @@ def _fp16(stage: Stage) -> None:
 
 def _pixels(stage: Stage) -> None:
     """The graph with preprocessing inside must give the softmax of the logits, on real images."""
-    data, path = stage.data, stage.path(".pixels.onnx")
+    data, path = stage.data, stage.folder.pixels
     if stage.unchanged(path):
         return
     images = data.eval_images[:64]
     with gated(path) as temporary:
-        add_preprocessing(stage.path(".onnx"), temporary, mean=data.mean, std=data.std, image_size=images.shape[1])
+        add_preprocessing(stage.folder.onnx(), temporary, mean=data.mean, std=data.std, image_size=images.shape[1])
         parity.check_graph(temporary)
         session = open_session(temporary, stage.threads)
         probabilities = np.asarray(session.run(["probabilities"], {"pixels": images})[0])

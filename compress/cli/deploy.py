@@ -58,25 +58,29 @@ def export(
     found = finished_run(run)
     console.say(f"exporting {found.path}")
 
-    from export.from_run import export_run
+    from export import export_run
+    from export.folder import ExportFolder
 
+    kind = ("zip" if zipped else "folder") if bundle or zipped else None
     record = export_run(
         found,
         formats=formats,
         precisions=precisions,
         preprocess=preprocess,
         teacher=teacher,
-        bundle=("zip" if zipped else "folder") if bundle or zipped else None,
+        bundle=kind,
         threads=threads,
         compute_capabilities=capabilities,
     )
+    folder = ExportFolder(found.export)
+    made = {None: None, "folder": folder.bundle, "zip": folder.bundle_zip}[kind]
     if json_:
-        print_json({**record, "run": str(found.path)})
+        print_json({**record.dump(), **({"bundle": str(made)} if made else {}), "run": str(found.path)})
         return
-    for name, entry in record["files"].items():
-        console.say(f"{found.path / 'export' / name}   {entry['bytes'] / 1e6:.1f} MB")
-    if "bundle" in record:
-        console.say(f"{record['bundle']}   check it on the target with `compress verify`")
+    for name, entry in record.files.items():
+        console.say(f"{folder.file(name)}   {entry.bytes / 1e6:.1f} MB")
+    if made:
+        console.say(f"{made}   check it on the target with `compress verify`")
 
 
 @click.command()
@@ -110,19 +114,16 @@ def benchmark(
     found = finished_run(run)
     console.say(f"benchmarking {found.path}")
 
-    from export.benchmark.measure import benchmark_run
-    from export.benchmark.results import Verdict
-    from export.benchmark.verdict import gate as raise_on_fail
+    from export import benchmark_run
+    from export.benchmark import gate as raise_on_fail
 
-    content = benchmark_run(
-        found, runtimes=runtimes, batches=batches, threads=threads, min_seconds=seconds, say=console.say
-    )
-    verdict = Verdict.model_validate(content["verdict"])
+    measured = benchmark_run(found, runtimes=runtimes, batches=batches, threads=threads, min_seconds=seconds)
+    verdict = measured.verdict
     if json_:
-        print_json({**content, "run": str(found.path)})
-    for warning in content["warnings"]:
+        print_json({**measured.model_dump(mode="json"), "run": str(found.path)})
+    for warning in measured.warnings:
         logger.warning(warning)
-    console.say(f"{verdict.outcome}  {verdict.recommended or 'nothing to deploy'}   {found.path / 'benchmark.json'}")
+    console.say(f"{verdict.outcome}  {verdict.recommended or 'nothing to deploy'}   {found.benchmark_file}")
     console.say(f"the page: compress report {found.path}")
     if gate:
         raise_on_fail(verdict)
@@ -134,9 +135,9 @@ def benchmark(
 @as_json
 def report(runs: tuple[Path, ...], out: Path | None, json_: bool) -> None:
     """A page and Markdown of what `compress benchmark` measured of one RUN, or of several side by side."""
-    from export.report.page import report as write_report
+    from export import report_runs
 
-    written = [str(path) for path in write_report(list(runs), out)]
+    written = [str(path) for path in report_runs(runs, out)]
     if json_:
         print_json(written)
         return
@@ -149,7 +150,7 @@ def report(runs: tuple[Path, ...], out: Path | None, json_: bool) -> None:
 @click.option("--threads", type=click.IntRange(1), help="For ONNX Runtime. Default: what this process may use.")
 def verify(bundle: Path, threads: int | None) -> None:
     """Replay the golden inputs of BUNDLE on this machine: pass, or exit 6."""
-    from export.delivery.bundle import verify_bundle
+    from export.delivery import verify_bundle
 
     for name, difference in verify_bundle(bundle, threads=threads).items():
         click.echo(f"pass  {name}  differs by {difference:.2g} of its largest logit")
@@ -171,7 +172,7 @@ def push(run: Path, repo: str, private: bool, dry_run: bool, json_: bool) -> Non
     """
     from compress.runs.folder import finished_run
     from compress.system import console
-    from export.delivery.hub import push_run
+    from export.delivery import push_run
 
     outcome = push_run(finished_run(run), repo, private=private, dry_run=dry_run)
     if json_:

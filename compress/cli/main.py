@@ -6,6 +6,7 @@ The commands are in the modules beside this one.
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 import click
 
@@ -52,24 +53,38 @@ for command in (
 
 def main() -> None:
     """Entry point of the `compress` command and of `python -m compress`."""
+    more = ", with --resume" if "distill" in sys.argv else ""
+    run_command(cli, "compress", f"Give the same command again{more}.")
+
+
+def run_command(command: click.Command, name: str, again: str = "Give the same command again.") -> NoReturn:
+    """Runs `command` with this process's arguments and ends the process with the exit code of its outcome.
+
+    An error is one line on stderr, and `--debug` shows its traceback. The scripts in tools/ end in the same way.
+
+    Args:
+        command: What to run.
+        name: The command's name in its help.
+        again: What to do after an interruption, as a sentence.
+    """
     streams.ensure_open()
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    code = _run(debug)
+    code = _run(command, name, again, debug)
     if code and launch.size() > 1:
         sys.stdout.flush()
         os._exit(code)  # collectives that others have left must not hold up the end
     sys.exit(code)
 
 
-def _run(debug: bool) -> int:
+def _run(command: click.Command, name: str, again: str, debug: bool) -> int:
     from compress.system.interrupts import ignore_signals, raise_on_signals
 
     raise_on_signals()
     try:
         try:
-            cli.main(standalone_mode=False, prog_name="compress")
+            command.main(standalone_mode=False, prog_name=name)
             sys.stdout.flush()
         finally:
             ignore_signals()
@@ -85,8 +100,7 @@ def _run(debug: bool) -> int:
         return _fail(error, debug)
     except (Interrupted, KeyboardInterrupt, click.Abort) as stop:
         code = stop.code if isinstance(stop, Interrupted) else 130
-        more = ", with --resume" if "distill" in sys.argv else ""
-        return _end(code, f"interrupted. Give the same command again{more}.")
+        return _end(code, f"interrupted. {again}")
     except BrokenPipeError:
         streams.silence(1)  # the reader went away (`| head`): not an error of ours
         return 0

@@ -105,8 +105,7 @@ def sweep(
 
     outcomes = run_sweep(cells, recipe_name=recipe.stem, device=device, engine=engine)
 
-    from export.report.sweep import write_sweep
-    from export.report.sweep_results import compare
+    from export.report import compare, write_sweep
 
     found = compare(recipe.stem, results(cells, outcomes), reference)
     page, text, _ = write_sweep(found, out or runs_root())

@@ -1,7 +1,7 @@
-"""The processes that train one run together (torchrun): their parts of a batch, and what they must know of each other.
+"""The processes that train one run together (torchrun): parts of a batch, and what they tell each other.
 
-All goes through the World of this process. In a world of one, as without torchrun, each of its methods hands back what
-it was given. Every process must call them in the same order.
+Everything goes through the World of this process. Every process must call its methods in the same order. Without
+torchrun the world is one process, and each method hands back what it was given.
 """
 
 import copy
@@ -128,9 +128,9 @@ class World:
             gradient.copy_(mean.view_as(gradient) / self.size)
 
     def synchronized(self, model: nn.Module) -> nn.Module:
-        """The model, or on CUDA a copy whose BatchNorms have the statistics of the global batch; same parameter names.
+        """The model; on CUDA a copy whose BatchNorms have the statistics of the global batch.
 
-        SyncBatchNorm refuses CPUs, where the statistics stay those of each process's part.
+        Parameter names stay. On CPUs, which SyncBatchNorm refuses, the statistics are those of each process's part.
         """
         on_cuda = any(parameter.is_cuda for parameter in model.parameters())
         return convert_sync_batchnorm(copy.deepcopy(model), self.group) if self.size > 1 and on_cuda else model

@@ -9,7 +9,7 @@ from compress.system.lazy import hand_on
 
 if TYPE_CHECKING:
     from compress.models.create import architecture, create_model
-    from compress.models.folder import CONFIG, WEIGHTS, load_model, load_weights, read_config, read_weights, save_model
+    from compress.models.folder import CONFIG, WEIGHTS, load_model, load_weights, read_config, save_model
     from compress.models.weights import as_teacher, checkpoint_teacher, normalization, pretrained_teacher
     from compress.models.wrappers import Ensemble, Renormalized
 
@@ -27,7 +27,6 @@ __all__ = [
     "normalization",
     "pretrained_teacher",
     "read_config",
-    "read_weights",
     "save_model",
 ]
 
@@ -39,7 +38,6 @@ _HOMES = {
     "load_model": "compress.models.folder",
     "load_weights": "compress.models.folder",
     "read_config": "compress.models.folder",
-    "read_weights": "compress.models.folder",
     "save_model": "compress.models.folder",
     "checkpoint_teacher": "compress.models.weights",
     "as_teacher": "compress.models.weights",

@@ -7,7 +7,6 @@ import copy
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from compress.data import Dataset
 from compress.models import small_stem
@@ -143,9 +142,13 @@ def load_model(folder: Path) -> nn.Module:
 
 
 def load_weights(model: nn.Module, folder: Path) -> nn.Module:
-    """The given module with the weights that save_model wrote, in eval mode."""
+    """The module with the weights that save_model wrote, in eval mode. Raises InputError where they do not fit."""
     try:
-        model.load_state_dict(read_weights(folder / WEIGHTS))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except FileNotFoundError:
+        raise InputError(f"no weights at {folder / WEIGHTS}") from None
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS} is not whole ({first_line(error)})") from None
     except RuntimeError as error:
         raise InputError(f"{folder / WEIGHTS} does not fit the module ({first_line(error)})") from None
     return model.eval()
@@ -153,7 +156,7 @@ def load_weights(model: nn.Module, folder: Path) -> nn.Module:
 
 def read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         inside = [str(folder / role) for role in ("teacher", "student") if (folder / role / CONFIG).exists()]
         hint = f"That is a run, and its models are {' and '.join(inside)}." if inside else ""
@@ -161,24 +164,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG} is not a model's configuration")
     return config
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, from safetensors or a torch file of plain tensors; any other pickle is refused."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"no weights at {path}") from None
-    except Exception as error:
-        raise InputError(
-            f"{path} does not hold plain weights ({first_line(error)})",
-            "Convert it to safetensors where you trust it.",
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path} does not hold weights by name", "A state_dict is expected.")
-    return dict(content)

@@ -1,24 +1,24 @@
 """Registers the small-stem models with timm as soon as timm is imported, without importing timm before that."""
 
 import importlib
-import importlib.abc
-import importlib.util
 import sys
 from typing import Any
 
 _REGISTERS = "compress.models.small_stem"
 
 
-class _RegisterWithTimm(importlib.abc.MetaPathFinder):
+class _RegisterWithTimm:
     """Imports the small stem right after timm."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if fullname != "timm" or self not in sys.meta_path:
             return None
+        from importlib.util import find_spec  # costs milliseconds that `compress --help` does not have
+
         position = sys.meta_path.index(self)
         sys.meta_path.remove(self)
         try:
-            spec = importlib.util.find_spec("timm")
+            spec = find_spec("timm")
         finally:
             sys.meta_path.insert(position, self)
         if spec is None or spec.loader is None:

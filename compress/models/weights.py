@@ -4,6 +4,8 @@ In: a recipe's teacher. Out: a model behind the normalisation that its weights e
 """
 
 import logging
+from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from torch import nn
 
 from compress.data import Dataset
 from compress.models import small_stem
+from compress.models.checkpoints import read_checkpoint, weights_in, without_prefix
 from compress.models.create import architecture, create_model, make_timm_model
-from compress.models.folder import CONFIG, WEIGHTS, read_config, read_weights
+from compress.models.folder import CONFIG, read_config
 from compress.models.wrappers import Renormalized
 from compress.recipe import Member
 from compress.system.errors import InputError, MachineError, UsageError, first_line
@@ -58,13 +61,13 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
     assert settings.checkpoint
     path = Path(settings.checkpoint).expanduser()
     if path.is_dir():
-        path = path / WEIGHTS
-        config = read_config(path.parent)
+        config = read_config(path)
+        path = weights_in(path)
     else:
         config = read_config(path.parent) if (path.parent / CONFIG).exists() else {}
-    weights = read_weights(path)
     model: Any = create_model(settings, num_classes=dataset.num_classes, image_size=dataset.image_size)
     expected = model.state_dict()
+    weights = without_prefix(read_checkpoint(path), expected, path)
     if differing := [key for key in expected if key in weights and expected[key].shape != weights[key].shape]:
         key = differing[-1]
         last = list(expected)[-1].rpartition(".")[0]
@@ -84,7 +87,7 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
         raise InputError(f"{path} does not fit {settings.model}: it {what}", "Check teacher.model and teacher.args.")
     model.load_state_dict(weights)
     try:
-        own = _Normalization.model_validate(config.get("pretrained_cfg", {}))
+        own = _Normalization.model_validate(config.get("pretrained_cfg") or {})
     except ValidationError as error:
         key = ".".join(map(str, ("pretrained_cfg", *error.errors()[0]["loc"])))
         raise InputError(
@@ -94,7 +97,7 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
     model.pretrained_cfg |= {
         "mean": own.mean or dataset.mean,
         "std": own.std or dataset.std,
-        "label_names": config.get("label_names"),
+        "label_names": _label_names(config.get("label_names"), path.parent / CONFIG),
     }
     if not (own.mean and own.std):
         mean, std = ([round(value, 4) for value in model.pretrained_cfg[key]] for key in ("mean", "std"))
@@ -116,13 +119,28 @@ def as_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
         )
     labels = cfg.get("label_names")
     if labels and list(labels) != dataset.class_names:
-        first = next(a for a, b in zip(labels, dataset.class_names, strict=False) if a != b)
-        raise InputError(f"teacher {name} has other classes than {dataset.name}, first {first!r}", "Order counts, too.")
+        pairs = zip_longest(labels, dataset.class_names)
+        number, (theirs, ours) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise InputError(
+            f"teacher {name} has other classes than {dataset.name}: class {number} is {theirs!r} there, {ours!r} here",
+            "Order counts, too.",
+        )
     mean, std = (torch.tensor(cfg.get(key) or getattr(dataset, key), dtype=torch.float32) for key in ("mean", "std"))
     data_mean, data_std = torch.tensor(dataset.mean), torch.tensor(dataset.std)
     if torch.allclose(mean, data_mean, atol=1e-3) and torch.allclose(std, data_std, atol=1e-3):
         return model
     return Renormalized(model, data_std / std, (data_mean - mean) / std)
+
+
+def _label_names(content: Any, path: Path) -> list[str] | None:
+    """Class names as a list, as timm writes them, or as a mapping from the class's number."""
+    if content is None:
+        return None
+    if isinstance(content, Mapping) and all(str(number) in content for number in range(len(content))):
+        content = [content[str(number)] for number in range(len(content))]
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise InputError(f"{path}: label_names are not names of classes", "A list of texts is expected, one a class.")
+    return content
 
 
 def normalization(model: nn.Module, dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,30 +8,44 @@ from compress.recipe.section import Section
 
 
 class Augment(Section):
-    """Drawn anew for every sample and epoch. crop and flip default to what suits the data set."""
+    """Random changes of the training images, drawn anew for every sample and epoch."""
 
-    crop: int | None = Field(default=None, ge=0, le=64, description="Padding in pixels before a random crop; 0 is off.")
-    flip: bool | None = Field(default=None, description="Mirror half of the images.")
-    erase: float = Field(default=0.0, ge=0, le=1, description="Probability of blanking a random rectangle.")
-    scale: float = Field(default=1.0, gt=0, le=1, description="Smallest area of a random resized crop; 1 is off.")
+    crop: int | None = Field(
+        default=None,
+        ge=0,
+        le=64,
+        description="Padding in pixels before a random crop. 0 is off. Default: what suits the data set.",
+    )
+    flip: bool | None = Field(default=None, description="Mirror half of the images. Default: what suits the data set.")
+    erase: float = Field(default=0.0, ge=0, le=1, description="Probability that a random rectangle is blanked.")
+    scale: float = Field(default=1.0, gt=0, le=1, description="Smallest area of a random resized crop. 1 is off.")
 
 
 class Data(Section):
-    name: Literal["cifar100", "cinic10", "tinyimagenet", "digits", "folder"]
-    root: str | None = Field(default=None, description="Where it lies. Default: $COMPRESS_DATA, then data/.")
-    image_size: int | None = Field(
-        default=None, ge=4, le=1024, description="Pixels a side. Default: the data set's own."
+    """Which pictures the student learns from, and at which size."""
+
+    name: Literal["cifar100", "cinic10", "tinyimagenet", "digits", "folder"] = Field(
+        description="The data set. folder: your own pictures, in train/CLASS/ and val/CLASS/ below data.root."
     )
-    augment: Augment = Augment()
+    root: str | None = Field(
+        default=None, description="The folder that holds it. Default: $COMPRESS_DATA, then data/. Needed for folder."
+    )
+    image_size: int | None = Field(
+        default=None, ge=4, le=1024, description="Pixels a side. Default: the data set's own. Needed for folder."
+    )
+    augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
     holdout: float = Field(
-        default=0.0, ge=0, lt=1, description="Evaluate on this part of train instead of the official split."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Evaluate on this part of the training images instead of the official split.",
     )
     label_noise: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Part of the training labels replaced by another class, uniformly (symmetric noise): always the "
-        "same ones for a data set and a part. What is evaluated on keeps its labels, with data.holdout too.",
+        description="Part of the training labels that another class replaces, at random (symmetric noise). A data "
+        "set and a part always give the same labels. The images of the evaluation keep theirs, also with data.holdout.",
     )
 
     @model_validator(mode="after")

@@ -8,18 +8,31 @@ from compress.recipe.section import Section
 
 
 class Export(Section):
-    """Limits of the gates that a file passes before it appears under its final name. Fractions: 0.005 is 0.5 points."""
+    """How files are made, and the gates that a file passes before it appears. Fractions: 0.005 is 0.5 points."""
 
     calibration_images: int = Field(default=512, ge=1, description="Training images that INT8 ranges are measured on.")
-    calibration_method: Literal["minmax", "entropy", "percentile"] = "percentile"
-    calibration_seed: int = Field(default=0, ge=0)
+    calibration_method: Literal["minmax", "entropy", "percentile"] = Field(
+        default="percentile", description="How ONNX Runtime chooses the range of an activation from what it measured."
+    )
+    calibration_seed: int = Field(default=0, ge=0, description="Chooses the training images for calibration.")
     sensitivity_images: int = Field(default=256, ge=1, description="Training images that each layer is tried on.")
-    max_logit_diff: float = Field(default=1e-4, gt=0, description="FP32 ONNX against torch, on noise.")
-    min_agreement: float = Field(default=0.99, gt=0, le=1, description="Same class as FP32; for ONNX and FP16.")
-    max_fp16_top1_drop: float = Field(default=0.002, ge=0, lt=1)
-    max_int8_top1_drop: float = Field(default=0.005, ge=0, lt=1)
-    min_int8_macs: float = Field(default=0.9, ge=0, le=1, description="Share of multiply-adds that must stay INT8.")
-    batches: list[int] = Field(default=[1, 8, 64], min_length=3, max_length=3, description="Smallest, best, largest.")
+    max_logit_diff: float = Field(
+        default=1e-4, gt=0, description="Largest difference of a logit, FP32 ONNX against torch, on noise."
+    )
+    min_agreement: float = Field(
+        default=0.99, gt=0, le=1, description="Share of images with the same class as before. For ONNX and FP16."
+    )
+    max_fp16_top1_drop: float = Field(default=0.002, ge=0, lt=1, description="Top-1 that FP16 may lose against FP32.")
+    max_int8_top1_drop: float = Field(default=0.005, ge=0, lt=1, description="Top-1 that INT8 may lose against FP32.")
+    min_int8_macs: float = Field(
+        default=0.9, ge=0, le=1, description="Share of the convolutions' multiply-adds that must stay in INT8."
+    )
+    batches: list[int] = Field(
+        default=[1, 8, 64],
+        min_length=3,
+        max_length=3,
+        description="Three batch sizes: the smallest, the one that engines are tuned for, and the largest.",
+    )
 
     @field_validator("batches")
     @classmethod
@@ -30,17 +43,23 @@ class Export(Section):
 
     workspace_mb: int = Field(default=1024, ge=1, description="Memory that TensorRT may use while it builds.")
     compute_capabilities: list[Annotated[str, Field(pattern=r"^([sS][mM])?[1-9]\d?\.?\d[af]?$")]] = Field(
-        default=[], description='GPUs to build for, such as "86", "89".'
+        default=[], description='GPUs to build engines for, such as "86" or "89".'
     )
-    version_compatible: bool = False
-    hardware_compatible: bool = False
+    version_compatible: bool = Field(default=False, description="Engines that later versions of TensorRT open, too.")
+    hardware_compatible: bool = Field(default=False, description="Engines that run on later GPUs, too.")
 
 
 class BenchmarkLimits(Section):
-    """Limits of the verdict; what is not set is not judged. Fractions: 0.02 is 2 points."""
+    """Limits of the verdict. A limit that is not set is not judged. Fractions: 0.02 is 2 points."""
 
-    p90_ms: float | None = Field(default=None, gt=0, description="90th percentile of latency at batch 1, model only.")
-    max_top1_drop: float | None = Field(default=0.02, ge=0, le=1, description="Of the student against its teacher.")
-    max_class_drop: float | None = Field(default=None, ge=0, le=1, description="The same, of the worst class.")
-    max_size_mb: float | None = Field(default=None, gt=0, description="Of the recommended file.")
-    price_per_hour: float | None = Field(default=None, gt=0, description="Of the machine, for the cost of inference.")
+    p90_ms: float | None = Field(
+        default=None, gt=0, description="90th percentile of latency in ms, at batch 1, of the model alone."
+    )
+    max_top1_drop: float | None = Field(
+        default=0.02, ge=0, le=1, description="Top-1 that the student may lose against its teacher."
+    )
+    max_class_drop: float | None = Field(default=None, ge=0, le=1, description="The same, for the worst class.")
+    max_size_mb: float | None = Field(default=None, gt=0, description="Size of the recommended file in MB.")
+    price_per_hour: float | None = Field(
+        default=None, gt=0, description="Price of the machine, from which the cost of inference follows."
+    )

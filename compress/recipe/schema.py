@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from compress.recipe.data import Data
 from compress.recipe.deploy import BenchmarkLimits, Export
@@ -15,13 +15,15 @@ from compress.recipe.train import Train
 
 
 class Recipe(Section):
-    data: Data
-    teacher: Teacher
-    student: Model
-    supervision: Supervision = Supervision()
-    train: Train = Train()
-    export: Export = Export()
-    benchmark: BenchmarkLimits = BenchmarkLimits()
+    """All that a user asks for."""
+
+    data: Data = Field(description="Which pictures.")
+    teacher: Teacher = Field(description="The model that the student learns from.")
+    student: Model = Field(description="The model that is distilled.")
+    supervision: Supervision = Field(default=Supervision(), description="The losses.")
+    train: Train = Field(default=Train(), description="How models are trained.")
+    export: Export = Field(default=Export(), description="How files are made, and their gates.")
+    benchmark: BenchmarkLimits = Field(default=BenchmarkLimits(), description="Limits of the verdict.")
 
     @model_validator(mode="after")
     def _warmups_are_parts_of_training(self) -> Self:

@@ -99,9 +99,10 @@ def keep_assistants(run: Run, assistants: list[AssistantRecord]) -> None:
 
 
 def check_assistants(recipe: Recipe, dataset: Dataset, given_teacher: nn.Module | None, student: nn.Module) -> None:
-    """Makes every assistant once, before hours of teacher training, and warns of one larger than the one before it.
+    """Makes every assistant once, before hours of teacher training. A larger one than the one before it is a warning.
 
-    Raises UsageError naming the step, for a model that cannot be made and for a feature that a term names in vain.
+    Raises:
+        UsageError: a model cannot be made, or lacks a feature that a term names; the message names the step.
     """
     if not recipe.teacher.assistants:
         return

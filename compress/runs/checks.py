@@ -10,7 +10,7 @@ from compress.system.errors import InputError
 
 
 def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
-    """Raises InputError where the model does not map the data's images to logits of its classes."""
+    """Raises InputError where the model does not map images [2, 3, H, W] of the data to logits [2, C]."""
     was_training = model.training
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.no_grad():

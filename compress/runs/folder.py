@@ -84,7 +84,7 @@ class Run:
         return self.path / "checkpoints"
 
     @property
-    def quantize_checkpoints(self) -> Path:
+    def qat_checkpoints(self) -> Path:
         """Of fine-tuning for INT8 (train.quantize)."""
         return self.path / "checkpoints-quantize"
 
@@ -106,9 +106,8 @@ class Run:
         """What `compress push` uploads."""
         return self.path / "hub"
 
-    def training_files(self, *, quantize: bool = False) -> TrainingFiles:
-        checkpoints = self.quantize_checkpoints if quantize else self.checkpoints
-        return TrainingFiles(self.metrics, checkpoints, self.path / "tensorboard")
+    def training_files(self) -> TrainingFiles:
+        return TrainingFiles(self.metrics, self.checkpoints, self.path / "tensorboard")
 
     def finished_files(self) -> dict[Path, bytes]:
         """The content of manifest and recipe where the run is finished, else nothing."""

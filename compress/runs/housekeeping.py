@@ -33,18 +33,22 @@ def list_runs(root: Path | None = None) -> list[dict[str, Any]]:
 
 
 def prune(root: Path | None = None, *, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
-    """What can go, with its size in bytes; removed only with `remove`.
+    """What can go, with its size in bytes:
 
-    Checkpoints of finished runs (which then cannot be extended), and kept teachers and assistants that no run refers
-    to, also none of a sweep or study in a folder further down. With `failed` also runs and teachers that did not
-    finish. Folders that a process holds are left alone.
+    - checkpoints of finished runs, which then cannot be extended;
+    - kept teachers and assistants that no run refers to, in this folder or further down;
+    - with `failed`, also runs and teachers that did not finish.
+
+    Args:
+        root: runs/ by default.
+        remove: also removes it. Folders that a process holds are left alone.
     """
     root = root or runs_root()
     candidates: list[Path] = []
     runs = all_runs(root)
     for run in runs:
         if run.manifest.finished:
-            candidates += [run.checkpoints, run.quantize_checkpoints]
+            candidates += [run.checkpoints, run.qat_checkpoints]
         elif failed and run.manifest.student_sha256 is None:  # one that was finished once keeps its student
             candidates.append(run.path)
     kept = [run.manifest for run in [*runs, *_further_down(root)] if run.path not in candidates]

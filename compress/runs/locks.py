@@ -22,7 +22,11 @@ HOLDER = ".holder"
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of the folder. Raises MachineError naming the holder; a dead one's lock is void."""
+    """Keeps other processes out of the folder. The lock of a process that died is void.
+
+    Raises:
+        MachineError: another process holds the folder; the message names it.
+    """
     holder = folder / HOLDER
     lock = FileLock(folder / LOCK)
     try:
@@ -42,7 +46,11 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(lock_file: Path, what: str) -> Iterator[None]:
-    """Waits while another process makes `what`; the lock's folder is made. Raises MachineError where it cannot be."""
+    """Waits while another process makes `what`. Makes the lock's folder.
+
+    Raises:
+        MachineError: the folder cannot be made.
+    """
     lock = FileLock(lock_file)
     try:
         lock_file.parent.mkdir(parents=True, exist_ok=True)

@@ -35,5 +35,5 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
 
 
 def fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
-    """On CPUs without AMX bf16 was slower than fp32 with every model tried, up to 2.1 times (recipes/README.md)."""
+    """On CPUs without AMX bf16 was slower than fp32 with every model tried (recipes/results/training.md)."""
     return "bf16" if device.type == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"

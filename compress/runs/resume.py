@@ -23,11 +23,19 @@ _EXTENSIONS = {"train.epochs", *(f"train.{key}" for key in FINE_TUNING)}
 def open_run(
     given: Recipe, name: str, out: Path | None, resume: bool, device: torch.device, *, extend: bool = True
 ) -> tuple[Run, Recipe, bool]:
-    """The run, the recipe with nothing left open, and whether there is work to do.
+    """Finds the run to go on with, or makes a new one.
 
-    name, out, resume: as distill has them. extend: whether a run may go on for longer than it was begun for.
-    Raises UsageError where the recipe is not that of the run to go on with, InputError where that run cannot go on,
-    MachineError where a new one finds its folder in use.
+    Args:
+        name, out, resume: as distill has them.
+        extend: whether a run may go on for longer than it was begun for.
+
+    Returns:
+        The run, the recipe with nothing left open, and whether there is work to do.
+
+    Raises:
+        UsageError: the recipe is not that of the run to go on with.
+        InputError: that run cannot go on.
+        MachineError: the folder of a new run is in use.
     """
     size = current().size
     if given.teacher.cache is not None and size > 1:
@@ -59,9 +67,9 @@ def open_run(
 
 
 def refuse_other_recipe(run: Run, given: Recipe) -> None:
-    """Raises UsageError where a run that is to be compared was begun with another recipe, or for fewer epochs.
+    """Raises UsageError where a run of a comparison was begun with another recipe, or for fewer epochs.
 
-    A damaged one is left to its own opening.
+    A damaged run is passed over: opening it says what is wrong.
     """
     try:
         before, begun = run.recipe, _has_begun(run)

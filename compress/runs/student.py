@@ -59,9 +59,10 @@ def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Datas
 def checked_student(
     recipe: Recipe, dataset: Dataset, given: nn.Module | None, given_teacher: nn.Module | None
 ) -> nn.Module:
-    """The recipe's student, or the one that was handed over, which could be trained as the recipe says.
+    """The recipe's student, or the one that was handed over, after checks that it can be trained as the recipe says.
 
-    Raises UsageError and InputError where it or an assistant could not be.
+    Raises:
+        UsageError, InputError: it or an assistant cannot.
     """
     student = given
     if student is None:
@@ -109,7 +110,7 @@ def trained_student(
     if settings.quantize is None:
         world.from_leader(lambda: MetricsLog(run.metrics).keep_before("quantize", 0))
     else:
-        checkpoints = run.quantize_checkpoints
+        checkpoints = run.qat_checkpoints
         ranges = yield from qat.fine_tune(
             trained, job, splits, checkpoints=checkpoints, teacher=supervisor.model, memo=memo
         )
@@ -134,9 +135,13 @@ def trained_student(
 
 
 def load_student(run: Run | str | Path, *, model: nn.Module | None = None) -> nn.Module:
-    """The student of a finished run, in eval mode. model is needed where the student was handed over as a module.
+    """The student of a finished run, in eval mode.
 
-    Raises InputError where the run is not finished or its weights are not those that the manifest names.
+    Args:
+        model: the module to load the weights into; needed where the student was handed over as a module.
+
+    Raises:
+        InputError: the run is not finished, or its weights are not those that the manifest names.
     """
     run = finished_run(run.path if isinstance(run, Run) else Path(run))
     weights = run.student / models.WEIGHTS

@@ -43,8 +43,12 @@ def obtain_teacher(
 ) -> tuple[nn.Module, TeacherRecord]:
     """The teacher, and what was measured of it. Afterwards it is in run/teacher, too.
 
-    Runs with the same teacher get the same module. Raises InputError where its classes are not the data's, and where
-    its weights cannot be read.
+    Args:
+        given: a module that was handed over, instead of the recipe's teacher.
+        memo: runs that ask by the same memo get the same module.
+
+    Raises:
+        InputError: its classes are not the data's, or its weights cannot be read.
     """
     world = current()
     if given is not None or not world.from_leader(teacher_record_file(run.teacher).exists):
@@ -99,7 +103,8 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
 def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> TeacherFolder:
     """The teacher that this recipe asks for: kept from before, or trained now.
 
-    recipe: with nothing left open (compress.runs.resolve).
+    Args:
+        recipe: with nothing left open (compress.runs.resolve).
     """
     folder = TeacherFolder(teachers_root() / teacher_hash(recipe, dataset))
     world = current()
@@ -144,10 +149,7 @@ def _save_foreign_teacher(settings: Member, folder: Path, dataset: Dataset, spli
 
 
 def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits) -> None:
-    """The teacher and those beside it as one in run/teacher. Those that are trained are kept as if each were alone.
-
-    Raises UsageError for a member that is there twice; all that can be wrong is found before the first is trained.
-    """
+    """The teacher and those beside it, as one in run/teacher. A member that is trained is kept as if it were alone."""
     alone = [
         recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={**dict(member), "ensemble": []})})
         for member in recipe.teacher.members

@@ -20,7 +20,7 @@ Outcome = Run | CompressError
 
 
 def run_in_lockstep(runs: Mapping[str, Steps]) -> dict[str, Outcome]:
-    """Each run ends at the same bits as alone: it has a random stream of its own.
+    """Each run ends at the same bits as alone, since it has a random stream of its own.
 
     A teacher that several runs have is made by the first of them, before the next begins. Where a run fails, the
     others go on. Raises Interrupted after a signal, once every run that had begun is saved.

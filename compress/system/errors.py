@@ -3,10 +3,13 @@
 Everything raised on purpose for a user is a CompressError. The command line prints it as one line, `error: WHAT. HINT`.
 """
 
+import re
 import sys
 import traceback
 
 from compress.system.distribution import DISTRIBUTION
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 EXIT_USAGE = 2
 EXIT_INPUT = 3
@@ -77,7 +80,7 @@ def fault(error: BaseException) -> FaultError:
 
 def first_line(error: BaseException) -> str:
     """What the error says, without the lines that only its library's authors can read."""
-    lines = str(error).strip().splitlines()
+    lines = _ESCAPES.sub("", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 

@@ -1,6 +1,7 @@
-"""The batches of a training: rows of an epoch's order, augmented, and what the teacher says of them.
+"""The batches of a training: augmented images, their labels, and the teacher's logits for them.
 
-Students that are trained in lockstep share one Batches, and so each batch and each pass of the teacher.
+Students that are trained in lockstep have one Batches in common. Each batch is then made once, and the teacher sees it
+once.
 """
 
 from collections.abc import Callable
@@ -29,10 +30,13 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 @dataclass(frozen=True)
 class Batch:
-    """images float32 [B, 3, H, W] in channels_last memory, labels int64 [B], teacher_logits [B, C] where there are.
+    """One batch; of several processes, this one's part of it.
 
-    teacher_features: by path, [B, C', H', W'] of each module of the teacher that somebody looks into. With several
-    processes it is this one's part of a global batch.
+    Attributes:
+        images: float32 [B, 3, H, W] in channels_last memory.
+        labels: int64 [B].
+        teacher_logits: [B, C], where a teacher supervises.
+        teacher_features: maps [B, C', H', W'] by the path of the teacher's module, where terms look into it.
     """
 
     images: Tensor
@@ -42,11 +46,18 @@ class Batch:
 
 
 class Batches:
-    """Every batch is full; what is left over is drawn in another epoch, since each has an order of its own.
+    """Makes the batch of any epoch and step.
 
-    seed: of this training's order and augmentation. teacher: float32 images to logits, without gradients.
-    views: where given, the augmentations repeat after so many epochs, and the teacher's logits for them are kept.
-    Raises UsageError where the processes cannot have equal parts.
+    Every batch is full. Each epoch has an order of its own, so what one epoch leaves over comes in another.
+
+    Args:
+        batch_size: images of all processes together.
+        seed: of this training's order and augmentation.
+        teacher: float32 images [B, 3, H, W] to logits [B, C], without gradients.
+        views: keeps the teacher's logits; the augmentations then repeat after views.count epochs.
+
+    Raises:
+        UsageError: the processes cannot have equal parts of a batch.
     """
 
     def __init__(
@@ -78,16 +89,17 @@ class Batches:
         return len(self.images.labels) // self.batch_size
 
     def look_into(self, tap: Tap) -> None:
-        """From now on the batches hold these maps of the teacher, too. Not with views, which keep logits alone."""
+        """From now on the batches hold these maps of the teacher, too. Views keep logits alone, so they have none."""
         known = [path for other in self._taps for path in other.shapes]
         if any(path not in known for path in tap.shapes):
             self._taps.append(tap)
             self._newest = None
 
     def get(self, epoch: int, step: int, interrupted: Flag) -> Batch:
-        """The batch of that step, the same tensors for everyone who asks before the next step.
+        """The batch of that step. Everyone who asks before the next step gets the same tensors.
 
-        Raises Interrupted where a signal comes while the teacher looks at a view for the first time.
+        Raises:
+            Interrupted: a signal came while the teacher computed a new view.
         """
         if self._newest is None or self._newest[0] != (epoch, step):
             self._newest = ((epoch, step), self._make(epoch, step, interrupted))
@@ -139,9 +151,10 @@ def batches_and_teacher(
     views: TeacherViews | None,
     memo: Memo,
 ) -> tuple[Batches, InferenceTeacher | None]:
-    """The batches of a training, and its teacher for inference. Trainings of one seed on the same images get the same.
+    """The batches of a training, and its teacher made for inference.
 
-    A teacher that terms of the objective look into stays whole.
+    Trainings of one seed on the same images get the same objects from one memo. The teacher's BatchNorms are not folded
+    where a term looks inside it.
     """
     light: InferenceTeacher | None = None
     if settings.compile:  # without it what was compiled while nobody looked inside is used again when somebody does

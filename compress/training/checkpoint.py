@@ -35,9 +35,11 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Writes atomically, then removes all but the newest `keep`. Raises MachineError where there is no room.
+    """Writes a checkpoint atomically, then removes all but the newest `keep`.
 
-    Non-finite weights are never written: DivergedError.
+    Raises:
+        DivergedError: a weight is not finite; nothing is written.
+        MachineError: the disk has no room.
     """
     step = f"epoch-{checkpoint.meta['epoch']:05d}-step-{checkpoint.meta['step']:06d}"
     # The range of an observer of torch.ao that has seen nothing yet is infinite.
@@ -63,9 +65,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest valid checkpoint, with a warning for each newer one that is damaged; None where there is none.
+    """The newest valid checkpoint, or None where there is none. Each newer one that is damaged is a warning.
 
-    Raises InputError where there are checkpoints and none is valid.
+    Raises:
+        InputError: there are checkpoints, and none is valid.
     """
     names = _names(folder)
     for name in reversed(names):

@@ -1,11 +1,12 @@
-"""Quantisation-aware fine-tuning: convolutions and linear layers compute with what INT8 would leave of their inputs and
-weights, under the teacher and supervision of before.
+"""Quantisation-aware fine-tuning: the student learns to compute with INT8's rounding.
 
-In: a trained float student. Out: the same student with weights that bear INT8, and the range of each layer's input that
-they were fine-tuned to, with which it is to be exported. The quantisers are torch.ao's: straight through, with ranges
-that follow the data. Of the two INT8 graphs that an export writes (export.int8.quantize) they imitate the coarser,
-TensorRT's: symmetric, one scale for an input, one for each channel of a weight. A weight's scale for each channel also
-holds for the weight that a BatchNorm is later folded into.
+In: a trained float student. Out: the same student with weights that bear INT8, and the range of each layer's input. An
+export uses those ranges. Teacher and supervision are those of the training before.
+
+The quantisers are torch.ao's. They pass gradients straight through, and their ranges follow the data. An export writes
+two INT8 graphs (export.int8.quantize). The quantisers imitate TensorRT's, which is the coarser one: symmetric, one
+scale for an input, one scale for each channel of a weight. A scale for each channel also holds after a BatchNorm is
+folded into the weight.
 """
 
 import copy
@@ -88,8 +89,8 @@ def _remove_others(checkpoints: Path, provenance: dict[str, Any]) -> None:
 def with_fake_quantization(model: nn.Module) -> nn.Module:
     """A copy with quantisers in front of each layer and on its weight.
 
-    Raises UsageError where the model has no layer that would be quantised, and where tensors of it are computed from
-    others, such as by weight_norm.
+    Raises:
+        UsageError: the model has no convolution or linear layer, or a layer is parametrised, such as by weight_norm.
     """
     quantized = copy.deepcopy(model)
     layers = [module for module in quantized.modules() if isinstance(module, LAYERS)]

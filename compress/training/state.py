@@ -118,8 +118,12 @@ def prepare(
 ) -> Training:
     """Moves the model to the images' device and makes terms, optimisers, schedule and moving average.
 
-    teacher: that of the batches, for the terms of the objective.
-    Raises UsageError for batches of one image where the model has BatchNorm, which cannot be trained on them.
+    Args:
+        teacher: that of the batches; the terms of the objective look into it.
+        epochs_before: of the training that this one follows.
+
+    Raises:
+        UsageError: a batch has one image, and the model has BatchNorm.
     """
     world = batches.world
     if batches.images_each == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
@@ -242,8 +246,9 @@ def snapshot(state: Training, provenance: dict[str, Any]) -> Checkpoint:
 def restore(state: Training, found: Checkpoint, provenance: dict[str, Any], folder: Path) -> None:
     """Puts a checkpoint back.
 
-    Raises InputError where it is of other data or another teacher, and UsageError where another number of processes
-    made it.
+    Raises:
+        InputError: it is of other data or of another teacher.
+        UsageError: another number of processes made it.
     """
     if (before := found.meta.get("processes", 1)) != state.world.size:
         raise UsageError(

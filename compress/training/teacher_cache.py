@@ -23,7 +23,10 @@ _BATCH = 512
 class TeacherViews:
     """`count` views of `samples` images, in the cache folder below a hash of `determined_by`.
 
-    determined_by: all that the logits depend on, as JSON. A view does not depend on how many others there are.
+    A view does not depend on how many others there are.
+
+    Args:
+        determined_by: everything that the logits depend on, as JSON.
     """
 
     def __init__(self, *, count: int, samples: int, device: torch.device, determined_by: dict[str, Any]) -> None:
@@ -33,9 +36,14 @@ class TeacherViews:
         self._open: tuple[int, Tensor] | None = None
 
     def logits(self, view: int, compute: Callable[[int, Tensor], Tensor], interrupted: Flag) -> Tensor:
-        """float16 [N, C] on the device. compute: (view, rows int64 [B]) -> logits [B, C]; called where they are new.
+        """The teacher's logits of one view, float16 [N, C] on the device.
 
-        Raises Interrupted on a signal meanwhile, and MachineError where the cache cannot be written.
+        Args:
+            compute: (view, rows int64 [B]) to logits [B, C]. It is called where the view is not kept yet.
+
+        Raises:
+            Interrupted: a signal came meanwhile.
+            MachineError: the cache cannot be written.
         """
         if self._open is None or self._open[0] != view:
             path = self.folder / f"view-{view:04d}.npy"

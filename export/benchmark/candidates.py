@@ -1,18 +1,15 @@
 """What a benchmark compares: teacher and student in torch, and every file of the run's export folder.
 
-In: a finished run. Out: Models, whose files have the hashes that were recorded, each with a way to run it.
+In: a finished run. Out: Candidates, whose files have the hashes that were recorded, each with a way to run it.
 """
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import onnxruntime as ort
 import torch
-from pydantic import BaseModel
 from torch import nn
 
 from compress import models
@@ -21,31 +18,27 @@ from compress.runs.student import load_student
 from compress.system.errors import CompressError, InputError
 from compress.system.files import sha256_file
 from export.benchmark.latency import Clock, cuda_clock, host_clock
-from export.gates.stage import record_file
-from export.onnx.file import INPUT_NAME, OUTPUT_NAME, get_metadata
+from export.folder import ExportFolder, read_export
+from export.onnx import INPUT_NAME, OUTPUT_NAME, get_metadata, open_session
+from export.records import PRECISIONS, Precision
 from export.runtimes import OrtRuntime, TorchRuntime, normalise
 
 RuntimeName = Literal["torch", "ort", "trt"]
-Precision = Literal["fp32", "fp16", "int8"]
 Role = Literal["teacher", "student"]
 RUNTIMES: tuple[RuntimeName, ...] = ("torch", "ort", "trt")
-ROLES: tuple[Role, ...] = ("teacher", "student")
 TEACHER, STUDENT, STUDENT_FILE = "teacher.torch", "student.torch", "student.onnx"
 
-_FILES: dict[str, tuple[RuntimeName, Precision]] = {
-    ".onnx": ("ort", "fp32"),
-    ".fp16.onnx": ("ort", "fp16"),
-    ".int8.onnx": ("ort", "int8"),
-    ".int8.trt.onnx": ("trt", "int8"),
-    ".engine": ("trt", "fp32"),
-    ".fp16.engine": ("trt", "fp16"),
-    ".int8.engine": ("trt", "int8"),
-}
+_KINDS: tuple[tuple[RuntimeName, Precision, Callable[[ExportFolder, Precision], Path]], ...] = (
+    *(("ort", precision, ExportFolder.onnx) for precision in PRECISIONS),
+    ("trt", "int8", ExportFolder.trt_onnx),
+    *(("trt", precision, ExportFolder.engine) for precision in PRECISIONS),
+)
+"""Every file that an export can leave of a model, but for the one that takes pixels."""
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model that may be benchmarked. `path`: an ONNX file, an engine, or a model folder of torch's."""
+class Candidate:
+    """A model in a runtime that may be benchmarked. `path`: an ONNX file, an engine, or a model folder of torch's."""
 
     name: str
     role: Role
@@ -65,11 +58,12 @@ class Model:
 
     @property
     def engine(self) -> bool:
+        """Whether it is a TensorRT engine."""
         return self.name.endswith(".engine")
 
 
 class Opened(Protocol):
-    """A ready model. `run` takes what `prepare` made of uint8 pixels [B, H, W, 3]; `fetch` brings logits home."""
+    """A ready candidate. `run` takes what `prepare` made of uint8 pixels [B, H, W, 3]. `fetch` brings logits home."""
 
     clock: Clock
 
@@ -80,116 +74,77 @@ class Opened(Protocol):
     def fetch(self, logits: Any) -> np.ndarray: ...
 
 
-def find_models(run: Run) -> list[Model]:
+def find_candidates(run: Run) -> list[Candidate]:
     """Teacher, student, and the files that their exports recorded, in the order of the waterfall.
 
-    Raises InputError where the run has no export or one of other weights, or a file is missing or not the one that was
-    recorded.
+    Raises:
+        InputError: the run has no export or one of other weights, or a file is missing or not the one that was
+            recorded.
     """
-    files = read_export(run)["files"]
-    if (run.export / record_file("teacher")).exists():
-        files = files | _read_record(run, "teacher")["files"]
+    files = {"student": read_export(run).files, "teacher": {}}
+    if ExportFolder(run.export, "teacher").record_file.exists():
+        files["teacher"] = read_export(run, "teacher").files
     student = load_student(run)
     teacher = models.load_model(run.teacher)
-    recorded = run.result.teacher.sha256
-    if sha256_file(run.teacher / models.WEIGHTS) != recorded:
+    if sha256_file(run.teacher / models.WEIGHTS) != run.result.teacher.sha256:
         raise InputError(f"{run.teacher / models.WEIGHTS} was altered: its hash is not the manifest's")
-    found = [_torch_model("teacher", teacher, run.teacher), _torch_model("student", student, run.student)]
-    for suffix, (runtime, precision) in _FILES.items():
-        for role, own in zip(ROLES, found[:2], strict=True):
-            if (name := f"{role}{suffix}") in files:
-                path = run.export / name
-                digest, size = _checked(path, files[name]["sha256"])
-                mean, std = (own.mean, own.std) if name.endswith(".engine") else _normalisation(path)
-                found.append(Model(name, role, runtime, precision, path, digest, size, mean, std))
-    return found
+    in_torch = [_torch_candidate("teacher", teacher, run.teacher), _torch_candidate("student", student, run.student)]
+    exported = []
+    for runtime, precision, path_in in _KINDS:
+        for own in in_torch:
+            path = path_in(ExportFolder(run.export, own.role), precision)
+            if path.name in files[own.role]:
+                exported.append(_exported(path, files[own.role][path.name].sha256, own, runtime, precision))
+    return in_torch + exported
 
 
-class _File(BaseModel):
-    sha256: str
-    bytes: int
+def _exported(path: Path, recorded: str, own: Candidate, runtime: RuntimeName, precision: Precision) -> Candidate:
+    """A file that is what export.json says. `own`: the model that it was made of."""
+    if not path.is_file() or sha256_file(path) != recorded:
+        raise InputError(
+            f"{path} is missing or was altered: its hash is not export.json's", "Run `compress export` again."
+        )
+    mean, std = _normalisation(path) if path.suffix == ".onnx" else (own.mean, own.std)
+    return Candidate(path.name, own.role, runtime, precision, path, recorded, path.stat().st_size, mean, std)
 
 
-class _Calibration(BaseModel):
-    method: str
-    images: int
-    split: str
-    indices_sha256: str
-
-
-class _Exported(BaseModel):
-    """What a benchmark takes from export.json."""
-
-    files: dict[str, _File]
-    provenance: dict[str, str] = {}
-    calibration: _Calibration | None = None
-    failed: str | None = None
-
-
-def read_export(run: Run) -> dict[str, Any]:
-    """export.json. Raises InputError where there is none, or no ONNX file passed its gates."""
-    record = _read_record(run, "student")
-    if STUDENT_FILE not in record["files"]:
-        raise InputError(f"the export of {run.path} holds no {STUDENT_FILE}", _make_it(run))
-    return record
-
-
-def _read_record(run: Run, role: Role) -> dict[str, Any]:
-    path = run.export / record_file(role)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        made_of = _Exported.model_validate(record).provenance.get("weights_sha256")
-    except FileNotFoundError:
-        raise InputError(f"{run.path} has no export", _make_it(run)) from None
-    except (OSError, ValueError) as error:  # pydantic's are ValueErrors
-        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]})", _make_it(run)) from None
-    manifest = run.result
-    current = manifest.student_sha256 if role == "student" else manifest.teacher.sha256
-    if made_of not in (None, current):
-        raise InputError(f"the export of {run.path} is of other weights of the {role} than it has now", _make_it(run))
-    return record
-
-
-def _make_it(run: Run) -> str:
-    return f"Make it with `compress export {run.path}`."
-
-
-def reason_not_timed(model: Model, runtimes: Collection[str]) -> str | None:
-    """Why there will be no latency, or None. A latency that was not run is never written."""
-    if model.runtime not in runtimes:
-        return f"runtime {model.runtime} was not asked for"
-    if model.proxy:
+def reason_not_timed(candidate: Candidate, runtimes: Collection[str]) -> str | None:
+    """Why there will be no latency, or None where there will be. A latency that was not run is never written."""
+    if candidate.runtime not in runtimes:
+        return f"runtime {candidate.runtime} was not asked for"
+    if candidate.proxy:
         return "made for TensorRT, whose speed ONNX Runtime does not show"
-    if model.engine and not torch.cuda.is_available():
+    if candidate.engine and not torch.cuda.is_available():
         return "no GPU here"
     return None
 
 
-def evaluate(model: Model, images: np.ndarray, threads: int) -> np.ndarray:
+def evaluate(candidate: Candidate, images: np.ndarray, threads: int) -> np.ndarray:
     """float32 logits [N, C] of uint8 images [N, H, W, 3], normalised with the model's own mean and std."""
-    if model.module is not None:
-        return TorchRuntime(model.module, model.mean, model.std)(images)
-    if model.engine:
-        from export.tensorrt.runtime import EngineRunner, EngineRuntime
+    if candidate.module is not None:
+        return TorchRuntime(candidate.module, candidate.mean, candidate.std)(images)
+    if candidate.engine:
+        from export.tensorrt import EngineRunner, EngineRuntime
 
-        return EngineRuntime(EngineRunner(model.path), model.mean, model.std)(images)
-    return OrtRuntime(model.path, model.mean, model.std, threads=threads, literal=model.proxy)(images)
-
-
-def open_model(model: Model, threads: int) -> Opened:
-    if model.module is not None:
-        return _Torch(model)
-    return _Engine(model) if model.engine else _Ort(model, threads)
+        return EngineRuntime(EngineRunner(candidate.path), candidate.mean, candidate.std)(images)
+    return OrtRuntime(candidate.path, candidate.mean, candidate.std, threads=threads, literal=candidate.proxy)(images)
 
 
-def try_evaluate(model: Model, images: np.ndarray, threads: int) -> np.ndarray | str:
-    """The logits, or why there are none: an engine needs a GPU that it was built for."""
-    if model.engine and not torch.cuda.is_available():
+def open_candidate(candidate: Candidate, threads: int) -> Opened:
+    """Loads it, ready to be timed. Raises InputError or MachineError where it cannot be opened here."""
+    if candidate.module is not None:
+        return _Torch(candidate)
+    return _Engine(candidate) if candidate.engine else _Ort(candidate, threads)
+
+
+def try_evaluate(candidate: Candidate, images: np.ndarray, threads: int) -> np.ndarray | str:
+    """The logits of `evaluate`, or why there are none: an engine needs a GPU that it was built for."""
+    if candidate.engine and not torch.cuda.is_available():
         return "no GPU here"
     try:
-        return evaluate(model, images, threads)
+        return evaluate(candidate, images, threads)
     except CompressError as error:
-        if model.engine:
+        if candidate.engine:
             return str(error)
         raise
 
@@ -197,13 +152,13 @@ def try_evaluate(model: Model, images: np.ndarray, threads: int) -> np.ndarray |
 class _Torch:
     """A module in torch eager, float32, on the CPU."""
 
-    def __init__(self, model: Model) -> None:
-        assert model.module is not None
-        self.model, self.module = model, model.module.eval()
+    def __init__(self, candidate: Candidate) -> None:
+        assert candidate.module is not None
+        self.candidate, self.module = candidate, candidate.module.eval()
         self.clock: Clock = host_clock
 
     def prepare(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(normalise(pixels, self.model.mean, self.model.std))
+        return torch.from_numpy(normalise(pixels, self.candidate.mean, self.candidate.std))
 
     def run(self, prepared: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -216,17 +171,14 @@ class _Torch:
 class _Ort:
     """An ONNX file in ONNX Runtime on the CPU."""
 
-    def __init__(self, model: Model, threads: int) -> None:
-        self.model = model
+    def __init__(self, candidate: Candidate, threads: int) -> None:
+        self.candidate = candidate
         self.clock: Clock = host_clock
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
-        # Without it the pool's threads spin for 30 ms after the last run, on cores that the next candidate needs.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        self.session = ort.InferenceSession(str(model.path), options, ["CPUExecutionProvider"])
+        # Spinning threads would take the cores that the next candidate needs.
+        self.session = open_session(candidate.path, threads, stop_spinning=True)
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
-        return normalise(pixels, self.model.mean, self.model.std)
+        return normalise(pixels, self.candidate.mean, self.candidate.std)
 
     def run(self, prepared: np.ndarray) -> np.ndarray:
         return np.asarray(self.session.run([OUTPUT_NAME], {INPUT_NAME: prepared})[0])
@@ -238,29 +190,20 @@ class _Ort:
 class _Engine:
     """A TensorRT engine behind a CUDA graph; the model alone is timed by CUDA events. Not run on a GPU yet."""
 
-    def __init__(self, model: Model) -> None:
-        from export.tensorrt.runtime import EngineRunner
+    def __init__(self, candidate: Candidate) -> None:
+        from export.tensorrt import EngineRunner
 
-        self.model, self.runner = model, EngineRunner(model.path)
+        self.candidate, self.runner = candidate, EngineRunner(candidate.path)
         self.clock: Clock = cuda_clock(self.runner.stream)
 
     def prepare(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(normalise(pixels, self.model.mean, self.model.std)).to(self.runner.device)
+        return torch.from_numpy(normalise(pixels, self.candidate.mean, self.candidate.std)).to(self.runner.device)
 
     def run(self, prepared: torch.Tensor) -> torch.Tensor:
         return self.runner(prepared)
 
     def fetch(self, logits: torch.Tensor) -> np.ndarray:
         return logits.cpu().numpy()
-
-
-def _checked(path: Path, digest: str) -> tuple[str, int]:
-    """The hash and the size of a file that is what export.json says."""
-    if not path.is_file() or sha256_file(path) != digest:
-        raise InputError(
-            f"{path} is missing or was altered: its hash is not export.json's", "Run `compress export` again."
-        )
-    return digest, path.stat().st_size
 
 
 def _normalisation(path: Path) -> tuple[list[float], list[float]]:
@@ -272,10 +215,10 @@ def _normalisation(path: Path) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def _torch_model(role: Role, module: nn.Module, folder: Path) -> Model:
+def _torch_candidate(role: Role, module: nn.Module, folder: Path) -> Candidate:
     cfg = models.read_config(folder)["pretrained_cfg"]
     weights = folder / models.WEIGHTS
-    return Model(
+    return Candidate(
         f"{role}.torch",
         role,
         "torch",

@@ -1,6 +1,6 @@
 """Latency that can be trusted: candidates take turns, so that drift of the machine hits them all alike.
 
-In: named callables, each of which runs one batch. Out: every single time in nanoseconds, by round; nothing is removed.
+In: named callables, each of which runs one batch. Out: every single time in nanoseconds, by round. Nothing is removed.
 """
 
 import gc
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, quantile_test
 
-from export.statistics.comparison import CONFIDENCE, Range
+from export.statistics import CONFIDENCE, Range
 
 MIN_SECONDS = 3.0
 MIN_RUNS = 100
@@ -32,7 +32,7 @@ Clock = Callable[[Call, int], int]
 
 
 def host_clock(call: Call, number: int) -> int:
-    """Wall time of the call, with perf_counter_ns; the call must return only when its result is there."""
+    """Wall time of the call, with perf_counter_ns. The call must return only when its result is there."""
     start = time.perf_counter_ns()
     call(number)
     return time.perf_counter_ns() - start
@@ -71,6 +71,7 @@ class Series:
 
     @property
     def ns(self) -> NDArray[np.int64]:
+        """All times, in the order they were taken."""
         return np.concatenate(self.rounds)
 
 
@@ -89,6 +90,7 @@ class Summary:
 
     @property
     def noisy(self) -> bool:
+        """Whether the times vary by more than 5 %."""
         return self.cv > MAX_CV
 
 
@@ -99,12 +101,22 @@ def interleave(
     min_runs: int = MIN_RUNS,
     rounds: int = ROUNDS,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Series]:
-    """Times every candidate for at least `min_seconds` and `min_runs`, as one slice in each of `rounds` rounds.
+    """Times every candidate, as one slice in each round.
 
     The order within a round is drawn anew. A slice starts with up to 10 ms of untimed runs, which fill the caches that
-    the previous candidate left. Python's garbage collector waits meanwhile. `rounds` falls where there are fewer runs.
+    the previous candidate left. Python's garbage collector waits meanwhile. Nothing is drawn on the screen, which
+    would take time from a core.
+
+    Args:
+        candidates: each under a name of its own.
+        min_seconds: the least time for each candidate.
+        min_runs: the fewest runs for each candidate.
+        rounds: how many; fewer where there are fewer runs.
+        seed: of the order.
+
+    Returns:
+        The times by name.
     """
     rounds = max(1, min(rounds, min_runs))
     generator = np.random.default_rng(seed)
@@ -115,12 +127,11 @@ def interleave(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for done in range(rounds):
+        for _ in range(rounds):
             for place in generator.permutation(len(candidates)):
                 candidate = candidates[place]
                 _spend(candidate, SETTLE_NS - typical[candidate.name])
                 times[candidate.name].append(_slice(candidate, slice_ns, slice_runs))
-            progress(done + 1, rounds)
     finally:
         if collecting:
             gc.enable()

@@ -9,13 +9,14 @@ import torch
 
 from compress.system.distribution import version
 from export.benchmark.results import Machine
-from export.runtimes import default_threads
+from export.onnx import default_threads
 
 _PACKAGES = ("compress", "torch", "timm", "numpy", "scipy", "onnx", "onnxruntime")
 _OPTIONAL = ("tensorrt", "tensorrt-rtx-cu13-bindings")
 
 
 def this_machine() -> Machine:
+    """The machine at hand, as benchmark.json has it."""
     cpu, flags = _processor()
     return Machine(
         cpu=cpu,
@@ -30,7 +31,7 @@ def this_machine() -> Machine:
 
 
 def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
-    """The model's name and the sorted flags of the first processor; Linux only knows the flags."""
+    """The model's name and the sorted flags of the first processor. Only Linux knows the flags."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,21 +1,35 @@
 """Peak memory of a model in a process of its own: what a deployer's process will take.
 
 `python -m export.benchmark.memory MODEL BATCH THREADS` opens an ONNX file or a model folder, runs a batch twice and
-prints JSON.
+prints JSON. For an ONNX file that process imports numpy and onnxruntime, and of this project only modules that import
+nothing else.
 """
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from export.benchmark.results import Memory, NotRun
+if TYPE_CHECKING:
+    from export.benchmark.results import Memory, NotRun
 
 
-def peak_memory(model: Path, *, batch: int, threads: int) -> Memory | NotRun:
-    """Of an ONNX file, or of a folder with config.json and model.safetensors, on the CPU."""
+def peak_memory(model: Path, *, batch: int, threads: int) -> "Memory | NotRun":
+    """What a process takes that runs the model on the CPU.
+
+    Args:
+        model: an ONNX file, or a folder with config.json and model.safetensors.
+        batch: images in one run.
+        threads: of the runtime.
+
+    Returns:
+        Megabytes of 10^6 bytes, or why there are none.
+    """
+    from export.benchmark.results import Memory, NotRun
+
     arguments = [sys.executable, "-m", "export.benchmark.memory", str(model.resolve()), str(batch), str(threads)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return NotRun(reason=f"its process failed: {last}")
@@ -39,14 +53,12 @@ def _high_water_mb() -> float:
 
 
 def _onnx(path: Path, batch: int, threads: int) -> tuple[float, float]:
-    # Only what a deployer imports: runtimes.py would bring torch with it.
     import numpy as np
-    import onnxruntime as ort
+
+    from export.onnx.session import open_session
 
     library = _high_water_mb()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
-    session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    session = open_session(path, threads)
     entry = session.get_inputs()[0]
     for _ in range(2):
         session.run(None, {entry.name: np.zeros((batch, *entry.shape[1:]), np.float32)})
@@ -56,12 +68,12 @@ def _onnx(path: Path, batch: int, threads: int) -> tuple[float, float]:
 def _torch(folder: Path, batch: int, threads: int) -> tuple[float, float]:
     import torch
 
-    from compress import models
+    from compress.models import load_model, read_config
 
     library = _high_water_mb()
     torch.set_num_threads(threads)
-    model = models.load_model(folder)
-    shape = models.read_config(folder)["pretrained_cfg"]["input_size"]
+    model = load_model(folder)
+    shape = read_config(folder)["pretrained_cfg"]["input_size"]
     with torch.inference_mode():
         for _ in range(2):
             model(torch.zeros(batch, *shape))

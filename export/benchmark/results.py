@@ -1,4 +1,4 @@
-"""benchmark.json: its schema, which writes it, reads it and describes it to other programs.
+"""benchmark.json: its schema, by which it is written, read and described to other programs.
 
 Every block of numbers names its source: `measured`, `proxy` (measured on a stand-in), or `not run` with the reason.
 Accuracies and drops are fractions, times milliseconds, sizes bytes or megabytes of 10^6.
@@ -6,18 +6,17 @@ Accuracies and drops are fractions, times milliseconds, sizes bytes or megabytes
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from compress.recipe import Section
+from compress.runs.folder import Run
 from compress.system import files
 from compress.system.errors import InputError
-from export.statistics import comparison as statistics
+from export import statistics
 
 SCHEMA_VERSION = 1
-FILE = "benchmark.json"
 
 Outcome = Literal["PASS", "FAIL", "UNDECIDED"]
 Source = Literal["measured", "proxy"]
@@ -25,6 +24,8 @@ LimitName = Literal["p90_ms", "max_top1_drop", "max_class_drop", "max_size_mb"]
 
 
 class NotRun(Section):
+    """Numbers that are missing, and why."""
+
     source: Literal["not run"] = "not run"
     reason: str
 
@@ -41,20 +42,16 @@ class Interval(Section):
         return cls(value=entry.value, low=entry.low, high=entry.high)
 
 
-class Bin(Section):
-    images: int
-    confidence: float
-    accuracy: float
+class AccuracyResult(Section):
+    """What a candidate scores on the evaluation split."""
 
-
-class Accuracy(Section):
     source: Source
     images: int
     top1: Interval = Field(description="Wilson interval.")
     top5: Interval | None = Field(description="null with up to five classes.")
     nll: Interval = Field(description="Nats; bootstrap interval over images.")
     ece: float
-    reliability: list[Bin]
+    reliability: list[statistics.Bin]
 
 
 class Latency(Section):
@@ -80,14 +77,16 @@ class Latency(Section):
 
 
 class Memory(Section):
+    """What a process of its own takes that runs the candidate, in megabytes of 10^6 bytes."""
+
     source: Literal["measured"] = "measured"
     peak_mb: float = Field(description="Resident memory of a fresh process that runs the model.")
     library_mb: float = Field(description="The same before the model was opened: Python and the libraries.")
     batch: int
 
 
-class Candidate(Section):
-    """A model in a runtime. `name` is the file's, or ROLE.torch."""
+class CandidateResult(Section):
+    """What was measured of a model in a runtime. `name` is the file's, or ROLE.torch."""
 
     name: str
     role: Literal["teacher", "student"]
@@ -97,7 +96,7 @@ class Candidate(Section):
     deployable: bool = Field(description="A file of the student that a verdict may recommend.")
     size_bytes: int
     sha256: str
-    accuracy: Accuracy | NotRun
+    accuracy: AccuracyResult | NotRun
     latency: list[Latency] | NotRun
     memory: Memory | NotRun
 
@@ -137,6 +136,8 @@ class ClassChange(Section):
 
 
 class Thumbnail(Section):
+    """An image that a candidate gets wrong and its reference right."""
+
     comparison: str
     index: int
     caption: str
@@ -168,6 +169,8 @@ class Step(Section):
 
 
 class Judgement(Section):
+    """One limit of the recipe, and what was measured against it."""
+
     limit: LimitName
     allowed: float
     measured: Interval | None
@@ -179,6 +182,8 @@ class Judgement(Section):
 
 
 class Verdict(Section):
+    """Whether the recommended file clears every limit."""
+
     outcome: Outcome
     recommended: str | None
     judgements: list[Judgement]
@@ -187,6 +192,8 @@ class Verdict(Section):
 
 
 class DataFacts(Section):
+    """What was measured on."""
+
     name: str
     sha256: str
     class_names: list[str]
@@ -196,6 +203,8 @@ class DataFacts(Section):
 
 
 class Machine(Section):
+    """What was measured with."""
+
     cpu: str
     cpu_flags: list[str]
     cores_allowed: int
@@ -207,6 +216,8 @@ class Machine(Section):
 
 
 class Settings(Section):
+    """How it was measured, and the limits of the verdict."""
+
     runtimes: list[str]
     batches: list[int]
     threads: list[int]
@@ -231,7 +242,7 @@ class Benchmark(Section):
     machine: Machine
     settings: Settings
     verdict: Verdict
-    candidates: list[Candidate]
+    candidates: list[CandidateResult]
     waterfall: list[Step]
     comparisons: list[Comparison]
     classes: list[ClassChange]
@@ -240,36 +251,39 @@ class Benchmark(Section):
     warnings: list[str]
     sha256: str = Field(description="Of all the rest, as JSON with sorted keys; empty until it is written.")
 
-    def candidate(self, name: str) -> Candidate:
+    def candidate(self, name: str) -> CandidateResult:
+        """What was measured of one candidate."""
         return next(entry for entry in self.candidates if entry.name == name)
 
 
-def write_benchmark(run: Path, benchmark: Benchmark) -> dict[str, Any]:
-    """Writes RUN/benchmark.json and returns its content, with its hash."""
+def write_benchmark(run: Run, benchmark: Benchmark) -> Benchmark:
+    """Writes RUN/benchmark.json and returns it with its hash."""
     content = benchmark.model_dump(mode="json")
     content["sha256"] = _digest(content)
-    files.write_json(run / FILE, content)
-    return content
+    files.write_json(run.benchmark_file, content)
+    return benchmark.model_copy(update={"sha256": content["sha256"]})
 
 
-def read_benchmark(run: Path) -> Benchmark:
-    """Raises InputError where there is no benchmark.json, or it is truncated, altered or of another version."""
-    path = run / FILE
+def read_benchmark(run: Run) -> Benchmark:
+    """What was measured of a run.
+
+    Raises:
+        InputError: there is no benchmark.json, or it is truncated, altered or of another version.
+    """
+    path, hint = run.benchmark_file, f"Make it again with `compress benchmark {run.path}`."
     try:
         raw = path.read_bytes()
         benchmark = Benchmark.model_validate_json(raw)
         if benchmark.sha256 != _digest(json.loads(raw)):
-            raise InputError(f"{path} was altered: its hash differs", f"Make it again with `compress benchmark {run}`.")
+            raise InputError(f"{path} was altered: its hash differs", hint)
         return benchmark
     except FileNotFoundError:
-        raise InputError(f"{run} has no {FILE}", f"Make it with `compress benchmark {run}`.") from None
+        raise InputError(f"{run.path} has no {path.name}", f"Make it with `compress benchmark {run.path}`.") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{path} is damaged or of another version ({where + ': ' if where else ''}{first['msg']})",
-            f"Make it again with `compress benchmark {run}`.",
-        ) from None
+        what = f"{where + ': ' if where else ''}{first['msg']}"
+        raise InputError(f"{path} is damaged or of another version ({what})", hint) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from export.benchmark import results
+from export import statistics
 from export.benchmark.results import (
-    Accuracy,
+    AccuracyResult,
     ClassChange,
     Comparison,
     Flip,
@@ -20,9 +20,7 @@ from export.benchmark.results import (
     Step,
     Thumbnail,
 )
-from export.statistics import comparison as statistics
-from export.statistics.comparison import ClassDrop, Pairs, Range
-from export.statistics.intervals import paired_interval
+from export.statistics import ClassDrop, PairedDrop, Range
 
 THUMBNAILS = 12
 _STEPS = (
@@ -34,10 +32,16 @@ _STEPS = (
 )
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray, source: Source) -> Accuracy:
-    """Of float32 logits [N, C] on the whole evaluation split."""
+def accuracy(logits: np.ndarray, labels: np.ndarray, source: Source) -> AccuracyResult:
+    """What a model scores.
+
+    Args:
+        logits: float32 [N, C], on the whole evaluation split.
+        labels: class of each image, [N].
+        source: whether the model itself answered, or a stand-in.
+    """
     bins = statistics.reliability(logits, labels)
-    return Accuracy(
+    return AccuracyResult(
         source=source,
         images=len(labels),
         top1=Interval.of(statistics.wilson(int(statistics.right(logits, labels).sum()), len(labels))),
@@ -46,31 +50,38 @@ def accuracy(logits: np.ndarray, labels: np.ndarray, source: Source) -> Accuracy
         else None,
         nll=Interval.of(statistics.nll(logits, labels)),
         ece=statistics.ece(bins),
-        reliability=[results.Bin(images=b.images, confidence=b.confidence, accuracy=b.accuracy) for b in bins],
+        reliability=bins,
     )
 
 
 def compare(
     reference: str, candidate: str, logits: Mapping[str, np.ndarray], labels: np.ndarray, source: Source
 ) -> Comparison:
-    """Of two sets of logits [N, C] on the same images."""
+    """Two models on the same images.
+
+    Args:
+        reference: name of the model that the other is compared with.
+        candidate: name of the other.
+        logits: [N, C] by name.
+        labels: class of each image, [N].
+        source: whether the candidate itself answered, or a stand-in.
+    """
     before, after = logits[reference], logits[candidate]
     was_right, is_right = statistics.right(before, labels), statistics.right(after, labels)
-    pairs = Pairs.of(was_right, is_right)
+    drop = PairedDrop.of(was_right, is_right)
     answers = after.argmax(1)
-    low, high = paired_interval(pairs.lost, pairs.won, pairs.n)
     same = int((before.argmax(1) == answers).sum())
     return Comparison(
         source=source,
         reference=reference,
         candidate=candidate,
-        images=pairs.n,
-        lost=pairs.lost,
-        won=pairs.won,
-        drop=Interval.of(Range(pairs.drop, low, high)),
-        bootstrap=Interval.of(statistics.paired_bootstrap(pairs)),
-        mcnemar_p=statistics.mcnemar(pairs.lost, pairs.won),
-        agreement=Interval.of(statistics.wilson(same, pairs.n)),
+        images=drop.n,
+        lost=drop.lost,
+        won=drop.won,
+        drop=Interval.of(drop.range()),
+        bootstrap=Interval.of(statistics.paired_bootstrap(drop)),
+        mcnemar_p=statistics.mcnemar(drop.lost, drop.won),
+        agreement=Interval.of(statistics.wilson(same, drop.n)),
         flips=[
             Flip(index=int(index), label=int(labels[index]), candidate=int(answers[index]))
             for index in np.flatnonzero(was_right & ~is_right)
@@ -81,19 +92,20 @@ def compare(
 def named_classes(
     reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> list[tuple[str, ClassDrop]]:
-    """Each class and what it loses, the worst first, from logits [N, C]."""
+    """Each class by its name and what it loses, the worst first, from logits [N, C] and labels [N]."""
     rows = statistics.class_drops(statistics.right(reference, labels), statistics.right(candidate, labels), labels)
     return [(names[row.label], row) for row in rows]
 
 
 def class_changes(rows: Sequence[tuple[str, ClassDrop]]) -> list[ClassChange]:
+    """The classes as benchmark.json has them."""
     return [
         ClassChange(
             name=name,
-            images=row.pairs.n,
+            images=row.drop.n,
             reference_top1=row.reference_top1,
             candidate_top1=row.candidate_top1,
-            drop=Interval.of(Range(row.pairs.drop, row.low, row.high)),
+            drop=Interval.of(Range(row.drop.value, row.low, row.high)),
         )
         for name, row in rows
     ]
@@ -102,13 +114,18 @@ def class_changes(rows: Sequence[tuple[str, ClassDrop]]) -> list[ClassChange]:
 def waterfall(
     logits: Mapping[str, np.ndarray],
     labels: np.ndarray,
-    accuracies: Mapping[str, Accuracy | NotRun],
+    accuracies: Mapping[str, AccuracyResult | NotRun],
     latencies: Mapping[str, Latency],
     sizes: Mapping[str, int],
 ) -> list[Step]:
     """teacher -> student -> ONNX -> FP16 -> INT8, each against the step before it, without steps that were not run.
 
-    latencies: the model alone at the smallest batch size, where it was timed.
+    Args:
+        logits: [N, C] by candidate.
+        labels: class of each image, [N].
+        accuracies: by candidate.
+        latencies: of the model alone at the smallest batch, by candidate, where it was timed.
+        sizes: bytes by candidate.
     """
     steps: list[Step] = []
     for title, candidate in _STEPS:
@@ -138,7 +155,7 @@ def waterfall(
 
 
 def thumbnails(comparison: Comparison, images: np.ndarray, names: Sequence[str], side: int = 96) -> list[Thumbnail]:
-    """Evenly chosen flips as PNGs of at most `side` pixels; small images keep their own pixels."""
+    """Evenly chosen flips as PNGs of at most `side` pixels. Small images keep their own pixels."""
     flips = comparison.flips
     chosen = np.unique(np.linspace(0, len(flips) - 1, min(THUMBNAILS, len(flips))).round().astype(int))
     made = []

@@ -1,9 +1,10 @@
-"""Timing all models of a benchmark in turns, at each number of threads, batch size and scope.
+"""Timing all candidates of a benchmark in turns, at each number of threads, batch size and scope.
 
-In: Models and a data set, whose real images are the input. Out: Latency entries by model, and the A/A runs.
+In: Candidates and a data set, whose real images are the input. Out: Latency entries by candidate, and the A/A runs.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 
 from compress.data import Dataset
 from export.benchmark import latency
-from export.benchmark.candidates import STUDENT_FILE, TEACHER, Model, Opened, open_model
+from export.benchmark.candidates import STUDENT_FILE, TEACHER, Candidate, Opened, open_candidate
 from export.benchmark.latency import Series, Timed
 from export.benchmark.results import AARun, Interval, Latency, Settings
+
+logger = logging.getLogger(__name__)
 
 Scope = Literal["model", "end-to-end"]
 SCOPES: tuple[Scope, ...] = ("model", "end-to-end")
@@ -21,19 +24,23 @@ INPUTS = 8
 _TWIN = " (again)"
 
 
-def time_models(
-    models: Sequence[Model], dataset: Dataset, settings: Settings, say: Callable[[str], None]
+def time_candidates(
+    candidates: Sequence[Candidate], dataset: Dataset, settings: Settings
 ) -> tuple[dict[str, list[Latency]], list[AARun]]:
-    """All candidates in turns, for each number of threads, batch size and scope; one of them twice, as an A/A run."""
-    timed: dict[str, list[Latency]] = {model.name: [] for model in models}
+    """Times all candidates in turns, for each number of threads, batch size and scope. One goes twice, as an A/A run.
+
+    Returns:
+        The entries by candidate, and the A/A runs.
+    """
+    timed: dict[str, list[Latency]] = {candidate.name: [] for candidate in candidates}
     aa: list[AARun] = []
-    names = [model.name for model in models]
+    names = list(timed)
     twin = STUDENT_FILE if STUDENT_FILE in names else next(iter(names), None)
     before = torch.get_num_threads()
     try:
-        for threads in settings.threads if models else []:
+        for threads in settings.threads if candidates else []:
             torch.set_num_threads(threads)
-            opened = {model.name: open_model(model, threads) for model in models}
+            opened = {candidate.name: open_candidate(candidate, threads) for candidate in candidates}
             for batch in settings.batches:
                 pixels = _pixels(dataset, batch)
                 for scope in SCOPES:
@@ -43,10 +50,9 @@ def time_models(
                     series = latency.interleave(
                         calls, min_seconds=settings.min_seconds, min_runs=settings.min_runs, seed=batch
                     )
-                    say(f"timed batch {batch}, {threads} threads, {scope}")
-                    for model in models:
-                        entry = _latency(model, series, scope, batch, threads)
-                        timed[model.name].append(entry)
+                    logger.info(f"timed batch {batch}, {threads} threads, {scope}")
+                    for candidate in candidates:
+                        timed[candidate.name].append(_latency(candidate, series, scope, batch, threads))
                     if twin and scope == "model":
                         differs, ratio = latency.differs(series[twin], series[twin + _TWIN])
                         measured = Interval.of(ratio)
@@ -75,12 +81,12 @@ def _timed(name: str, opened: Opened, pixels: list[np.ndarray], scope: Scope) ->
     return Timed(name, lambda number: opened.run(prepared[number % INPUTS]), opened.clock)
 
 
-def _latency(model: Model, series: dict[str, Series], scope: Scope, batch: int, threads: int) -> Latency:
-    own = latency.summarise(series[model.name])
+def _latency(candidate: Candidate, series: dict[str, Series], scope: Scope, batch: int, threads: int) -> Latency:
+    own = latency.summarise(series[candidate.name])
     images = latency.Range(*(value * batch for value in own.runs_per_s))
     return Latency(
         scope=scope,
-        clock="cuda events" if model.engine and scope == "model" else "host",
+        clock="cuda events" if candidate.engine and scope == "model" else "host",
         batch=batch,
         threads=threads,
         runs=own.runs,
@@ -92,7 +98,7 @@ def _latency(model: Model, series: dict[str, Series], scope: Scope, batch: int, 
         images_per_s=Interval.of(images),
         cv=own.cv,
         noisy=own.noisy,
-        speedup=Interval.of(latency.ratio(series[TEACHER], series[model.name]))
-        if TEACHER in series and model.name != TEACHER
+        speedup=Interval.of(latency.ratio(series[TEACHER], series[candidate.name]))
+        if TEACHER in series and candidate.name != TEACHER
         else None,
     )

@@ -8,22 +8,21 @@ from dataclasses import dataclass, field
 
 from compress.recipe import BenchmarkLimits
 from compress.system.errors import GateError
+from export import statistics
 from export.benchmark.results import Interval, Judgement, LimitName, Outcome, Verdict
-from export.statistics import comparison as statistics
-from export.statistics.comparison import ClassDrop, Pairs
-from export.statistics.intervals import paired_interval
+from export.statistics import ClassDrop, PairedDrop
 
 _RANK: dict[Outcome, int] = {"PASS": 0, "UNDECIDED": 1, "FAIL": 2}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one file; `classes` are named, those that lose most first. None: not run."""
+    """What is known of one file. `classes` are named, those that lose most first. None: not run."""
 
     name: str
     top1: float
     size_bytes: int
-    pairs: Pairs
+    drop: PairedDrop
     classes: Sequence[tuple[str, ClassDrop]] = field(default_factory=list)
     p50_ms: float | None = None
     p90_ms: Interval | None = None
@@ -31,6 +30,7 @@ class Evidence:
 
 
 def outcome(measured: Interval, allowed: float) -> Outcome:
+    """PASS where the whole interval is within the limit, FAIL where it is beyond, else UNDECIDED."""
     if measured.high <= allowed:
         return "PASS"
     return "FAIL" if measured.low > allowed else "UNDECIDED"
@@ -53,7 +53,7 @@ def judge(evidence: Evidence, limits: BenchmarkLimits) -> list[Judgement]:
 
 
 def overall(judgements: Sequence[Judgement]) -> Outcome:
-    """The worst of them; UNDECIDED where nothing was judged."""
+    """The worst of them. UNDECIDED where nothing was judged."""
     outcomes: list[Outcome] = [judgement.outcome for judgement in judgements]
     worst: Outcome = "FAIL" if "FAIL" in outcomes else "UNDECIDED"
     return "PASS" if outcomes and set(outcomes) == {"PASS"} else worst
@@ -72,7 +72,10 @@ def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
 def decide(evidence: Sequence[Evidence], limits: BenchmarkLimits, points: Mapping[str, tuple[float, float]]) -> Verdict:
     """The verdict on the recommended file: of the best outcome the fastest, or the smallest where none was timed.
 
-    points: (accuracy, milliseconds) of everything that was measured, for the Pareto set.
+    Args:
+        evidence: of each file that could be deployed.
+        limits: of the recipe.
+        points: (accuracy, milliseconds) of everything that was measured, for the Pareto set.
     """
     judged = {entry.name: judge(entry, limits) for entry in evidence}
     by_file: dict[str, Outcome] = {name: overall(judgements) for name, judgements in judged.items()}
@@ -88,7 +91,11 @@ def decide(evidence: Sequence[Evidence], limits: BenchmarkLimits, points: Mappin
 
 
 def gate(verdict: Verdict) -> None:
-    """Raises GateError with the first limit that is missed. UNDECIDED passes: nothing was shown to be wrong."""
+    """Lets a verdict pass that is not FAIL. UNDECIDED passes: nothing was shown to be wrong.
+
+    Raises:
+        GateError: a limit is missed. It names the first.
+    """
     for missed in verdict.judgements:
         if missed.outcome == "FAIL" and missed.measured is not None:
             value, low, high = missed.measured.value, missed.measured.low, missed.measured.high
@@ -100,24 +107,22 @@ def gate(verdict: Verdict) -> None:
 
 
 def _top1(evidence: Evidence, allowed: float) -> Judgement:
-    pairs = evidence.pairs
-    low, high = paired_interval(pairs.lost, pairs.won, pairs.n)
-    measured = Interval(value=pairs.drop, low=low, high=high)
-    needed = statistics.images_to_decide(pairs, allowed)
-    return _judgement("max_top1_drop", allowed, measured, pairs.n, needed)
+    drop = evidence.drop
+    needed = statistics.images_to_decide(drop, allowed)
+    return _judgement("max_top1_drop", allowed, Interval.of(drop.range()), drop.n, needed)
 
 
 def _worst_class(evidence: Evidence, allowed: float) -> Judgement:
-    """Every class must clear the limit, so the class that is named is the one nearest to missing it."""
+    """Every class must clear the limit. The class that is named is the one nearest to missing it."""
     if not evidence.classes:
         return _not_run("max_class_drop", allowed, "no class has images")
     failing = [(name, row) for name, row in evidence.classes if row.low > allowed]
     name, row = failing[0] if failing else max(evidence.classes, key=lambda entry: entry[1].high)
     confidence = statistics.joint_confidence(len(evidence.classes))
-    needed = statistics.images_to_decide(row.pairs, allowed, confidence)
-    measured = Interval(value=row.pairs.drop, low=row.low, high=row.high)
+    needed = statistics.images_to_decide(row.drop, allowed, confidence)
+    measured = Interval(value=row.drop.value, low=row.low, high=row.high)
     note = "The interval holds for all classes together; samples are images of this class."
-    return _judgement("max_class_drop", allowed, measured, row.pairs.n, needed, f" in class {name}", note)
+    return _judgement("max_class_drop", allowed, measured, row.drop.n, needed, f" in class {name}", note)
 
 
 def _latency(evidence: Evidence, allowed: float) -> Judgement:

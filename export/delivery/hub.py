@@ -21,22 +21,31 @@ from compress.runs.locks import held
 from compress.runs.student import load_student
 from compress.system.errors import InputError, MachineError, UsageError
 from compress.system.files import cannot_write
-from export.benchmark.candidates import find_models
-from export.benchmark.results import FILE as BENCHMARK
-from export.report.page import markdown
-
-HUB = "hub"
+from export.benchmark import find_candidates
+from export.folder import ExportFolder
+from export.report import markdown
 
 
 def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
-    """Writes RUN/hub and, unless it is a dry run or there is no token, uploads it to `repo`, "user/name".
+    """Writes RUN/hub and, unless it is a dry run or there is no token, uploads it.
 
     The folder holds the student as timm reads it, the recipe, the export's ONNX files for ONNX Runtime and a model card
-    with what `compress benchmark` measured; where either was not run, it is left out. Returns repo, folder, files, and
-    url, which is None after a dry run.
-    Raises UsageError for a name that the Hub does not take and, before anything is uploaded, where the repository is
-    to be private and is public; InputError where weights or files are not those of the run's manifest or the student is
-    no model of timm's, MachineError where the Hub refuses or cannot be reached.
+    with what `compress benchmark` measured. Where the run was not exported or benchmarked, that is left out.
+
+    Args:
+        run: a finished run.
+        repo: the repository, "user/name".
+        private: create it as private.
+        dry_run: upload nothing.
+
+    Returns:
+        repo, folder, files, and url, which is None where nothing was uploaded.
+
+    Raises:
+        UsageError: the Hub does not take that name, or the repository is public and is to be private. Nothing is
+            uploaded.
+        InputError: weights or files are not those of the run's manifest, or timm did not make the student.
+        MachineError: the Hub refuses or cannot be reached.
     """
     try:
         validate_repo_id(repo)
@@ -77,10 +86,10 @@ def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = Fals
 
 
 def _write_folder(run: Run, repo: str) -> Path:
-    folder = run.path / HUB
+    folder = run.hub
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{HUB}.", suffix=".tmp", dir=run.path) as scratch:
-            made = Path(scratch) / HUB
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=run.path) as scratch:
+            made = Path(scratch) / folder.name
             made.mkdir()
             for name in (models.CONFIG, models.WEIGHTS):
                 shutil.copyfile(run.student / name, made / name)
@@ -109,8 +118,9 @@ def _public(recipe: Recipe) -> Recipe:
 
 def _onnx_files(run: Run) -> Iterator[Path]:
     """The student's files for ONNX Runtime, each the one that its export recorded."""
-    if (run.path / "export" / "export.json").exists():
-        yield from (m.path for m in find_models(run) if m.role == "student" and m.runtime == "ort")
+    if ExportFolder(run.export).record_file.exists():
+        candidates = find_candidates(run)
+        yield from (each.path for each in candidates if each.role == "student" and each.runtime == "ort")
 
 
 def _card(run: Run, repo: str) -> str:
@@ -121,8 +131,8 @@ def _card(run: Run, repo: str) -> str:
     data, top1 = manifest.data, manifest.student_top1
     result = EvalResult(
         task_type="image-classification",
-        dataset_type=data["name"],
-        dataset_name=data["name"],
+        dataset_type=data.name,
+        dataset_name=data.name,
         dataset_split=data.eval_split,
         metric_type="accuracy",
         metric_name="top-1",
@@ -136,11 +146,11 @@ def _card(run: Run, repo: str) -> str:
         model_name=repo.rsplit("/")[-1],
         eval_results=[result],
     )
-    measured = markdown([run.path]) if (run.path / BENCHMARK).exists() else ""
+    measured = markdown([run]) if run.benchmark_file.exists() else ""
     return f"""---
 {head.to_yaml()}
 ---
-# {architecture}, {data["num_classes"]} classes of {data["name"]}
+# {architecture}, {data.num_classes} classes of {data.name}
 
 Distilled with `{manifest.method}` from {models.read_config(run.teacher).get("architecture") or "a module"}: top-1
 {top1:.2%} on {data.eval_split} ({data.eval_images:,} images), its teacher {manifest.teacher_top1:.2%}. How it

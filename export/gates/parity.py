@@ -1,11 +1,11 @@
 """The gates: what an exported file must match before it is given its name.
 
-Each measures, raises GateError with the measured and the allowed value when the limit is missed, and returns what it
-measured for the record. Accuracies and agreements are fractions; limits on them allow for the size of the sample.
+Each measures and returns what it measured for the record. Where the limit is missed it raises GateError, which names
+the measured and the allowed value. Accuracies and agreements are fractions; limits on them allow for the size of the
+sample.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,30 +14,21 @@ import onnx
 from scipy.special import betaincinv  # scipy.stats takes 0.7 s to import
 
 from compress.system.errors import GateError, InputError
-from export.onnx.file import load
-from export.statistics.intervals import CONFIDENCE, paired_interval
+from export.onnx import load
+from export.records import DropRecord
+from export.statistics import CONFIDENCE, PairedDrop
 
 
 class BatchRunner(Protocol):
+    """What answers one batch."""
+
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Normalised float32 [N, C, H, W] -> float32 [N, classes]."""
         ...
 
 
-@dataclass(frozen=True)
-class PairedDrop:
-    """How much accuracy `candidate` loses against `reference` on the same n images, with a 95 % interval."""
-
-    reference_top1: float
-    candidate_top1: float
-    drop: float
-    low: float
-    high: float
-    n: int
-
-
 def check_graph(path: Path) -> None:
-    """onnx.checker with full shape inference."""
+    """onnx.checker with full shape inference. Raises GateError where it finds a fault."""
     try:
         onnx.checker.check_model(load(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -54,10 +45,24 @@ def check_logits(
     max_diff: float,
     seed: int = 0,
 ) -> dict[int, float]:
-    """The largest |difference| of the logits at each batch size, on noise of shape [batch, *shape].
+    """The largest |difference| of the logits at each batch size, on noise.
 
     Several batches, because an exporter may fix one silently. Logits larger than 1 are compared relative to the
     largest, since float32 itself is only that exact.
+
+    Args:
+        reference: the model.
+        candidate: what was exported from it.
+        shape: of one image, [C, H, W].
+        batches: the sizes to try.
+        max_diff: the limit.
+        seed: of the noise.
+
+    Returns:
+        The difference by batch size.
+
+    Raises:
+        GateError: a difference is above the limit, or the candidate does not run at one of the sizes.
     """
     generator = np.random.default_rng(seed)
     measured: dict[int, float] = {}
@@ -87,9 +92,11 @@ def check_logits(
 
 
 def check_agreement(reference: np.ndarray, candidate: np.ndarray, min_agreement: float, what: str) -> float:
-    """The fraction of images whose top class is the same in both logits [N, C].
+    """The share of images whose top class is the same in both logits [N, C].
 
-    A breach only where the upper end of the exact (Clopper-Pearson) interval lies below the limit.
+    Raises:
+        GateError: the upper end of the exact (Clopper-Pearson) interval lies below `min_agreement`, or a logit of the
+            candidate is not finite. `what` names the candidate in the message.
     """
     same = reference.argmax(1) == candidate.argmax(1)
     check_finite(candidate, what)
@@ -106,6 +113,7 @@ def check_agreement(reference: np.ndarray, candidate: np.ndarray, min_agreement:
 
 
 def check_finite(logits: np.ndarray, what: str) -> None:
+    """Raises GateError where one of the logits [N, C] is not finite."""
     broken = int((~np.isfinite(logits)).any(axis=1).sum())
     if broken:
         raise GateError(
@@ -114,28 +122,30 @@ def check_finite(logits: np.ndarray, what: str) -> None:
         )
 
 
-def paired_drop(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray) -> PairedDrop:
-    """The drop of top-1 accuracy from `reference` to `candidate`, logits [N, C] of the same images, and its interval.
+def paired_drop(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray) -> DropRecord:
+    """The drop of top-1 accuracy from one model to another, and its 95 % interval.
 
-    Pairing removes the variance of the images themselves, which is what makes a drop of half a point visible at all.
+    Pairing removes the variance of the images themselves. Only so a drop of half a point is visible at all.
+
+    Args:
+        reference: logits [N, C].
+        candidate: logits [N, C] of the same images.
+        labels: class of each image, [N].
     """
-    right = reference.argmax(1) == labels
-    still = candidate.argmax(1) == labels
-    n = len(labels)
-    lost, won = int((right & ~still).sum()), int((~right & still).sum())
-    low, high = paired_interval(lost, won, n)
-    return PairedDrop(
+    right, still = reference.argmax(1) == labels, candidate.argmax(1) == labels
+    drop, low, high = PairedDrop.of(right, still).range()
+    return DropRecord(
         reference_top1=float(right.mean()),
         candidate_top1=float(still.mean()),
-        drop=(lost - won) / n,
+        drop=drop,
         low=low,
         high=high,
-        n=n,
+        n=len(labels),
     )
 
 
-def check_drop(measured: PairedDrop, max_drop: float, what: str) -> None:
-    """A breach only where the whole interval lies beyond the limit, so that a small split does not fail by chance."""
+def check_drop(measured: DropRecord, max_drop: float, what: str) -> None:
+    """Raises GateError where the whole interval lies beyond the limit: a small split does not fail by chance."""
     if measured.low > max_drop:
         raise GateError(
             f"{what} loses {100 * measured.drop:.2f} points of top-1 (95 % interval {100 * measured.low:.2f} to "

@@ -1,1 +1,23 @@
-"""INT8 graphs. In: an FP32 ONNX file and calibration images. Out: Q/DQ graphs for ONNX Runtime and for TensorRT."""
+"""INT8 graphs by quantising after training. In: an FP32 ONNX file and calibration images. Out: Q/DQ graphs.
+
+There are two forms: one for ONNX Runtime, one for TensorRT. Fine-tuning for INT8 is compress.training.qat.
+"""
+
+from typing import TYPE_CHECKING
+
+from compress.system.lazy import hand_on
+
+if TYPE_CHECKING:
+    from export.int8.files import int8_files
+    from export.int8.macs import WEIGHTED, layer_macs
+    from export.int8.quantize import Quantizer
+
+__all__ = ["WEIGHTED", "Quantizer", "int8_files", "layer_macs"]
+
+_HOMES = {
+    "int8_files": "export.int8.files",
+    "WEIGHTED": "export.int8.macs",
+    "layer_macs": "export.int8.macs",
+    "Quantizer": "export.int8.quantize",
+}
+__getattr__ = hand_on(__name__, _HOMES)

@@ -21,8 +21,8 @@ from onnxruntime.quantization.calibrate import (
 )
 from scipy.special import rel_entr  # scipy.stats takes 0.7 s to import
 
-from export.onnx.file import INPUT_NAME
-from export.runtimes import batches, normalise, open_session
+from export.onnx import INPUT_NAME, open_session
+from export.runtimes import batches, normalise
 
 Method = Literal["minmax", "entropy", "percentile"]
 
@@ -53,10 +53,24 @@ def activation_ranges(
     op_types: Sequence[str],
     threads: int | None = None,
 ) -> TensorsData:
-    """The range of each activation around the nodes of `op_types`, from uint8 `images` [N, H, W, C].
+    """The range of each activation around the nodes of some operators.
 
-    minmax: the extremes. percentile: all but the outermost 0.01 %. entropy: the symmetric clipping threshold of least
-    Kullback-Leibler divergence (Migacz, "8-bit inference with TensorRT", GTC 2017), cut to the extremes.
+    - minmax: the extremes.
+    - percentile: all but the outermost 0.01 %.
+    - entropy: the symmetric clipping threshold of least Kullback-Leibler divergence (Migacz, "8-bit inference with
+      TensorRT", GTC 2017), cut to the extremes.
+
+    Args:
+        prepared: an ONNX file that ONNX Runtime has prepared for quantisation.
+        images: uint8 [N, H, W, C].
+        mean: per channel, in 0..1.
+        std: per channel, in 0..1.
+        method: one of the three.
+        op_types: the operators.
+        threads: of ONNX Runtime; None takes what this process may use.
+
+    Returns:
+        (low, high) by tensor, in ONNX Runtime's type.
     """
     base = CalibrationMethod.MinMax if method == "minmax" else CalibrationMethod.Percentile
     options = {} if method == "minmax" else {"num_bins": HISTOGRAM_BINS, "percentile": PERCENTILE, "symmetric": False}
@@ -69,7 +83,7 @@ def activation_ranges(
             calibrate_method=base,
             extra_options=options,
         )
-        # Its own session takes a thread for each of the host's cores, whatever the container may use.
+        # ONNX Runtime's calibrator opens a session of its own, which takes a thread for each of the host's cores.
         calibrator.infer_session = open_session(augmented, threads)
         for batch in batches(images, BATCH):
             calibrator.collect_data(_OneBatch(normalise(batch, mean, std)))
@@ -86,6 +100,7 @@ def _plain(ranges: dict[str, tuple[np.ndarray, np.ndarray]]) -> TensorsData:
 
 
 def plain_range(low: np.ndarray | float, high: np.ndarray | float) -> TensorData:
+    """A range in ONNX Runtime's type."""
     return TensorData(lowest=_scalar(low), highest=_scalar(high))
 
 
@@ -105,12 +120,18 @@ def _entropy_ranges(collector: HistogramCollector | None) -> TensorsData:
 
 
 def entropy_threshold(counts: np.ndarray, threshold: float, *, levels: int = 128, candidates: int = 120) -> float:
-    """The clipping threshold that loses least information. `counts`: a histogram over [-threshold, threshold].
+    """The clipping threshold that loses least information.
 
-    The histogram is folded to magnitudes. For each candidate the values beyond it are moved into its last bin (P), P
-    before that move is quantised to `levels` and spread back over its non-empty bins (Q); the candidate of least
-    KL(P || Q) wins. Thresholds that clip more than 1 % are no candidates [ours]: where all values lie far from zero, P
-    and Q both shrink to their last bin and the divergence of a useless threshold is nearly zero.
+    The histogram is folded to magnitudes. For each candidate the values beyond it are moved into its last bin: that is
+    P. What was there before the move is quantised to `levels` and spread back over its non-empty bins: that is Q. The
+    candidate of least KL(P || Q) wins. Thresholds that clip more than 1 % are no candidates [ours]: where all values
+    lie far from zero, P and Q both shrink to their last bin, and a useless threshold has almost no divergence.
+
+    Args:
+        counts: a histogram of the values over [-threshold, threshold].
+        threshold: the largest magnitude.
+        levels: of the quantised magnitudes.
+        candidates: about how many thresholds are tried.
     """
     half = len(counts) // 2
     magnitudes = (counts[-half:] + counts[:half][::-1]).astype(np.float64)

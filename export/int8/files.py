@@ -1,30 +1,37 @@
-"""The INT8 files of an export: calibrated on training images only, layers back in float until the accuracy holds."""
+"""The INT8 files of an export: calibrated on training images only, with layers in float until the accuracy holds."""
 
+import functools
 import hashlib
+import logging
 import statistics
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.gates import parity
-from export.gates.stage import Stage, gated
+from export.gates import Stage, gated, parity
 from export.int8.macs import counted_ops, int8_mac_fraction
 from export.int8.quantize import Quantizer, Target, fusion_coverage, has_vnni
 from export.int8.sensitivity import layer_sensitivity, quantize_until
+from export.records import CalibrationRecord, Format, FusionRecord
 from export.runtimes import normalise
+
+logger = logging.getLogger(__name__)
 
 _SPEED_RUNS = 50
 
 
-def int8_files(stage: Stage, formats: Collection[str], progress: Callable[[str, int, int], None]) -> None:
-    """student.int8.onnx for the format onnx, student.int8.trt.onnx for trt, from one calibration."""
-    targets: dict[str, tuple[Target, Path]] = {
-        "onnx": ("ort", stage.path(".int8.onnx")),
-        "trt": ("trt", stage.path(".int8.trt.onnx")),
+def int8_files(stage: Stage, formats: Collection[Format]) -> None:
+    """Makes student.int8.onnx for the format onnx and student.int8.trt.onnx for trt, from one calibration.
+
+    Raises:
+        GateError: no file that meets the limits can be made.
+    """
+    targets: dict[Format, tuple[Target, Path]] = {
+        "onnx": ("ort", stage.folder.onnx("int8")),
+        "trt": ("trt", stage.folder.trt_onnx("int8")),
     }
     wanted = [targets[name] for name in targets if name in formats and not stage.unchanged(targets[name][1])]
     if not wanted:
@@ -34,39 +41,30 @@ def int8_files(stage: Stage, formats: Collection[str], progress: Callable[[str, 
     count = min(settings.calibration_images, len(data.train_images))
     indices = np.sort(generator.choice(len(data.train_images), count, replace=False))
     quantizer = Quantizer(
-        stage.path(".onnx"),
+        stage.folder.onnx(),
         data.train_images[indices],
         data.mean,
         data.std,
         method=settings.calibration_method,
         threads=stage.threads,
-        input_ranges=stage.input_ranges,
+        input_ranges=stage.source.input_ranges,
     )
-    stage.record["calibration"] = {
-        "split": "train",
-        "method": settings.calibration_method,
-        "images": count,
-        "indices_sha256": indices_sha256(indices),
-        "indices": indices.tolist(),
-        "reduced_range": not has_vnni(),
-    }
+    calibration = CalibrationRecord(
+        split="train",
+        method=settings.calibration_method,
+        images=count,
+        indices_sha256=indices_sha256(indices),
+        indices=indices.tolist(),
+        reduced_range=not has_vnni(),
+    )
+    stage.note(calibration=calibration)
     tried = data.train_images[generator.permutation(indices)[: settings.sensitivity_images]]
-    harm: dict[str, float] = {}
 
+    @functools.cache
     def sensitivity() -> dict[str, float]:
-        if not harm:
-            harm.update(
-                layer_sensitivity(
-                    quantizer,
-                    stage.ort(stage.path(".onnx"))(tried),
-                    tried,
-                    mean=data.mean,
-                    std=data.std,
-                    threads=stage.threads,
-                    progress=lambda done, total: progress("sensitivity of the layers", done, total),
-                )
-            )
-            stage.record["layer_sensitivity"] = dict(harm)
+        reference = stage.ort(stage.folder.onnx())(tried)
+        harm = layer_sensitivity(quantizer, reference, tried, mean=data.mean, std=data.std, threads=stage.threads)
+        stage.note(layer_sensitivity=harm)
         return harm
 
     for target, path in wanted:
@@ -76,7 +74,7 @@ def int8_files(stage: Stage, formats: Collection[str], progress: Callable[[str, 
 def _speedup(stage: Stage, int8: Path) -> float:
     """FP32's median time over INT8's, at batch 1, in turns: enough for a warning; `compress benchmark` measures."""
     image = normalise(stage.data.eval_images[:1], stage.data.mean, stage.data.std)
-    runtimes = (stage.ort(stage.path(".onnx")), stage.ort(int8))
+    runtimes = (stage.ort(stage.folder.onnx()), stage.ort(int8))
     times: tuple[list[int], list[int]] = ([], [])
     for number in range(_SPEED_RUNS + 5):
         for runtime, kept in zip(runtimes, times, strict=True):
@@ -102,7 +100,7 @@ def _int8_file(
         logits = stage.ort(candidate, literal=target == "trt")(stage.data.eval_images)
         drop = parity.paired_drop(stage.fp32_logits, logits, stage.data.eval_labels)
         measured["agreement"] = float((logits.argmax(1) == stage.fp32_logits.argmax(1)).mean())
-        measured["drop"] = asdict(drop)
+        measured["drop"] = drop
         measured.setdefault("drop_all_int8", measured["drop"])  # the first that is tried has no layer in float
         parity.check_finite(logits, "INT8")
         parity.check_drop(drop, settings.max_int8_top1_drop, "INT8")
@@ -120,20 +118,18 @@ def _int8_file(
         measured["int8_macs"] = int8_mac_fraction(temporary, counted_ops(temporary))
         if target == "ort":
             int8, floats = fusion_coverage(temporary)
-            measured["fusion_coverage"] = {"int8_convs": int8, "float_convs": floats}
+            measured["fusion_coverage"] = FusionRecord(int8_convs=int8, float_convs=floats)
             if floats:
-                stage.log(
-                    f"warning: ONNX Runtime runs {floats} of {int8 + floats} convolutions of {path.name} in float"
-                )
+                logger.warning(f"ONNX Runtime runs {floats} of {int8 + floats} convolutions of {path.name} in float")
             measured["speedup_over_fp32"] = round(_speedup(stage, temporary), 2)
             if measured["speedup_over_fp32"] < 1:
-                stage.log(
-                    f"warning: {path.name} runs at {measured['speedup_over_fp32']:.2f}x the speed of FP32 at batch 1 "
+                logger.warning(
+                    f"{path.name} runs at {measured['speedup_over_fp32']:.2f}x the speed of FP32 at batch 1 "
                     "here: INT8 does not pay on this machine for this model"
                 )
     if measured["float_layers"]:
-        lost, kept = (100 * measured[name]["drop"] for name in ("drop_all_int8", "drop"))
-        stage.log(
+        lost, kept = (100 * measured[name].drop for name in ("drop_all_int8", "drop"))
+        logger.info(
             f"{path.name}: in float to lose {kept:.2f} points and not {lost:.2f}: {', '.join(measured['float_layers'])}"
         )
     stage.keep(path, measured)

@@ -6,13 +6,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.onnx.file import load
+from export.onnx import load
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 def layer_macs(path: Path, op_types: Collection[str] = ("Conv",)) -> dict[str, tuple[int, bool]]:
-    """Multiply-adds for one image and whether they are INT8, for each layer of `op_types` with constant weights."""
+    """The work of each layer for one image.
+
+    Args:
+        path: an ONNX file.
+        op_types: the operators that count.
+
+    Returns:
+        Multiply-adds and whether they are INT8, by name, for the layers with constant weights.
+    """
     model = onnx.shape_inference.infer_shapes(load(path))
     graph = model.graph
     constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -45,9 +53,9 @@ def _source(name: str, producers: dict[str, onnx.NodeProto]) -> str:
 
 
 def counted_ops(path: Path) -> tuple[str, ...]:
-    """Which layers the INT8 share is measured on: convolutions, where they do most of the work.
+    """The operators that the INT8 share is measured on: convolutions, where they do most of the work.
 
-    A vision transformer has one convolution, the patch embedding; there all weighted layers count.
+    A vision transformer has one convolution, the patch embedding. There all weighted layers count.
     """
     everything = layer_macs(path, WEIGHTED)
     convs = sum(count for count, _ in layer_macs(path).values())

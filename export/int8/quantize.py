@@ -20,8 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from compress.system.errors import InputError, UsageError
 from export.int8.calibrate import Method, activation_ranges, plain_range
 from export.int8.macs import WEIGHTED
-from export.onnx.file import get_metadata, load, save, set_metadata
-from export.runtimes import open_session
+from export.onnx import get_metadata, load, open_session, save, set_metadata
 
 Target = Literal["ort", "trt"]
 
@@ -41,10 +40,20 @@ TRT_OPTIONS = {
 
 
 class Quantizer:
-    """One model, calibrated once; `write` then makes as many quantised files of it as are needed.
+    """One model, calibrated once. `write` then makes as many quantised files of it as are needed.
 
-    `calibration`: uint8 images [N, H, W, C] of the training split. `mean`, `std`: per channel in 0..1. `input_ranges`:
-    (lowest, highest) input by layer, where training has settled it; nodes are named LAYER/OPERATOR.
+    Args:
+        src: a float32 ONNX file.
+        calibration: uint8 images [N, H, W, C] of the training split.
+        mean: per channel, in 0..1.
+        std: per channel, in 0..1.
+        method: how a range follows from the values that were seen.
+        threads: of ONNX Runtime; None takes what this process may use.
+        input_ranges: (lowest, highest) input by layer, where training has settled it. Nodes are named LAYER/OPERATOR.
+
+    Raises:
+        UsageError: there are no calibration images.
+        InputError: ONNX Runtime cannot prepare the file.
     """
 
     def __init__(
@@ -84,7 +93,17 @@ class Quantizer:
         return [n.name for n in nodes if n.op_type in WEIGHTED and n.input[1] in constants]
 
     def write(self, dst: Path, *, target: Target, exclude: Collection[str] = (), only: Collection[str] = ()) -> None:
-        """Write the INT8 file. `exclude`: layers that stay float; `only`: where given, the only ones that do not."""
+        """Writes an INT8 file.
+
+        Args:
+            dst: the file.
+            target: ONNX Runtime or TensorRT.
+            exclude: layers that stay float.
+            only: where given, the only layers that do not.
+
+        Raises:
+            UsageError: the model has no layer of that name.
+        """
         unknown = sorted({*exclude, *only} - {node.name for node in self.model.graph.node})
         if unknown:
             raise UsageError(f"the model has no layer {unknown[0]!r}", f"It has {', '.join(self.layers[:4])}, ...")
@@ -114,11 +133,11 @@ class Quantizer:
 
 
 def _keep_float(model: onnx.ModelProto, layers: Collection[str]) -> None:
-    """Put an identity that ONNX Runtime does not see through behind layers that must stay float.
+    """Puts an identity that ONNX Runtime does not see through behind layers that must stay float.
 
-    Between a DequantizeLinear and a QuantizeLinear its WeightBiasQuantization would quantise their weights after all,
-    and by a single scale for the whole tensor, worse than what the layer was excluded from. LeakyRelu of slope 1 is
-    fused into the convolution, so it costs nothing.
+    Between a DequantizeLinear and a QuantizeLinear, ONNX Runtime's WeightBiasQuantization would quantise their weights
+    after all. It takes a single scale for the whole tensor, which is worse than what the layer was excluded from. A
+    LeakyRelu of slope 1 is fused into the convolution, so it costs nothing.
     """
     graph = model.graph
     for index, node in reversed(list(enumerate(graph.node))):
@@ -151,7 +170,7 @@ def has_vnni() -> bool:
 
 
 def fusion_coverage(path: Path) -> tuple[int, int]:
-    """(convolutions that ONNX Runtime runs in INT8, convolutions it runs in float), counted in its optimised graph."""
+    """How many convolutions ONNX Runtime runs in INT8 and in float, counted in its optimised graph."""
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
         open_session(path, optimized_path=optimised)

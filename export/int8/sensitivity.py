@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import log_softmax
 
+from compress.system.console import progress_bar
 from compress.system.errors import GateError
 from export.int8.macs import counted_ops, int8_mac_fraction, layer_macs
 from export.int8.quantize import Quantizer, Target
@@ -25,25 +26,33 @@ def layer_sensitivity(
     std: Sequence[float],
     target: Target = "ort",
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
-    """Mean KL divergence (nats) of the class probabilities from FP32's when only that layer is quantised, worst first.
+    """How much each layer hurts: the KL divergence of the class probabilities from FP32's when it alone is quantised.
 
-    `reference`: the FP32 logits [N, C] of the uint8 `images` [N, H, W, 3] of the training split. `progress`: called
-    with (layers done, layers).
+    Args:
+        quantizer: calibrated already.
+        reference: logits [N, C] of the FP32 file for `images`.
+        images: uint8 [N, H, W, C], of the training split.
+        mean: per channel, in 0..1.
+        std: per channel, in 0..1.
+        target: which of the two INT8 forms.
+        threads: of ONNX Runtime; None takes what this process may use.
+
+    Returns:
+        The mean over the images in nats by layer, worst first.
     """
     expected = log_softmax(reference.astype(np.float64), axis=1)
     harm: dict[str, float] = {}
     layers = quantizer.layers
-    with tempfile.TemporaryDirectory() as folder:
+    bar = progress_bar("sensitivity of the layers", len(layers))
+    with tempfile.TemporaryDirectory() as folder, bar as shown:
         path = Path(folder) / "one_layer.onnx"
         for done, layer in enumerate(layers, start=1):
             quantizer.write(path, target=target, only=[layer])
             runtime = OrtRuntime(path, mean, std, threads=threads, literal=target == "trt")
             actual = log_softmax(runtime(images).astype(np.float64), axis=1)
             harm[layer] = float((np.exp(expected) * (expected - actual)).sum(axis=1).mean())
-            if progress is not None:
-                progress(done, len(layers))
+            shown.show(done)
     return dict(sorted(harm.items(), key=lambda item: -item[1]))
 
 
@@ -56,11 +65,22 @@ def quantize_until(
     sensitivity: Callable[[], dict[str, float]],
     min_int8_macs: float,
 ) -> list[str]:
-    """Write an INT8 file that passes `gate`, with as few of the most sensitive layers in float as that takes.
+    """Writes an INT8 file that passes a gate, with as few of the most sensitive layers in float as that takes.
 
-    `gate` raises GateError for a file that is not good enough. `sensitivity` is asked only when the fully quantised
-    model is not. A layer whose return would leave less than `min_int8_macs` of the multiply-adds in INT8 is passed
-    over. Returns the layers left in float. Raises GateError, and leaves no `dst`, when no such file exists.
+    Args:
+        quantizer: calibrated already.
+        dst: the file to write.
+        gate: raises GateError for a file that is not good enough.
+        target: which of the two INT8 forms.
+        sensitivity: harm by layer, worst first. Asked only where the fully quantised model is not good enough.
+        min_int8_macs: share of the multiply-adds that must stay INT8. A layer whose return would leave less is passed
+            over.
+
+    Returns:
+        The layers left in float.
+
+    Raises:
+        GateError: no such file can be made. `dst` is not left.
     """
     quantizer.write(dst, target=target)
     counted = counted_ops(dst)

@@ -1,1 +1,43 @@
-"""A model as an ONNX file. In: a torch module. Out: a checked graph with weights and metadata inside."""
+"""A model as an ONNX file. In: a torch module. Out: a checked graph with weights and metadata inside.
+
+Files are also read, run and made smaller here: an FP16 form, and one with preprocessing inside.
+"""
+
+from typing import TYPE_CHECKING
+
+from compress.system.lazy import hand_on
+
+if TYPE_CHECKING:
+    from export.onnx.export import add_preprocessing, export_onnx
+    from export.onnx.file import INPUT_NAME, OUTPUT_NAME, get_metadata, load, save, set_metadata
+    from export.onnx.fp16 import to_fp16
+    from export.onnx.session import default_threads, open_session
+
+__all__ = [
+    "INPUT_NAME",
+    "OUTPUT_NAME",
+    "add_preprocessing",
+    "default_threads",
+    "export_onnx",
+    "get_metadata",
+    "load",
+    "open_session",
+    "save",
+    "set_metadata",
+    "to_fp16",
+]
+
+_HOMES = {
+    "add_preprocessing": "export.onnx.export",
+    "export_onnx": "export.onnx.export",
+    "INPUT_NAME": "export.onnx.file",
+    "OUTPUT_NAME": "export.onnx.file",
+    "get_metadata": "export.onnx.file",
+    "load": "export.onnx.file",
+    "save": "export.onnx.file",
+    "set_metadata": "export.onnx.file",
+    "to_fp16": "export.onnx.fp16",
+    "default_threads": "export.onnx.session",
+    "open_session": "export.onnx.session",
+}
+__getattr__ = hand_on(__name__, _HOMES)

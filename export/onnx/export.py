@@ -32,10 +32,20 @@ class _GlobalMean(nn.Module):
 
 
 def export_onnx(model: nn.Module, path: Path, *, image_size: int, channels: int = 3, metadata: dict[str, str]) -> None:
-    """Write `model` to `path` as float32 ONNX. `metadata` goes into the file's metadata_props.
+    """Write a model as float32 ONNX.
 
     The module is left alone: a CPU copy in eval mode is exported, multi-branch blocks (RepViT, MobileOne) merged.
-    Raises InputError when torch cannot export the model, GateError when a BatchNorm behind a convolution is left.
+
+    Args:
+        model: takes float32 [N, channels, image_size, image_size] and gives logits [N, classes].
+        path: the file to write.
+        image_size: side of the images in pixels.
+        channels: of the images.
+        metadata: goes into the file's metadata_props.
+
+    Raises:
+        InputError: torch cannot export the model.
+        GateError: a BatchNorm behind a convolution is left.
     """
     model = deployable(model)
     example = torch.zeros(2, channels, image_size, image_size)
@@ -139,8 +149,18 @@ def add_preprocessing(
 ) -> None:
     """Wrap a model so that a deployer needs no preprocessing: `pixels` uint8 NHWC RGB in, `probabilities` out.
 
-    `source_size`: side of the square images that come in, where it is not `image_size`; they are then resized by
-    antialiased bicubic interpolation as in torchvision, and Pillow but for what it rounds between its two passes.
+    Args:
+        onnx_path: the file that takes normalised float32 images.
+        out_path: the file to write.
+        mean: per channel, in 0..1.
+        std: per channel, in 0..1.
+        image_size: side of the images that the model takes, in pixels.
+        source_size: side of the square images that come in, where it is not `image_size`. They are then resized by
+            antialiased bicubic interpolation, as torchvision does. Pillow differs only in what it rounds between its
+            two passes.
+
+    Raises:
+        InputError: `onnx_path` is missing or damaged.
     """
     model = load(onnx_path)
     side = source_size or image_size

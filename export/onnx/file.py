@@ -18,11 +18,12 @@ def set_metadata(proto: onnx.ModelProto, metadata: dict[str, str]) -> None:
 
 
 def get_metadata(path: Path) -> dict[str, str]:
+    """The metadata_props of a file. Raises InputError where it is missing or damaged."""
     return {prop.key: prop.value for prop in load(path).metadata_props}
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file; InputError where it is missing or damaged."""
+    """Read an ONNX file. Raises InputError where it is missing or damaged."""
     try:
         return onnx.load(path)
     except FileNotFoundError as error:

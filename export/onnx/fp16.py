@@ -19,9 +19,15 @@ FP16_MAX = float(np.finfo(np.float16).max)
 
 
 def to_fp16(src: Path, dst: Path) -> None:
-    """Write the FP16 form of the float32 ONNX file `src` to `dst`; "input" and "logits" stay float32.
+    """Write the FP16 form of an ONNX file. "input" and "logits" stay float32.
 
-    Raises GateError when a weight lies outside FP16's range: clamped to it, it would be a different model.
+    Args:
+        src: a float32 ONNX file.
+        dst: the file to write.
+
+    Raises:
+        InputError: `src` is missing or damaged.
+        GateError: a weight lies outside FP16's range. Clamped to it, it would be a different model.
     """
     model = load(src)
     for tensor in model.graph.initializer:

@@ -1,6 +1,6 @@
 """Runs' benchmark.json in; one HTML page without external requests and one Markdown file out.
 
-Everything is read and rendered before anything is written: where a run is damaged, what was there stays.
+Everything is read and rendered before anything is written. Where a run is damaged, what was there stays.
 """
 
 from collections.abc import Sequence
@@ -11,20 +11,22 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from compress import models
 from compress.runs.folder import Run
 from compress.system import files
 from compress.system.errors import InputError, UsageError
 from compress.training.metrics import read_metrics
-from export.benchmark.results import (
-    Accuracy,
+from export.benchmark import (
+    AccuracyResult,
     Benchmark,
-    Candidate,
+    CandidateResult,
     Comparison,
     Interval,
     Latency,
     NotRun,
     read_benchmark,
 )
+from export.folder import ExportFolder, given_run
 from export.report import plots
 
 CLASSES_IN_MARKDOWN = 5
@@ -37,18 +39,27 @@ _OUTCOMES = {
 _ADVICE = {"PASS": "Deploy", "FAIL": "The best of what misses is", "UNDECIDED": "The best so far is"}
 
 
-def report(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
-    """Writes the page and the Markdown of one or several runs, and returns their paths.
+def report_runs(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path | None = None) -> list[Path]:
+    """Writes a page and Markdown of what was measured of one run, or of several side by side.
 
-    out: the HTML file; Markdown goes beside it with .md. Default: RUN/report.html, for several runs ./report.html.
-    Raises InputError where a benchmark.json is missing or damaged, or runs of one data set saw different data.
+    Args:
+        runs: benchmarked runs, or their folders.
+        out: the HTML file; Markdown goes beside it with .md. Default: RUN/report.html, for several runs ./report.html.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        UsageError: there is no run, or `out` does not end in .html.
+        InputError: a benchmark.json is missing or damaged, or runs of one data set saw different data.
     """
-    if not runs:
+    found = [given_run(run) for run in ([runs] if isinstance(runs, Run | str | Path) else runs)]
+    if not found:
         raise UsageError("no run to report on", "Name one or several run folders.")
-    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+    page = Path(out) if out is not None else found[0].report if len(found) == 1 else Path(found[0].report.name)
+    if page.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{out} is no name for the page", "Choose one that ends in .html; .md is written beside it.")
-    page = out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
-    content = _content(runs)
+    content = _content(found)
     written = {
         page: environment().get_template("report.html.j2").render(content),
         page.with_suffix(".md"): environment().get_template("report.md.j2").render(content),
@@ -58,19 +69,19 @@ def report(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
     return list(written)
 
 
-def markdown(runs: Sequence[Path]) -> str:
-    """The Markdown of `report` alone. Raises InputError as it does."""
+def markdown(runs: Sequence[Run]) -> str:
+    """The Markdown of `report_runs` alone. Raises InputError as it does."""
     return environment().get_template("report.md.j2").render(_content(runs))
 
 
-def _content(runs: Sequence[Path]) -> dict[str, Any]:
-    views = [View.read(path) for path in runs]
+def _content(runs: Sequence[Run]) -> dict[str, Any]:
+    views = [View.read(run) for run in runs]
     _check_same_data(views)
     return {"views": views, "outcomes": _OUTCOMES, "advice": _ADVICE}
 
 
 def environment() -> jinja2.Environment:
-    """The templates of this package, with the filters below; HTML is escaped, and a name that is missing an error."""
+    """The templates of this package, with the filters below. HTML is escaped. A name that is missing is an error."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("export.report"),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -90,19 +101,19 @@ class View:
     metrics: list[dict[str, Any]]
 
     @classmethod
-    def read(cls, run: Path) -> "View":
+    def read(cls, run: Run) -> "View":
         benchmark = read_benchmark(run)
         if others := [entry.name for entry in benchmark.candidates if _is_another(run, entry)]:
             warning = f"Made anew since this was measured: {', '.join(others)}. Measure again with compress benchmark."
             benchmark = benchmark.model_copy(update={"warnings": [warning, *benchmark.warnings]})
-        return cls(benchmark, read_metrics(Run(run).metrics))
+        return cls(benchmark, read_metrics(run.metrics))
 
     @property
     def plots(self) -> dict[str, tuple[str, Markup]]:
         """Titles and SVG by the name of the plot."""
         shown = self.benchmark.verdict.recommended or "student.torch"
         return {
-            "pareto": ("Accuracy against latency", Markup(plots.pareto(self.benchmark))),
+            "pareto": ("AccuracyResult against latency", Markup(plots.pareto(self.benchmark))),
             "waterfall": ("What each step costs", Markup(plots.waterfall(self.benchmark))),
             "classes": (f"Classes: {shown} against the teacher", Markup(plots.classes(self.benchmark))),
             "reliability": ("Can its confidence be trusted?", Markup(plots.reliability(self.benchmark))),
@@ -110,16 +121,18 @@ class View:
         }
 
     @property
-    def recommended(self) -> Candidate | None:
+    def recommended(self) -> CandidateResult | None:
+        """What the verdict recommends. None where there is nothing to deploy."""
         name = self.benchmark.verdict.recommended
         return self.benchmark.candidate(name) if name else None
 
     @property
-    def teacher(self) -> Candidate:
+    def teacher(self) -> CandidateResult:
         return self.benchmark.candidate("teacher.torch")
 
     @property
     def cpu_flags(self) -> str:
+        """Those of the processor that matter to speed."""
         return ", ".join(flag for flag in _CPU_FLAGS if flag in self.benchmark.machine.cpu_flags) or "none of note"
 
     @property
@@ -146,18 +159,18 @@ class View:
             )
         return found
 
-    def primary(self, candidate: Candidate) -> Latency | None:
+    def primary(self, candidate: CandidateResult) -> Latency | None:
         return plots.primary_latency(self.benchmark, candidate.name)
 
-    def best_throughput(self, candidate: Candidate) -> Latency | None:
-        """End-to-end, at the batch size and number of threads where most images are done."""
+    def best_throughput(self, candidate: CandidateResult) -> Latency | None:
+        """End-to-end, at the batch and number of threads that do most images a second."""
         if isinstance(candidate.latency, NotRun):
             return None
         ends = [entry for entry in candidate.latency if entry.scope == "end-to-end"]
         return max(ends, key=lambda entry: entry.images_per_s.value, default=None)
 
-    def cost(self, candidate: Candidate) -> float | None:
-        """Of a million inferences, in the currency of benchmark.price_per_hour; None where that is not set."""
+    def cost(self, candidate: CandidateResult) -> float | None:
+        """Of a million inferences, in the currency of benchmark.price_per_hour. None where that is not set."""
         price, best = self.benchmark.settings.limits.get("price_per_hour"), self.best_throughput(candidate)
         return price / 3600 * 1e6 / best.images_per_s.value if price and best else None
 
@@ -176,10 +189,12 @@ class View:
         return [entry for entry in pairs if entry.reference != "teacher.torch" or entry.candidate == chosen]
 
 
-def _is_another(run: Path, measured: Candidate) -> bool:
+def _is_another(run: Run, measured: CandidateResult) -> bool:
     """Whether what is in the run now, if anything, is not the file that was measured."""
-    role, _, runtime = measured.name.partition(".")
-    path = run / role / "model.safetensors" if runtime == "torch" else run / "export" / measured.name
+    if measured.runtime == "torch":
+        path = (run.teacher if measured.role == "teacher" else run.student) / models.WEIGHTS
+    else:
+        path = ExportFolder(run.export).file(measured.name)
     return path.is_file() and files.sha256_file(path) != measured.sha256
 
 
@@ -198,6 +213,7 @@ def _check_same_data(views: Sequence[View]) -> None:
 
 
 def percent(value: float) -> str:
+    """A fraction in percent."""
     return f"{100 * value:.2f} %"
 
 
@@ -207,34 +223,42 @@ def points(value: float) -> str:
 
 
 def points_range(entry: Interval) -> str:
+    """Both ends of an interval, in percentage points."""
     return f"{points(entry.low)} to {points(entry.high)}"
 
 
 def percent_range(entry: Interval) -> str:
+    """Both ends of an interval, in percent."""
     return f"{100 * entry.low:.2f} to {100 * entry.high:.2f}"
 
 
 def ms(value: float) -> str:
+    """Milliseconds with three digits."""
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def ms_range(entry: Interval) -> str:
+    """Both ends of an interval, in milliseconds."""
     return f"{ms(entry.low)} to {ms(entry.high)}"
 
 
 def megabytes(size_bytes: int) -> str:
+    """Bytes in megabytes of 10^6."""
     return f"{size_bytes / 1e6:.2f}" if size_bytes < 10e6 else f"{size_bytes / 1e6:.1f}"
 
 
 def factor(value: float) -> str:
+    """How many times as much."""
     return f"{value:.1f}×" if value < 100 else f"{value:.0f}×"
 
 
 def than(value: float, better: str, worse: str) -> str:
+    """A ratio as a comparison: 2.0× faster, or 2.0× slower where it is below 1."""
     return f"{factor(value)} {better}" if value >= 1 else f"{factor(1 / value)} {worse}"
 
 
 def factors(entry: Interval) -> str:
+    """Both ends of an interval of a ratio."""
     return f"{factor(entry.low)} to {factor(entry.high)}"
 
 
@@ -250,29 +274,15 @@ def md(text: object) -> str:
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def scored(candidate: Candidate) -> bool:
-    return isinstance(candidate.accuracy, Accuracy)
+def scored(candidate: CandidateResult) -> bool:
+    """Whether its accuracy was measured."""
+    return isinstance(candidate.accuracy, AccuracyResult)
 
 
-def timed(candidate: Candidate) -> bool:
+def timed(candidate: CandidateResult) -> bool:
+    """Whether its latency was measured."""
     return not isinstance(candidate.latency, NotRun)
 
 
-_FILTERS = {
-    function.__name__: function
-    for function in (
-        percent,
-        percent_range,
-        points,
-        points_range,
-        ms,
-        ms_range,
-        megabytes,
-        factor,
-        factors,
-        limit_value,
-        md,
-        scored,
-        timed,
-    )
-}
+_NUMBERS = (percent, percent_range, points, points_range, ms, ms_range, megabytes, factor, factors, limit_value)
+_FILTERS = {function.__name__: function for function in (*_NUMBERS, md, scored, timed)}

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from export.benchmark.results import Accuracy, Benchmark, ClassChange, Latency, NotRun
+from export.benchmark import AccuracyResult, Benchmark, ClassChange, Latency, NotRun
 from export.report.sweep_results import Sweep
 
 # Stand-ins; matplotlib knows no CSS variables.
@@ -49,7 +49,7 @@ CLASSES_SHOWN = 20
 
 
 def primary_latency(benchmark: Benchmark, name: str) -> Latency | None:
-    """The model alone, at the smallest batch and the first number of threads; None where it was not run."""
+    """The model alone, at the smallest batch and the first number of threads. None where it was not run."""
     latency = benchmark.candidate(name).latency
     if isinstance(latency, NotRun):
         return None
@@ -58,13 +58,13 @@ def primary_latency(benchmark: Benchmark, name: str) -> Latency | None:
 
 
 def pareto(benchmark: Benchmark) -> str:
-    """Accuracy against median latency, with both intervals; the Pareto set joined by a line."""
+    """SVG: accuracy against median latency, with both intervals. A line joins the Pareto set."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(3.4)
         points = {}
         for entry in benchmark.candidates:
             timed = primary_latency(benchmark, entry.name)
-            if timed is None or not isinstance(entry.accuracy, Accuracy):
+            if timed is None or not isinstance(entry.accuracy, AccuracyResult):
                 continue
             top1, p50 = entry.accuracy.top1, timed.p50_ms
             points[entry.name] = (p50.value, 100 * top1.value)
@@ -98,7 +98,7 @@ def pareto(benchmark: Benchmark) -> str:
 
 
 def waterfall(benchmark: Benchmark) -> str:
-    """What each step loses or gains of top-1, in points, hanging from where the step before it ended."""
+    """SVG: what each step loses or gains of top-1 in points, from where the step before it ended."""
     steps = benchmark.waterfall
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(3.0)
@@ -149,14 +149,14 @@ def curves(run: str, metrics: Sequence[dict[str, Any]]) -> str:
 
 
 def reliability(benchmark: Benchmark) -> str:
-    """Accuracy against confidence, for the teacher and the recommended file; the area of a point is its images."""
+    """SVG: accuracy against confidence, of the teacher and the recommended file. A point's area is its images."""
     shown = [("teacher.torch", _TEACHER), (benchmark.verdict.recommended or "student.torch", _STUDENT)]
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(3.4)
         axes.plot([0, 100], [0, 100], color=_LINE, linewidth=1)
         for name, color in shown:
             score = benchmark.candidate(name).accuracy
-            if not isinstance(score, Accuracy):
+            if not isinstance(score, AccuracyResult):
                 continue
             x = [100 * entry.confidence for entry in score.reliability]
             y = [100 * entry.accuracy for entry in score.reliability]
@@ -171,7 +171,7 @@ def reliability(benchmark: Benchmark) -> str:
 
 
 def classes(benchmark: Benchmark) -> str:
-    """Change of accuracy in points; the worst and the best classes where there are many."""
+    """SVG: change of accuracy by class in points. Where there are many, the worst and the best."""
     rows: list[ClassChange | None] = list(benchmark.classes)
     if len(rows) > CLASSES_SHOWN:
         rows = [*rows[: CLASSES_SHOWN // 2], None, *rows[-CLASSES_SHOWN // 2 :]]
@@ -200,7 +200,7 @@ def classes(benchmark: Benchmark) -> str:
 
 
 def dots(sweep: Sweep) -> str:
-    """Each run's top-1 as a dot in the row of its arm, the arm's mean as a stroke, the teacher as a line."""
+    """SVG: each run's top-1 as a dot in the row of its arm, the arm's mean as a stroke, the teacher as a line."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(1.0 + 0.32 * len(sweep.arms))
         for place, arm in enumerate(sweep.arms):

@@ -4,21 +4,32 @@ In: a Sweep. Everything is rendered before anything is written.
 """
 
 import json
+import logging
 from datetime import datetime
 from pathlib import Path
 
 from markupsafe import Markup
 
-from compress.system import console, files
+from compress.system import files
 from export.report import plots
 from export.report.page import environment
 from export.report.sweep_results import Sweep
 
+logger = logging.getLogger(__name__)
+
 
 def write_sweep(sweep: Sweep, folder: Path) -> list[Path]:
-    """Writes FOLDER/RECIPE-sweep.html, .md and .json, and returns their paths.
+    """Writes the table of a sweep. An earlier one that had runs which this one has not is kept, its date in its name.
 
-    Those of an earlier sweep that had runs which this one has not are kept, with their date in the names.
+    Args:
+        sweep: what the runs came to.
+        folder: where the files go; it is made.
+
+    Returns:
+        FOLDER/RECIPE-sweep.html, .md and .json.
+
+    Raises:
+        MachineError: they cannot be written.
     """
     written = {
         ".html": _rendered("sweep.html.j2", sweep, plot=Markup(plots.dots(sweep))),
@@ -50,10 +61,11 @@ def _set_aside(paths: list[Path], runs: set[str]) -> None:
             path.replace(kept)
         except OSError as error:
             raise files.cannot_write(kept, error) from error
-        console.say(f"{path} had other runs, and is now {kept}")
+        logger.info(f"{path} had other runs, and is now {kept}")
 
 
 def sweep_markdown(sweep: Sweep) -> str:
+    """The table as Markdown."""
     return _rendered("sweep.md.j2", sweep)
 
 
@@ -77,4 +89,5 @@ def _rendered(template: str, sweep: Sweep, **more: Markup) -> str:
 
 
 def p_value(p: float) -> str:
+    """A p-value as people read it."""
     return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"

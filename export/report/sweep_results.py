@@ -11,13 +11,15 @@ from pydantic import Field
 
 from compress.recipe import Section
 from compress.runs.folder import now
-from export.benchmark.results import Interval
-from export.statistics import comparison as statistics
+from export import statistics
+from export.benchmark import Interval
 
 SCHEMA_VERSION = 1
 
 
 class EvaluatedOn(Section):
+    """The images that accuracies are of."""
+
     name: str
     eval_split: str
     eval_images: int
@@ -76,7 +78,13 @@ class Sweep(Section):
 
 
 def compare(recipe: str, rows: Sequence[Mapping[str, Any]], baseline: str) -> Sweep:
-    """The arms in the order of the rows, each against the arm `baseline`."""
+    """The arms of a sweep, each against one of them.
+
+    Args:
+        recipe: its name.
+        rows: of compress.sweeps.cells.results, in the order of the arms.
+        baseline: the arm that the others are compared with.
+    """
     runs = [SweepRun.model_validate(row) for row in rows]
     finished: dict[str, dict[int, SweepRun]] = {run.arm: {} for run in runs}
     for run in runs:
@@ -112,7 +120,7 @@ def _differences(finished: Mapping[str, Mapping[int, SweepRun]], baseline: str) 
 
 
 def paired_differences(pairs: Mapping[str, Sequence[tuple[SweepRun, SweepRun]]]) -> dict[str, Difference]:
-    """Of each arm the second runs less the first; Holm's p is for all arms together."""
+    """Of each arm the second runs less the first. Holm's p is for all arms together."""
     tests = {
         name: statistics.paired_t([_top1(run) for run, _ in same], [_top1(run) for _, run in same])
         for name, same in pairs.items()

@@ -1,49 +1,21 @@
 """Statistics of a comparison on one set of images: intervals, paired tests, calibration, and how many images decide.
 
-In: logits [N, C] and labels [N], or counts. Out: plain numbers and Interval. Accuracies and drops are fractions.
+In: logits [N, C] and labels [N], or counts. Out: plain numbers and Ranges. Accuracies and drops are fractions.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest, ttest_rel
 
-from export.statistics.intervals import CONFIDENCE, paired_interval
+from export.statistics.intervals import CONFIDENCE, PairedDrop, Range, paired_interval
 
 RESAMPLES = 10_000
 ECE_BINS = 15
 MOST_IMAGES = 10**9
-
-
-class Range(NamedTuple):
-    """A value and the two ends of its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """How two models did on the same n images: `lost` only the reference got right, `won` only the candidate."""
-
-    n: int
-    lost: int
-    won: int
-
-    @classmethod
-    def of(cls, reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> "Pairs":
-        """From which images [N] each got right."""
-        return cls(len(reference), int((reference & ~candidate).sum()), int((~reference & candidate).sum()))
-
-    @property
-    def drop(self) -> float:
-        """Accuracy that the candidate loses against the reference; below 0 it gains."""
-        return (self.lost - self.won) / self.n
 
 
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Range:
@@ -60,30 +32,36 @@ def mcnemar(lost: int, won: int) -> float:
     return float(binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0
 
 
-def paired_bootstrap(pairs: Pairs, confidence: float = CONFIDENCE, *, seed: int = 0) -> Range:
+def paired_bootstrap(drop: PairedDrop, confidence: float = CONFIDENCE, *, seed: int = 0) -> Range:
     """The drop and its percentile interval over images drawn with replacement, each with both its answers.
 
-    What is drawn is only how many images are lost and won, which is multinomial: the same distribution, without a loop.
+    Only the numbers of lost and won images are drawn. They are multinomial: the same distribution, without a loop.
     """
-    same = pairs.n - pairs.lost - pairs.won
-    cells = np.array([pairs.lost, pairs.won, same]) / pairs.n
-    drawn = np.random.default_rng(seed).multinomial(pairs.n, cells, size=RESAMPLES)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / pairs.n, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return Range(pairs.drop, float(low), float(high))
+    same = drop.n - drop.lost - drop.won
+    cells = np.array([drop.lost, drop.won, same]) / drop.n
+    drawn = np.random.default_rng(seed).multinomial(drop.n, cells, size=RESAMPLES)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / drop.n, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Range(drop.value, float(low), float(high))
 
 
-def images_to_decide(pairs: Pairs, limit: float, confidence: float = CONFIDENCE) -> int | None:
-    """How many images would place the whole interval of the drop on one side of `limit`, were the rates to stay.
+def images_to_decide(drop: PairedDrop, limit: float, confidence: float = CONFIDENCE) -> int | None:
+    """How many images would place the whole interval of the drop on one side of `limit`, if the rates stay.
 
-    None where even 10^9 would not, as when the drop equals the limit.
+    Args:
+        drop: what was measured on fewer images.
+        limit: the allowed drop, a fraction.
+        confidence: of the interval.
+
+    Returns:
+        The number of images. None where even 10^9 would not do, as when the drop equals the limit.
     """
 
     def decided(n: int) -> bool:
-        share = n / pairs.n
-        low, high = paired_interval(pairs.lost * share, pairs.won * share, n, confidence)
+        share = n / drop.n
+        low, high = paired_interval(drop.lost * share, drop.won * share, n, confidence)
         return high <= limit or low > limit
 
-    return _first(decided, pairs.n)
+    return _first(decided, drop.n)
 
 
 @dataclass(frozen=True)
@@ -176,7 +154,7 @@ class ClassDrop:
     """What one class loses. The intervals hold for all classes together (Bonferroni): the worst may be judged."""
 
     label: int
-    pairs: Pairs
+    drop: PairedDrop
     reference_top1: float
     candidate_top1: float
     low: float
@@ -186,15 +164,24 @@ class ClassDrop:
 def class_drops(
     reference: NDArray[np.bool_], candidate: NDArray[np.bool_], labels: NDArray[np.int64]
 ) -> list[ClassDrop]:
-    """The classes that have images, those that lose most first."""
+    """What each class loses.
+
+    Args:
+        reference: which images [N] the reference got right.
+        candidate: the same of the candidate.
+        labels: class of each image, [N].
+
+    Returns:
+        The classes that have images, those that lose most first.
+    """
     present = np.unique(labels)
     rows = []
     for label in present.tolist():
         mine = labels == label
-        pairs = Pairs.of(reference[mine], candidate[mine])
-        low, high = paired_interval(pairs.lost, pairs.won, pairs.n, joint_confidence(len(present)))
-        rows.append(ClassDrop(label, pairs, float(reference[mine].mean()), float(candidate[mine].mean()), low, high))
-    return sorted(rows, key=lambda row: (-row.pairs.drop, row.label))
+        drop = PairedDrop.of(reference[mine], candidate[mine])
+        _, low, high = drop.range(joint_confidence(len(present)))
+        rows.append(ClassDrop(label, drop, float(reference[mine].mean()), float(candidate[mine].mean()), low, high))
+    return sorted(rows, key=lambda row: (-row.drop.value, row.label))
 
 
 def joint_confidence(count: int) -> float:

@@ -1,34 +1,34 @@
 """TensorRT engines from ONNX files, by `tensorrt` or TensorRT for RTX (`tensorrt_rtx_bindings`), which share one API.
 
-In: an ONNX file whose tensor types are its precision. Out: an engine, and beside it ENGINE.json saying what it is. The
-library is imported when it is first needed, so the rest of the package works without it.
+In: an ONNX file whose tensor types are its precision. Out: an engine, and beside it ENGINE.json, which says what it
+is. The library is imported when it is first needed. The rest of the package works without it.
 """
 
-import dataclasses
 import functools
 import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Self
 
+from compress.recipe import Export
+from compress.system.console import phases
 from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import GateError, InputError, MachineError, UsageError, install_extra
-from compress.system.files import replacing, sha256_file, write_json
-from export.int8.macs import WEIGHTED, layer_macs
-from export.tensorrt.sidecar import EngineInfo, sidecar
-
-Precision = Literal["fp32", "fp16", "int8"]
-Progress = Callable[[str, int, int], None]
+from compress.system.files import replacing, sha256_file
+from export.folder import sidecar
+from export.int8 import WEIGHTED, layer_macs
+from export.records import EngineRecord, Precision
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx_bindings")
 
 
 @functools.cache
 def tensorrt() -> ModuleType:
-    """The TensorRT library that is here; MachineError where there is none."""
+    """The TensorRT library that is here. Raises MachineError where there is none."""
     for name in LIBRARIES:
         try:
             return importlib.import_module(name)
@@ -47,7 +47,7 @@ def _get_rtx() -> str:
 
 @functools.cache
 def tensorrt_logger() -> Any:
-    """TensorRT takes one logger for the whole process; this one keeps the errors, so that they can be shown."""
+    """TensorRT takes one logger for the whole process. This one keeps the errors, so that they can be shown."""
     trt = tensorrt()
 
     class Logger(trt.ILogger):
@@ -65,26 +65,59 @@ def tensorrt_logger() -> Any:
     return Logger()
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is built.
+
+    batches: the smallest, the best and the largest batch that it must run. workspace_mb: memory that the builder may
+    use. compute_capabilities: such as "89" for SM89; TensorRT for RTX then needs no GPU. Empty: the library's default,
+    or the GPU that is here.
+    """
+
+    batches: tuple[int, int, int]
+    workspace_mb: int = 1024
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    compute_capabilities: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, settings: Export) -> Self:
+        """What the recipe says."""
+        smallest, best, largest = settings.batches
+        return cls(
+            (smallest, best, largest),
+            settings.workspace_mb,
+            settings.version_compatible,
+            settings.hardware_compatible,
+            settings.compute_capabilities,
+        )
+
+
 def build_engine(
     onnx_path: Path,
     engine_path: Path,
     *,
     precision: Precision,
-    batches: tuple[int, int, int],
-    workspace_mb: int = 1024,
+    options: EngineOptions,
     timing_cache: Path | None = None,
-    version_compatible: bool = False,
-    hardware_compatible: bool = False,
-    compute_capabilities: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> EngineInfo:
-    """Build `engine_path` and its sidecar from `onnx_path`; neither appears before both are whole.
+) -> EngineRecord:
+    """Builds an engine and its sidecar. Neither appears before both are whole.
 
-    `batches`: the smallest, the best and the largest batch it must run. `compute_capabilities`: such as "89" for SM89;
-    given to TensorRT for RTX, no GPU is needed; empty means its default, or the GPU that is here. `progress`: called
-    with (phase, steps done, steps).
-    Raises InputError where the parser refuses the file, GateError where the network's precision is not `precision`,
-    MachineError without library or GPU or when the build fails, UsageError for options that the library lacks.
+    Args:
+        onnx_path: the file to build from.
+        engine_path: the file to write; the sidecar goes beside it.
+        precision: what the network must be.
+        options: for which batches and GPUs.
+        timing_cache: a file that keeps what TensorRT has timed, for the next build.
+
+    Returns:
+        What the sidecar holds.
+
+    Raises:
+        InputError: the parser refuses the file.
+        GateError: the network's precision is not `precision`.
+        MachineError: library or GPU are missing, or the build fails.
+        UsageError: the library lacks one of the options.
     """
     trt, logger = tensorrt(), tensorrt_logger()
     logger.errors.clear()
@@ -94,19 +127,19 @@ def build_engine(
     _parse(trt, network, logger, onnx_path)
     layers = network_layers(trt, network)
     _check_precision(layers, precision, onnx_path)
-    config = _configure(trt, builder, network, batches, workspace_mb, compute_capabilities)
-    if version_compatible:
+    config = _configure(trt, builder, network, options)
+    if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if hardware_compatible:
+    if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if timing_cache is not None:
         known = timing_cache.read_bytes() if timing_cache.exists() else b""
         # A cache of another version or device is refused; the build then fills a new one.
         config.set_timing_cache(config.create_timing_cache(known) or config.create_timing_cache(b""), False)
-    monitor = _monitor(trt, progress) if progress is not None else None
-    config.progress_monitor = monitor
-    engine = builder.build_serialized_network(network, config)
-    if monitor is not None and monitor.stopped_by is not None:
+    with phases() as show:
+        config.progress_monitor = monitor = _monitor(trt, show)
+        engine = builder.build_serialized_network(network, config)
+    if monitor.stopped_by is not None:
         raise monitor.stopped_by
     if engine is None:
         raise MachineError(
@@ -115,25 +148,25 @@ def build_engine(
         )
     with replacing(engine_path) as temporary:
         temporary.write_bytes(engine)
-        info = EngineInfo(
+        record = EngineRecord(
             library=trt.__name__,
             version=trt.__version__,
             precision=precision,
             layers=layers,
-            batches=batches,
-            compute_capabilities=tuple(compute_capabilities),
-            version_compatible=version_compatible,
-            hardware_compatible=hardware_compatible,
+            batches=options.batches,
+            compute_capabilities=tuple(options.compute_capabilities),
+            version_compatible=options.version_compatible,
+            hardware_compatible=options.hardware_compatible,
             onnx_sha256=sha256_file(onnx_path),
             engine_sha256=sha256_file(temporary),
             engine_bytes=temporary.stat().st_size,
             build_seconds=round(time.monotonic() - started, 3),
         )
-        write_json(sidecar(engine_path), dataclasses.asdict(info))
+        record.write(sidecar(engine_path))
     if timing_cache is not None:
         with replacing(timing_cache) as temporary:
             temporary.write_bytes(config.get_timing_cache().serialize())
-    return info
+    return record
 
 
 def _gpu_object(make: Callable[[], Any], what: str) -> Any:
@@ -169,7 +202,7 @@ def _parse(trt: ModuleType, network: Any, logger: Any, onnx_path: Path) -> None:
 def network_layers(trt: ModuleType, network: Any) -> dict[str, int]:
     """How many convolutions and matrix products the parsed network does in each precision.
 
-    A layer is INT8 when its data comes from a DequantizeLinear, which the builder then fuses into it; otherwise its
+    A layer is INT8 when its data comes from a DequantizeLinear, which the builder then fuses into it. Otherwise its
     precision is that of its output, as in every strongly typed network.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
@@ -189,7 +222,7 @@ def network_layers(trt: ModuleType, network: Any) -> dict[str, int]:
 
 
 def _check_precision(layers: dict[str, int], precision: Precision, onnx_path: Path) -> None:
-    """FP32 and FP16 must be pure; in INT8 every layer that the file quantises must have arrived as such."""
+    """FP32 and FP16 must be pure. In INT8 every layer that the file quantises must have arrived as such."""
     if precision == "int8":
         wanted = sum(int8 for _, int8 in layer_macs(onnx_path, WEIGHTED).values())
         good = layers["int8"] >= wanted > 0
@@ -203,35 +236,31 @@ def _check_precision(layers: dict[str, int], precision: Precision, onnx_path: Pa
         )
 
 
-def _configure(
-    trt: ModuleType,
-    builder: Any,
-    network: Any,
-    batches: tuple[int, int, int],
-    workspace_mb: int,
-    compute_capabilities: Sequence[str],
-) -> Any:
+def _configure(trt: ModuleType, builder: Any, network: Any, options: EngineOptions) -> Any:
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
-    smallest, best, largest = batches
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
+    smallest, best, largest = options.batches
     if not 1 <= smallest <= best <= largest:
-        raise UsageError(f"the batches {batches} are not in order", "Give smallest, best and largest, from 1 up")
+        raise UsageError(
+            f"the batches {options.batches} are not in order", "Give smallest, best and largest, from 1 up"
+        )
     profile = builder.create_optimization_profile()
     shape = tuple(network.get_input(0).shape)[1:]
     profile.set_shape(network.get_input(0).name, (smallest, *shape), (best, *shape), (largest, *shape))
     if config.add_optimization_profile(profile) < 0:
         raise InputError(
-            f"TensorRT refuses the batches {batches}: {tensorrt_logger().last()}", "The model's batch is not dynamic"
+            f"TensorRT refuses the batches {options.batches}: {tensorrt_logger().last()}",
+            "The model's batch is not dynamic",
         )
-    if compute_capabilities:
+    if options.compute_capabilities:
         known = getattr(trt, "ComputeCapability", None)
         if known is None:
             raise UsageError(
                 "this TensorRT builds only for the GPU that is here",
                 f"Leave export.compute_capabilities empty, or use TensorRT for RTX: {_get_rtx()}",
             )
-        config.num_compute_capabilities = len(compute_capabilities)
-        for index, capability in enumerate(compute_capabilities):
+        config.num_compute_capabilities = len(options.compute_capabilities)
+        for index, capability in enumerate(options.compute_capabilities):
             name = f"SM{capability.upper().removeprefix('SM').replace('.', '')}"
             if not hasattr(known, name):
                 choice = ", ".join(sorted(item for item in dir(known) if item.startswith("SM")))
@@ -240,7 +269,7 @@ def _configure(
     return config
 
 
-def _monitor(trt: ModuleType, progress: Progress) -> Any:
+def _monitor(trt: ModuleType, show: Callable[[str, int, int], None]) -> Any:
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             super().__init__()
@@ -251,9 +280,9 @@ def _monitor(trt: ModuleType, progress: Progress) -> Any:
             self.steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            # An exception (Ctrl-C arrives as one) must not cross TensorRT's frames: stop the build and raise after it.
+            # An exception (Ctrl-C arrives as one) must not cross TensorRT's frames: it is raised after the build.
             try:
-                progress(phase_name, step + 1, self.steps[phase_name])
+                show(phase_name, step + 1, self.steps[phase_name])
             except BaseException as error:  # noqa: BLE001
                 self.stopped_by = error
             return self.stopped_by is None

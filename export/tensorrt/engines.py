@@ -2,59 +2,58 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Collection
-from dataclasses import asdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from compress.system.errors import GateError
-from export.gates.stage import Stage
-from export.tensorrt.build import Precision, build_engine, tensorrt
+from export.folder import sidecar
+from export.gates import Stage
+from export.records import PRECISIONS, Precision
+from export.tensorrt.build import EngineOptions, build_engine, tensorrt
 from export.tensorrt.lint import lint_for_tensorrt
 from export.tensorrt.runtime import EngineRunner, EngineRuntime
-from export.tensorrt.sidecar import sidecar
 
 
-def engine_files(stage: Stage, precisions: Collection[Precision], progress: Callable[[str, int, int], None]) -> None:
-    """An engine and its sidecar for each precision. MachineError without TensorRT, once its ONNX files are linted."""
-    sources: dict[Precision, str] = {"fp32": ".onnx", "fp16": ".fp16.onnx", "int8": ".int8.trt.onnx"}
+def engine_files(stage: Stage, precisions: Collection[Precision]) -> None:
+    """Makes an engine and its sidecar for each precision.
+
+    Raises:
+        GateError: TensorRT would refuse an ONNX file, or an engine misses a limit.
+        MachineError: there is no TensorRT. The ONNX files for it are linted before.
+    """
     wanted: dict[Precision, Path] = {
-        precision: stage.path(suffix) for precision, suffix in sources.items() if precision in precisions
+        precision: stage.folder.trt_onnx(precision) for precision in PRECISIONS if precision in precisions
     }
     for source in wanted.values():
         problems = lint_for_tensorrt(source)
-        stage.record["files"][source.name]["tensorrt_lint"] = problems
+        linted = stage.record.files[source.name].model_copy(update={"tensorrt_lint": problems})
+        stage.record.files[source.name] = linted
         if problems:
             raise GateError(
                 f"TensorRT would refuse {source.name}: {problems[0]}", f"{len(problems)} such nodes, 0 allowed"
             )
     tensorrt()
     for precision, source in wanted.items():
-        _engine(stage, precision, source, progress)
+        _engine(stage, precision, source)
 
 
-def _engine(stage: Stage, precision: Precision, source: Path, progress: Callable[[str, int, int], None]) -> None:
-    settings = stage.settings
-    path = stage.path(".engine" if precision == "fp32" else f".{precision}.engine")
-    # A folder beside the final name: engine and sidecar are made there together, and moved once they passed.
-    with tempfile.TemporaryDirectory(prefix=".engine.", dir=stage.out_dir) as folder:
+def _engine(stage: Stage, precision: Precision, source: Path) -> None:
+    path = stage.folder.engine(precision)
+    # Engine and sidecar are made together in a folder beside the final name, and moved once they passed.
+    with tempfile.TemporaryDirectory(prefix=".engine.", dir=stage.folder.path) as folder:
         made = Path(folder) / path.name
         try:
-            info = build_engine(
+            record = build_engine(
                 source,
                 made,
                 precision=precision,
-                batches=(settings.batches[0], settings.batches[1], settings.batches[2]),
-                workspace_mb=settings.workspace_mb,
-                timing_cache=stage.out_dir / "timing.cache",
-                version_compatible=settings.version_compatible,
-                hardware_compatible=settings.hardware_compatible,
-                compute_capabilities=settings.compute_capabilities,
-                progress=progress,
+                options=EngineOptions.of(stage.settings),
+                timing_cache=stage.folder.timing_cache,
             )
-            measured = asdict(info) | _check_on_gpu(stage, made, precision)
+            measured = record.dump() | _check_on_gpu(stage, made, precision)
         except GateError:
             path.unlink(missing_ok=True)
             sidecar(path).unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from export.onnx.file import load
+from export.onnx import load
 
 # Of the operators that TensorRT's ONNX parser reads, those that image classifiers from torch use.
 _NAMES = """
@@ -23,7 +23,11 @@ QUANTISED_TYPES = (TensorProto.INT8, TensorProto.INT4, TensorProto.FLOAT8E4M3FN)
 
 
 def lint_for_tensorrt(onnx_path: Path) -> list[str]:
-    """Every reason why TensorRT would not take the file, with the node's name and operator; [] when it would."""
+    """Why TensorRT would not take an ONNX file.
+
+    Returns:
+        Every reason, with the node's name and operator. Empty where TensorRT would take it.
+    """
     model = load(onnx_path)
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}

@@ -1,6 +1,6 @@
 """Running a TensorRT engine on a GPU: torch CUDA tensors in and out, one CUDA graph for each batch size that is asked.
 
-The engine is checked against its sidecar before it is opened, since opening one runs its maker's code.
+The engine is checked against its sidecar before it is opened, since to open one is to run its maker's code.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,24 @@ import numpy as np
 import torch
 
 from compress.system.errors import InputError, MachineError
-from export.onnx.file import INPUT_NAME, OUTPUT_NAME
+from export.onnx import INPUT_NAME, OUTPUT_NAME
 from export.runtimes import batches, normalise
 from export.tensorrt.build import tensorrt, tensorrt_logger
 from export.tensorrt.sidecar import check_engine
 
 
 class EngineRunner:
-    """An opened engine. Call it with float32 [N, C, H, W] on its device; it returns float32 logits [N, classes]."""
+    """An opened engine. Call it with float32 [N, C, H, W] on its device; it returns float32 logits [N, classes].
+
+    Args:
+        engine_path: the engine, with its sidecar beside it.
+        device: the GPU that runs it.
+        cuda_graphs: replay one CUDA graph for each batch size.
+
+    Raises:
+        InputError: engine or sidecar is damaged, or a batch is outside the engine's profile.
+        MachineError: there is no GPU or no TensorRT, or another one than the engine was built for.
+    """
 
     def __init__(self, engine_path: Path, *, device: str = "cuda", cuda_graphs: bool = True) -> None:
         self.info = check_engine(engine_path)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from export.benchmark.results import Accuracy, read_benchmark, write_benchmark
+from compress.runs import Run
+from export.benchmark import AccuracyResult, read_benchmark, write_benchmark
 from tests.helpers.command import Command, assert_fails
 
 pytestmark = pytest.mark.slow
@@ -122,14 +123,14 @@ def test_reports_over_unlike_data_or_damaged_files_are_refused_and_overwrite_not
     other = tmp_path / "other"
     shutil.copytree(measured, other)
     (tmp_path / "report.html").write_text("of before")
-    true = read_benchmark(measured)
+    true = read_benchmark(Run(measured))
 
     data = true.data.model_copy(update={"sha256": "0" * 64})
-    write_benchmark(other, true.model_copy(update={"data": data}))
+    write_benchmark(Run(other), true.model_copy(update={"data": data}))
     assert_fails(command("report", measured, other, cwd=tmp_path), 3, "images or labels differ")
 
     data = true.data.model_copy(update={"class_names": ["dark", "grey", "white"]})
-    write_benchmark(other, true.model_copy(update={"data": data}))
+    write_benchmark(Run(other), true.model_copy(update={"data": data}))
     assert_fails(command("report", measured, other, cwd=tmp_path), 3, "classes differ")
 
     (other / "benchmark.json").write_bytes((measured / "benchmark.json").read_bytes()[:-50])
@@ -145,12 +146,12 @@ def test_an_exported_teacher_is_measured_in_the_same_runtime_and_never_recommend
     run = Path(shutil.copytree(exported, tmp_path / "run"))
     assert command("export", run, "--teacher", cwd=tmp_path).returncode == 0
     assert command("benchmark", run, *BRIEFLY, "--runtime", "torch", cwd=tmp_path).returncode == 0
-    benchmark = read_benchmark(run)
+    benchmark = read_benchmark(Run(run))
     found = {entry.name: entry for entry in benchmark.candidates}
     teacher = found["teacher.onnx"]
     torch_teacher = found["teacher.torch"]
-    assert isinstance(teacher.accuracy, Accuracy)
-    assert isinstance(torch_teacher.accuracy, Accuracy)
+    assert isinstance(teacher.accuracy, AccuracyResult)
+    assert isinstance(torch_teacher.accuracy, AccuracyResult)
     assert teacher.accuracy.top1 == torch_teacher.accuracy.top1
     assert isinstance(teacher.latency, list)
     assert not teacher.deployable

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from export.report.sweep_results import Sweep
+from export.report import Sweep
 from tests.helpers.command import Command, Start, assert_fails, metrics, snapshot, until
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from compress.system.errors import MachineError
-from export.onnx.export import export_onnx
-from export.tensorrt.build import tensorrt
+from export.onnx import export_onnx
+from export.tensorrt import tensorrt
 from tests.helpers.classifiers import SIZE, Digits, Exported, digits, digits_split, random_model, trained_net
 
 

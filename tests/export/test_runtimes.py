@@ -1,6 +1,5 @@
-"""One contract for torch and ONNX Runtime, and threads that the machine really has."""
+"""One contract for torch and ONNX Runtime."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import nn
 from torchvision.transforms import functional
 
 from compress.system.errors import InputError
-from export.runtimes import OrtRuntime, TorchRuntime, _cgroup_cpus, default_threads, normalise, open_session
+from export.runtimes import OrtRuntime, TorchRuntime, normalise
 from tests.helpers.classifiers import MEAN, STD, Digits
 
 
@@ -44,35 +43,6 @@ def test_torch_runtime_evaluates_and_gives_the_mode_back(trained: nn.Module, dat
     finally:
         trained.eval()
     assert torch.equal(trained[1].running_mean, before)
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ({}, None),
-    ],
-)
-def test_cgroup_quota(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    assert _cgroup_cpus(tmp_path) == cores
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
-def test_threads_follow_the_affinity_of_the_process(trained_onnx: Path) -> None:
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    try:
-        assert default_threads() == 1
-        assert open_session(trained_onnx).get_session_options().intra_op_num_threads == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
-    assert open_session(trained_onnx, 3).get_session_options().intra_op_num_threads == 3
 
 
 def test_files_that_are_no_models_are_input_errors(trained_onnx: Path, tmp_path: Path) -> None:

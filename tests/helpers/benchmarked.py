@@ -5,9 +5,8 @@ import shutil
 from pathlib import Path
 
 from compress.runs.folder import Run
-from export.benchmark import measure as benchmark
-from export.benchmark.results import Benchmark, read_benchmark, write_benchmark
-from export.from_run import export_run
+from export import benchmark_run, export_run
+from export.benchmark import Benchmark, read_benchmark, write_benchmark
 
 
 @functools.cache
@@ -15,12 +14,12 @@ def benchmarked(finished: Path, home: Path) -> tuple[Run, Benchmark]:
     """A copy of the run below `home` with everything exported that needs no TensorRT, measured briefly; made once."""
     run = Run(home / finished.name)
     shutil.copytree(finished, run.path)
-    export_run(run, formats=("onnx",), precisions=("fp32", "fp16", "int8"), threads=1)
-    benchmark.benchmark_run(run, batches=(1, 3), threads=(1,), min_seconds=0.01, min_runs=8)
-    return run, read_benchmark(run.path)
+    export_run(run, precisions=("fp32", "fp16", "int8"), threads=1)
+    benchmark_run(run, batches=(1, 3), threads=(1,), min_seconds=0.01, min_runs=8)
+    return run, read_benchmark(run)
 
 
 def write(result: Benchmark, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    write_benchmark(folder, result)
+    write_benchmark(Run(folder), result)
     return folder

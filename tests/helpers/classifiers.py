@@ -66,7 +66,7 @@ def random_model(name: str) -> nn.Module:
 
 @dataclass(frozen=True)
 class Digits:
-    """The fields that export_student reads."""
+    """The fields of a Dataset that an export reads."""
 
     train_images: np.ndarray
     train_labels: np.ndarray

@@ -14,8 +14,11 @@ from compress.recipe.strict_yaml import parse_yaml
 from tests.helpers.paths import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-README = [
-    parse_yaml(text, "README.md") for text in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "recipes").glob("*.md"))]
+EXAMPLES = [
+    pytest.param(parse_yaml(text, page.name), id=f"{page.stem}-{number}")
+    for page in GUIDES
+    for number, text in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S))
 ]
 MINIMAL: dict[str, Any] = {
     "data": {"name": "digits"},
@@ -40,13 +43,18 @@ def test_every_recipe_that_comes_along_is_valid(path: Path, validator: Draft2020
     validator.validate(parse_yaml(path.read_text(), path.name))
 
 
-def test_the_examples_of_the_readme_are_valid(validator: Draft202012Validator) -> None:
-    whole, *parts = README
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_the_guides_are_recipes_or_sections_of_one(
+    example: dict[str, Any], validator: Draft202012Validator
+) -> None:
+    validator.validate({**MINIMAL, **example})
+    validate_recipe({**MINIMAL, **example})
+
+
+def test_the_readme_opens_with_a_whole_recipe() -> None:
+    (whole,) = EXAMPLES[0].values
+    assert EXAMPLES[0].id == "README-0"
     assert {"data", "teacher", "student"} <= whole.keys()
-    assert parts
-    for example in (whole, *({**whole, **part} for part in parts)):
-        validator.validate(example)
-        validate_recipe(example)
 
 
 def test_a_method_is_completed_and_a_misspelt_one_is_refused(validator: Draft202012Validator) -> None:

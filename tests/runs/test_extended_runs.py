@@ -84,7 +84,7 @@ def test_a_fine_tuning_for_int8_that_was_interrupted_further_than_is_asked_for_s
     stop_after(monkeypatch, 10)
     with pytest.raises(Interrupted):
         run(tiny_recipe, here / "run", *INT8[:1], "train.quantize_epochs=3")
-    found = newest_checkpoint(Run(here / "run").quantize_checkpoints)
+    found = newest_checkpoint(Run(here / "run").qat_checkpoints)
     assert found is not None
     assert (found.meta["epoch"], found.meta["step"]) == (2, 2)
     asked = (*INT8[:1], "train.quantize_epochs=2")
@@ -112,7 +112,7 @@ def test_while_it_is_fine_tuned_terms_go_on_as_they_were_at_the_end(here: Path, 
     assert line["loss"] == pytest.approx(0.9 * line["kd"] + 0.1 * line["ce"], rel=1e-5)
     assert trained is not None
     before = trained.part("terms")
-    found = newest_checkpoint(tuned.quantize_checkpoints)
+    found = newest_checkpoint(tuned.qat_checkpoints)
     assert found is not None
     assert before
     for name, value in found.part("terms").items():

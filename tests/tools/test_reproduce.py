@@ -143,7 +143,7 @@ def test_its_table_is_that_of_an_independent_paired_test(whole: Path) -> None:
                 assert arm["difference"]["p"] == pytest.approx(p_values[arm["name"]])
                 assert arm["difference"]["holm_p"] >= arm["difference"]["p"]
     text = (whole / "runs/smoke-results/smoke.md").read_text()
-    assert "tools/study/reproduce.py" in text
+    assert "tools/study/reproduce.py tools/study/smoke.yaml`" in text
     for name in ("differences", "measures", "temperature", "adjusted", "confusion"):
         with Image.open(whole / f"runs/smoke-results/smoke-{name}.png") as picture:
             pixels = np.asarray(picture.convert("RGB"))

@@ -12,9 +12,10 @@ import yaml
 from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
 
+from compress.runs.folder import runs_root
 from compress.system import files
 from compress.system.errors import MachineError, UsageError
-from export.report.sweep_results import Sweep, compare
+from export.report import Sweep, compare
 from tests.helpers.paths import ROOT
 
 SMOKE = ROOT / "tools" / "study" / "smoke.yaml"
@@ -44,7 +45,7 @@ def state(folder: Path) -> study_state.State:
 
 def test_large_weights_are_carried_until_the_student_is_measured(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_state, "_SMALL_BYTES", 10)
-    run, tuning = (finished(study_state.RUNS / "s" / name) for name in ("run", study_plan.tuned_name("kd", 0, 100)))
+    run, tuning = (finished(runs_root() / "s" / name) for name in ("run", study_plan.tuned_name("kd", 0, 100)))
     carried = state(here / "state")
     carried.save([], [run, tuning])
     assert "student/model.safetensors" in carried.index.units["s/run"].files
@@ -55,7 +56,7 @@ def test_large_weights_are_carried_until_the_student_is_measured(here: Path, mon
 
 
 def test_what_is_restored_by_half_does_not_count_as_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = finished(study_state.RUNS / "s" / "run")
+    run = finished(runs_root() / "s" / "run")
     expected = content(run)
     state(here / "state").save([], [run])
     monkeypatch.chdir(here / "state")
@@ -131,6 +132,26 @@ def test_settings_under_one_teacher_are_compared_arm_by_arm_and_other_teachers_a
     corrected = [2 * smaller, max(2 * smaller, larger)]
     assert sorted(each.holm_p or 1 for each in found.values()) == pytest.approx(corrected)
     assert study_results.across(plain, setting("ka", "b", none=[0.55], dkd=[0.6])) == {}
+
+
+def test_the_samples_behind_the_plot_are_those_of_the_first_seed_and_what_the_temperature_follows() -> None:
+    def run(arm: str, seed: int, method: str) -> dict[str, Any]:
+        columns = {
+            name: [seed + step / 5000 for step in range(2000)] for name in ("temperature", "cosine", "confidence")
+        }
+        measured = None if method == "kd" else {**columns, "right": [1.0] * 2000}
+        return {"arm": arm, "seed": seed, "method": method, "measures": {"temperatures": measured}}
+
+    arms = {"kd": "kd", "flsw": "dtd-flsw", "cwsm": "ka-ps+dtd-cwsm"}
+    runs = [run(arm, seed, method) for arm, method in arms.items() for seed in (3, 4)]
+    found = study_plots.confusion({"settings": {"noisy": {"runs": runs}}})
+    assert list(found) == ["noisy"]
+    assert {title: set(columns) for title, columns in found["noisy"].items()} == {
+        "noisy: flsw": {"cosine", "temperature", "right"},
+        "noisy: cwsm": {"confidence", "temperature", "right"},
+    }
+    for columns in found["noisy"].values():
+        assert columns["temperature"] == [3 + step / 5000 for step in range(1000)]
 
 
 def test_settings_without_temperatures_and_rows_without_an_arm_leave_no_empty_panel(

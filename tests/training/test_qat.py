@@ -15,8 +15,8 @@ from torch.nn.utils import parametrizations
 from compress import distill, load_recipe
 from compress.system.errors import UsageError
 from compress.training.qat import LAYERS, float_weights, with_fake_quantization
-from export.int8.quantize import Quantizer
-from export.onnx.export import export_onnx
+from export.int8 import Quantizer
+from export.onnx import export_onnx
 from export.runtimes import OrtRuntime
 
 

@@ -16,7 +16,7 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,11 +171,14 @@ PEERS: dict[str, Callable[[Path, Work], Epoch]] = {
 }
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Their loops print; what goes to standard output meanwhile is dropped."""
-    with Path(os.devnull).open("w") as sink, contextlib.redirect_stdout(sink):
-        yield
+def quiet(epoch: Epoch) -> Epoch:
+    """Drops what a peer's loop prints on standard output."""
+
+    def without_output() -> None:
+        with Path(os.devnull).open("w") as sink, contextlib.redirect_stdout(sink):
+            epoch()
+
+    return without_output
 
 
 def _cifar100(folder: Path, *, train: bool) -> datasets.CIFAR100:

@@ -13,38 +13,32 @@ teacher's views and the first epoch of everyone are not timed. Weights are rando
 
 import functools
 import hashlib
-import json
 import os
 import pickle
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 import numpy as np
 import torch
+from harness import json_option, rounds_option, run, show, take_turns
 from peer_loops import PEERS, Epoch, NotHere, Work, quiet
 from torch import nn
 from torchvision import datasets
+from workload import run_whole_epoch, training
 
 from compress import models
 from compress.data import load_data, resolve_augment
 from compress.data.augment import on_device
 from compress.data.sources import find, read_cifar100
-from compress.distributed.world import Agreement
-from compress.losses.objective import Means, Objective
+from compress.losses.objective import distillation_settings
 from compress.recipe import Recipe, load_recipe
-from compress.runs.resume import fast_precision
-from compress.system import console
+from compress.runs.resolve import fast_precision
 from compress.system.interrupts import Flag
-from compress.training.batches import batches_and_teacher
-from compress.training.loop import finish, run_epoch
-from compress.training.memo import Memo
-from compress.training.state import prepare
 from compress.training.teacher_cache import TeacherViews
-from export.benchmark.machine import this_machine
+from export.onnx.session import default_threads
 
 Precision = Literal["bf16", "fp32"]
 VIEWS = 2
@@ -87,33 +81,15 @@ def write_cifar100(folder: Path, count: int) -> str:
 
 def our_epoch(recipe: Recipe, teacher: nn.Module, student: nn.Module, precision: Precision, *, cached: bool) -> Epoch:
     """run_epoch as `compress distill` runs it; cached: with the teacher's logits from its views."""
-    settings = recipe.train.model_copy(update={"precision": precision})
-    dataset = load_data(recipe.data)
-    images = on_device(dataset, CPU).train
-    objective = Objective.of(recipe.supervision, label_smoothing=0.0)
+    settings = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+    images = on_device(load_data(recipe.data), CPU).train
     views = TeacherViews(count=VIEWS, samples=len(images.labels), device=CPU, determined_by={"precision": precision})
-    batches, cheap = batches_and_teacher(
-        images,
-        teacher,
-        objective,
-        settings,
-        resolve_augment(recipe.data),
-        "student",
-        views=views if cached else None,
-        memo=Memo(),
-    )
-    state = prepare(student, batches, objective, settings, settings.epochs, "student", teacher=cheap)
-
-    def epoch() -> None:
-        state.step, state.means = 0, Means()
-        finish(run_epoch(state, Agreement(Flag()), console.Bar(), lambda: None))
-        state.watch.raise_if_diverged(state.phase, state.epoch)
-        state.epoch += 1
-
+    augment = resolve_augment(recipe.data)
+    state = training(settings, images, teacher, student, augment, views=views if cached else None)
     if cached:
         for view in range(VIEWS):
-            batches.get(view, 0, Flag())
-    return epoch
+            state.batches.get(view, 0, Flag())
+    return lambda: run_whole_epoch(state)
 
 
 def loops(recipe: Recipe, work: Work, paths: dict[str, Path | None]) -> tuple[dict[str, Epoch], dict[str, str]]:
@@ -131,24 +107,10 @@ def loops(recipe: Recipe, work: Work, paths: dict[str, Path | None]) -> tuple[di
             absent[name] = f"not named: --{name.lower().replace('_', '-')} PATH"
             continue
         try:
-            found[f"{name}, fp32"] = make(path.resolve(), work)
+            found[f"{name}, fp32"] = quiet(make(path.resolve(), work))
         except NotHere as reason:
             absent[name] = str(reason)
     return found, absent
-
-
-def measure(found: dict[str, Epoch], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each loop's epochs, by round; the order turns, and the first epoch of each is not kept."""
-    seconds: dict[str, list[float]] = {name: [] for name in found}
-    names = list(found)
-    for number in range(rounds + 1):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            began = time.perf_counter()
-            with quiet():
-                found[name]()
-            if number:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
 
 
 def table(seconds: dict[str, list[float]], images: int) -> list[dict[str, Any]]:
@@ -171,11 +133,11 @@ def table(seconds: dict[str, list[float]], images: int) -> list[dict[str, Any]]:
 @click.option("--repdistiller", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--kd-lib", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--torchdistill", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--recipe", "recipe_", default="recipes/cifar100_cpu.yaml", show_default=True)
-@click.option("--images", default=4096, show_default=True, help="In an epoch.")
-@click.option("--rounds", default=3, show_default=True)
-@click.option("--workers", type=int, help="Of the peers' data loaders, instead of each one's own number.")
-@click.option("--json", "json_", is_flag=True)
+@click.option("--recipe", "recipe_", default="cifar100_cpu", show_default=True)
+@click.option("--images", type=click.IntRange(1), default=4096, show_default=True, help="In an epoch.")
+@rounds_option(3)
+@click.option("--workers", type=click.IntRange(0), help="Of the peers' data loaders, instead of each one's own number.")
+@json_option
 def main(
     repdistiller: Path | None,
     kd_lib: Path | None,
@@ -184,46 +146,48 @@ def main(
     images: int,
     rounds: int,
     workers: int | None,
-    json_: bool,
+    as_json: bool,
 ) -> None:
-    machine = this_machine()
+    """This loop beside those of other projects."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         whose = write_cifar100(folder / "data" / "cifar-100-python", images)
         os.environ["COMPRESS_CACHE"] = str(folder / "cache")
         recipe = load_recipe(recipe_, method="kd", overrides=["data.name=cifar100", f"data.root={folder / 'data'}"])
-        settings, alpha = recipe.train, Objective.of(recipe.supervision, label_smoothing=0.0).alpha
+        settings, distillation = recipe.train, distillation_settings(recipe.supervision)
+        assert distillation is not None
         model = functools.partial(models.create_model, num_classes=CLASSES, image_size=SIZE)
         work = Work(
             folder=folder,
             teacher=lambda: model(recipe.teacher),
             student=lambda: model(recipe.student),
             batch_size=settings.batch_size,
-            temperature=recipe.supervision.temperature,
-            alpha=alpha,
+            temperature=distillation.base,
+            alpha=distillation.alpha,
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            cores=machine.cores_allowed,
+            cores=default_threads(),
             workers=workers,
         )
         paths = {"RepDistiller": repdistiller, "KD_Lib": kd_lib, "torchdistill": torchdistill}
         found, absent = loops(recipe, work, paths)
-        rows = table(measure(found, rounds), images)
+        rows = table(take_turns(found, rounds), images)
     setting = f"{recipe.teacher.model} -> {recipe.student.model}, batch {settings.batch_size}, {images} {whose} images"
-    if json_:
-        about = {"cpu": machine.cpu, "threads": torch.get_num_threads(), "torch": torch.__version__}
-        print(json.dumps({"setting": setting, **about, "rows": rows, "not_run": absent}, indent=2))
-        return
-    print(f"{setting}, {machine.cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"default precision of compress here: {fast_precision(CPU)}; of the peers: fp32")
-    for row in rows:
-        ratio = "" if row["times_the_best_peer"] is None else f"{row['times_the_best_peer']:.2f} x the best peer"
-        spread = f"({row['slowest_round']:,.0f} to {row['fastest_round']:,.0f})"
-        print(f"{row['loop']:<32}{row['images_per_s']:>9,.0f} images/s  {spread:<20}{ratio}")
-    for name, reason in absent.items():
-        print(f"{name:<32}not run: {reason}")
+    lines = [
+        setting,
+        f"default precision of compress here: {fast_precision(CPU)}; of the peers: fp32",
+        *(_line(row) for row in rows),
+        *(f"{name:<32}not run: {reason}" for name, reason in absent.items()),
+    ]
+    show({"setting": setting, "rows": rows, "not_run": absent}, lines, as_json=as_json)
+
+
+def _line(row: dict[str, Any]) -> str:
+    ratio = "" if row["times_the_best_peer"] is None else f"{row['times_the_best_peer']:.2f} x the best peer"
+    spread = f"({row['slowest_round']:,.0f} to {row['fastest_round']:,.0f})"
+    return f"{row['loop']:<32}{row['images_per_s']:>9,.0f} images/s  {spread:<20}{ratio}"
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

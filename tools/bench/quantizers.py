@@ -7,13 +7,13 @@ drop against FP32 and its 95 % interval. All are calibrated on the same images, 
 the data, theirs are calibrated on noise, which leaves time and counts as they are.
 
 ONNX Runtime: quant_pre_process, then quantize_static, as its documentation has it, nothing else set. Optimum: static,
-its settings for this processor, min-max. It is run in a process of its own (tools/quantize_optimum.py).
+its settings for this processor, min-max. It is run in a process of its own (optimum_quantizer.py).
 
     pip install --target FOLDER optimum-onnx
     python tools/bench/quantizers.py runs/NAME --optimum FOLDER
 """
 
-import json
+import logging
 import os
 import subprocess
 import sys
@@ -25,19 +25,21 @@ from typing import Any
 import click
 import numpy as np
 import onnxruntime as ort
+from harness import json_option, run, show
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from compress.data import Dataset, load_data
 from compress.runs.folder import Run
-from compress.system.errors import InputError
+from compress.system.errors import InputError, MachineError
+from export.benchmark.candidates import read_export
 from export.benchmark.latency import Timed, interleave, ratio
-from export.benchmark.machine import this_machine
 from export.gates import parity
 from export.int8.quantize import fusion_coverage, has_vnni
 from export.onnx.file import INPUT_NAME
 from export.runtimes import OrtRuntime, normalise
 
+logger = logging.getLogger("compress.bench")
 FP32, OURS, ORT, OPTIMUM = "fp32", "compress", "onnxruntime's defaults", "optimum's defaults"
 
 
@@ -60,12 +62,14 @@ def with_onnxruntime(source: Path, inputs: np.ndarray, folder: Path) -> Path:
 
 
 def with_optimum(source: Path, inputs: np.ndarray, folder: Path, optimum: Path) -> Path:
-    """Raises CalledProcessError where Optimum fails."""
+    """Raises MachineError where Optimum fails."""
     calibration = folder / "calibration.npy"
     np.save(calibration, inputs)
-    command = [sys.executable, str(Path(__file__).with_name("quantize_optimum.py")), str(source.resolve())]
+    command = [sys.executable, str(Path(__file__).with_name("optimum_quantizer.py")), str(source.resolve())]
     command += [str(calibration), "vnni" if has_vnni() else "avx2", str(folder)]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(optimum.resolve())}, stdout=sys.stderr)
+    environment = {**os.environ, "PYTHONPATH": str(optimum.resolve())}
+    if subprocess.run(command, check=False, env=environment, stdout=2).returncode:
+        raise MachineError("Optimum made no INT8 file; its own error is above", f"Is optimum-onnx in {optimum}?")
     return folder / f"{source.stem}_quantized.onnx"
 
 
@@ -73,24 +77,25 @@ def data_of(run: Run) -> Dataset | None:
     try:
         dataset = load_data(run.recipe.data)
     except InputError as error:
-        print(f"{run.path.name}: no accuracy, calibrated on noise: {error}", file=sys.stderr)
+        logger.warning(f"{run.path.name}: no accuracy, calibrated on noise: {error}")
         return None
-    return dataset if dataset.sha256 == run.manifest["data"]["sha256"] else None
+    return dataset if dataset.sha256 == run.result.data.sha256 else None
 
 
 def compare(run: Run, optimum: Path | None, seconds: float, images: int | None, folder: Path) -> list[dict[str, Any]]:
-    export = run.path / "export"
-    record = json.loads((export / "export.json").read_text(encoding="utf-8"))
-    dataset, source = data_of(run), export / "student.onnx"
+    record = read_export(run)
+    if record.calibration is None:
+        raise InputError(f"the export of {run.path} holds no INT8 file", "Make it with --precision int8.")
+    dataset, source = data_of(run), run.export / "student.onnx"
     mean, std = ((0.5,) * 3, (0.25,) * 3) if dataset is None else (dataset.mean, dataset.std)
     if dataset is None:
         shape = ort.InferenceSession(str(source), providers=["CPUExecutionProvider"]).get_inputs()[0].shape
-        count = record["calibration"]["images"]
+        count = record.calibration.images
         pixels = np.random.default_rng(0).integers(0, 256, (count, *shape[2:], 3), dtype=np.uint8)
     else:
-        pixels = dataset.train_images[np.array(record["calibration"]["indices"])]
+        pixels = dataset.train_images[np.array(record.calibration.indices)]
     inputs = normalise(pixels, mean, std)
-    paths = {FP32: source, OURS: export / "student.int8.onnx", ORT: with_onnxruntime(source, inputs, folder)}
+    paths = {FP32: source, OURS: run.export / "student.int8.onnx", ORT: with_onnxruntime(source, inputs, folder)}
     if optimum is not None:
         paths[OPTIMUM] = with_optimum(source, inputs, folder, optimum)
     runtimes = {name: OrtRuntime(path, mean, std, threads=1) for name, path in paths.items()}
@@ -128,30 +133,28 @@ def compare(run: Run, optimum: Path | None, seconds: float, images: int | None, 
 @click.option("--optimum", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Where it is installed.")
 @click.option("--seconds", default=2.0, show_default=True, help="For each file.")
 @click.option("--images", type=int, help="Of the evaluation split, the first; default: all.")
-@click.option("--json", "json_", is_flag=True)
-def main(runs: tuple[Path, ...], optimum: Path | None, seconds: float, images: int | None, json_: bool) -> None:
+@json_option
+def main(runs: tuple[Path, ...], optimum: Path | None, seconds: float, images: int | None, as_json: bool) -> None:
+    """The INT8 files of RUNS beside those of other tools."""
     rows: list[dict[str, Any]] = []
     for path in runs:
         with tempfile.TemporaryDirectory() as scratch:
             rows += compare(Run(path), optimum, seconds, images, Path(scratch))
-    machine = this_machine()
-    if json_:
-        print(
-            json.dumps({"cpu": machine.cpu, "vnni": has_vnni(), "onnxruntime": ort.__version__, "rows": rows}, indent=2)
-        )
-        return
-    print(f"batch 1, one thread, {machine.cpu}, onnxruntime {ort.__version__}")
-    for row in rows:
-        value, low, high = row["times_as_fast_as_fp32"]
-        line = f"{row['run']:<14}{row['file']:<24}{row['int8_convs']:>3} of {row['int8_convs'] + row['float_convs']:<4}"
-        line += f"{value:6.2f} x fp32 ({low:.2f} to {high:.2f})  {row['time_over_ours']:6.2f} of ours' time"
-        if "top1" in row:
-            drop, least, most = row["drop"]
-            line += f"  top-1 {row['top1']:.2%}, drop {drop:+.2%} ({least:+.2%} to {most:+.2%})"
-        print(line)
+    lines = [_line(row) for row in rows]
     if optimum is None:
-        print(f"{OPTIMUM}: not run, --optimum FOLDER")
+        lines.append(f"{OPTIMUM}: not run, --optimum FOLDER")
+    show({"setting": "batch 1, one thread", "vnni": has_vnni(), "rows": rows}, lines, as_json=as_json)
+
+
+def _line(row: dict[str, Any]) -> str:
+    value, low, high = row["times_as_fast_as_fp32"]
+    line = f"{row['run']:<14}{row['file']:<24}{row['int8_convs']:>3} of {row['int8_convs'] + row['float_convs']:<4}"
+    line += f"{value:6.2f} x fp32 ({low:.2f} to {high:.2f})  {row['time_over_ours']:6.2f} of ours' time"
+    if "top1" in row:
+        drop, least, most = row["drop"]
+        line += f"  top-1 {row['top1']:.2%}, drop {drop:+.2%} ({least:+.2%} to {most:+.2%})"
+    return line
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,8 @@ and write. For each axis the exponents of the cost of a sample and of its work a
 every point is flagged whose cost grew by 25 % more than the larger of both since an earlier point. Pieces that
 should not depend on something are timed alone. The images lie in files that are memory-mapped, as in training on a CPU.
 
-    python tools/bench/scaling.py --plot scaling.svg               all axes; one million images of 32 px take 3 GB
+    python tools/bench/scaling.py --plot recipes/results/scaling.png     all axes; one million images of 32 px take 3 GB
+    python tools/bench/scaling.py --data recipes/results/scaling.json --plot recipes/results/scaling.png
     python tools/bench/scaling.py --axis classes --axis batch --rounds 3 --json
 """
 
@@ -14,8 +15,7 @@ import json
 import multiprocessing
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,15 @@ import click
 import matplotlib
 import numpy as np
 import torch
+from harness import json_option, machine, median_seconds, rounds_option, run, show
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from scaling_points import Point, Setting, measure, open_images, write_images
 
 from compress import recipe
 from compress.losses.distillation import dynamic_temperature
-from compress.system.files import sha256_file
+from compress.system.files import sha256_file, write_json
 from compress.training.batches import epoch_order
-from export.benchmark.machine import this_machine
 
 AXES = {
     "size": [32, 48, 64, 96, 128],
@@ -57,11 +57,13 @@ def exponent(values: list[int], costs: list[float]) -> float:
 def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """Forked from a parent that never computes, so that its peak memory and its threads are its own."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply(work, arguments)
+        found = pool.apply(work, arguments)
+        pool.close()
+        pool.join()  # it ends by itself: a signal would raise in it
+    return found
 
 
-def measure_axis(axis: str, folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
-    values = AXES[axis]
+def measure_axis(axis: str, values: list[int], folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
     found: dict[int, list[Point]] = {value: [] for value in values}
     for number in range(rounds):
         for value in values if number % 2 == 0 else reversed(values):
@@ -72,6 +74,11 @@ def measure_axis(axis: str, folder: Path, seconds: float, rounds: int) -> dict[s
         Point(**{name: statistics.median(getattr(p, name) for p in found[value]) for name in asdict(found[value][0])})
         for value in values
     ]
+    return summary(axis, values, points)
+
+
+def summary(axis: str, values: list[int], points: list[Point]) -> dict[str, Any]:
+    """The rows of an axis, its exponents, and the points whose cost grew faster than their work."""
     flags = []
     for place in range(1, len(values)):
         excess, first = max((_excess(points[k], points[place]), k) for k in range(place))
@@ -95,15 +102,6 @@ def _excess(low: Point, high: Point) -> float:
     return high.seconds / low.seconds / work
 
 
-def median_seconds(work: Callable[[], object], repeats: int = 9) -> float:
-    spent = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        spent.append(time.perf_counter() - began)
-    return statistics.median(spent)
-
-
 def time_piece(name: str, value: int, folder: Path) -> float:
     """Seconds of one piece; value: of what it may depend on."""
     generator = torch.Generator().manual_seed(0)
@@ -113,7 +111,7 @@ def time_piece(name: str, value: int, folder: Path) -> float:
         return median_seconds(lambda: dynamic_temperature(student, teacher, kind="flsw", base=4.0), 51)
     path = write_images(folder, samples=value, size=32)
     if name == "an epoch's order":
-        return median_seconds(lambda: epoch_order(value, seed=0, epoch=0))
+        return median_seconds(lambda: epoch_order(value, seed=0, epoch=0), 9)
     if name == "opening: SHA-256 of the images":
         return median_seconds(lambda: sha256_file(path), 1)
     images, augment = open_images(path, 100), recipe.Augment(crop=4, flip=True)
@@ -136,14 +134,15 @@ PIECES = {
 }
 
 
-def measure_piece(name: str, folder: Path) -> dict[str, Any]:
+def measure_piece(name: str, axes: dict[str, list[int]], folder: Path) -> dict[str, Any]:
     axis, expected = PIECES[name]
-    seconds = [in_own_process(time_piece, name, value, folder) for value in AXES[axis]]
-    grows = exponent(AXES[axis], seconds)
+    values = axes[axis]
+    seconds = [in_own_process(time_piece, name, value, folder) for value in values]
+    grows = exponent(values, seconds)
     return {
         "piece": name,
         "axis": axis,
-        "values": AXES[axis],
+        "values": values,
         "seconds": seconds,
         "exponent": grows,
         "expected": expected,
@@ -153,10 +152,10 @@ def measure_piece(name: str, folder: Path) -> dict[str, Any]:
 
 def plot(axes: list[dict[str, Any]], pieces: list[dict[str, Any]], path: Path, caption: str) -> None:
     """Images a second, with what the work alone would allow from the fastest point on, and memory; then the pieces."""
-    style: Any = {"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
         columns = max(len(axes), 1)
-        figure = Figure(figsize=(3.3 * columns, 6.6 if pieces else 5), layout="constrained")
+        figure = Figure(figsize=(2.9 * columns, 6.4 if pieces else 4.6), layout="constrained")
         grid = figure.subplots(3 if pieces else 2, columns, squeeze=False)
         for column, entry in enumerate(axes):
             _plot_axis(grid[0, column], grid[1, column], entry)
@@ -175,7 +174,7 @@ def plot(axes: list[dict[str, Any]], pieces: list[dict[str, Any]], path: Path, c
         grid[0, 0].set_ylabel("images a second")
         grid[1, 0].set_ylabel("memory, MB")
         figure.suptitle(caption, fontsize=9)
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=100)
 
 
 def _plot_axis(speed: Any, memory: Any, entry: dict[str, Any]) -> None:
@@ -216,50 +215,68 @@ def _short(value: int) -> str:
 @click.command()
 @click.option("--axis", "names", type=click.Choice(list(AXES)), multiple=True, help="Default: all.")
 @click.option("--seconds", default=1.0, show_default=True, help="For each point and round.")
-@click.option("--rounds", default=2, show_default=True)
+@rounds_option(2)
 @click.option("--pieces/--no-pieces", default=True, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), help="For the images, kept. Default: a temporary one.")
-@click.option("--plot", "plot_", type=click.Path(path_type=Path), help="A .png or .svg file.")
-@click.option("--json", "json_", is_flag=True)
+@click.option("--samples", type=click.IntRange(100_000), help="The most images that are tried. Default: a million.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="Draw this .json, and measure nothing.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="A .png; its numbers go beside it, as .json.")
+@json_option
 def main(
     names: tuple[str, ...],
     seconds: float,
     rounds: int,
     pieces: bool,
     folder: Path | None,
-    plot_: Path | None,
-    json_: bool,
+    samples: int | None,
+    data: Path | None,
+    picture: Path | None,
+    as_json: bool,
 ) -> None:
+    """How the cost of an image grows with the size of the work."""
+    if data is not None:
+        result = json.loads(data.read_text(encoding="utf-8"))
+        facts = result.pop("machine")
+    else:
+        result, facts = measured(names or tuple(AXES), samples, seconds, rounds, pieces, folder), machine()
+    if picture is not None:
+        about = f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}"
+        plot(result["axes"], result["pieces"], picture, f"compress' loop, {result['setting']}; {about}")
+        write_json(picture.with_suffix(".json"), {**result, "machine": facts})
+    show(result, _lines(result["axes"], result["pieces"]), as_json=as_json, facts=facts)
+
+
+def measured(
+    names: tuple[str, ...], samples: int | None, seconds: float, rounds: int, pieces: bool, folder: Path | None
+) -> dict[str, Any]:
+    values = AXES if samples is None else AXES | {"samples": [each for each in AXES["samples"] if each <= samples]}
     with tempfile.TemporaryDirectory() as scratch:
         place = folder or Path(scratch)
         place.mkdir(parents=True, exist_ok=True)
-        axes = [measure_axis(name, place, seconds, rounds) for name in names or AXES]
-        parts = [measure_piece(name, place) for name in PIECES] if pieces else []
-    machine = this_machine()
-    about = f"{machine.cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    if plot_ is not None:
-        plot(axes, parts, plot_, f"compress' loop, two narrow ResNet-10-T, ka+dtd, fp32; {about}")
-    if json_:
-        print(json.dumps({"about": about, "axes": axes, "pieces": parts}, indent=2))
-        return
-    print(about)
+        return {
+            "setting": "two narrow ResNet-10-T, ka+dtd, fp32",
+            "axes": [measure_axis(name, values[name], place, seconds, rounds) for name in names],
+            "pieces": [measure_piece(name, values, place) for name in PIECES] if pieces else [],
+        }
+
+
+def _lines(axes: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> Iterator[str]:
     for entry in axes:
         for row in entry["rows"]:
-            print(
+            yield (
                 f"{entry['axis']:<9}{row[entry['axis']]:>10,}{row['images_per_s']:>11,.0f} images/s"
                 f"{row['flops'] / 1e6:>10,.1f} MFLOP{row['bytes_moved'] / 1e6:>9,.2f} MB moved an image"
                 f"{row['own_mb']:>9,.0f} MB own{row['mapped_mb']:>9,.0f} MB mapped"
             )
-        print(f"  exponents: {', '.join(f'{name} {value:.2f}' for name, value in entry['exponents'].items())}")
-        for flag in entry["flags"]:
-            print(f"  GROWS FASTER THAN ITS WORK: {flag}")
-    for piece in parts:
+        yield f"  exponents: {', '.join(f'{name} {value:.2f}' for name, value in entry['exponents'].items())}"
+        yield from (f"  GROWS FASTER THAN ITS WORK: {flag}" for flag in entry["flags"])
+    for piece in pieces:
         times = ", ".join(
             f"{_short(v)}: {1e3 * s:.3g} ms" for v, s in zip(piece["values"], piece["seconds"], strict=True)
         )
         flagged = "  MORE THAN EXPECTED" if piece["flagged"] else ""
-        print(f"{piece['piece']:<34}exponent {piece['exponent']:.2f}, {piece['expected']} at most  ({times}){flagged}")
+        yield f"{piece['piece']:<34}exponent {piece['exponent']:.2f}, {piece['expected']} at most  ({times}){flagged}"
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

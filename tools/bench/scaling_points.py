@@ -4,30 +4,25 @@ In: a Setting, and a folder with memory-mapped images. Out: a Point. Call it in 
 of the process.
 """
 
-import statistics
+import functools
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness import median_seconds
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from workload import next_epoch, steps_of_an_epoch, training
 
 from compress import models, recipe
 from compress.data.augment import Images
-from compress.distributed.world import Agreement
-from compress.losses.objective import Means, Objective
-from compress.system import console
 from compress.system.interrupts import Flag
-from compress.training.batches import batches_and_teacher
-from compress.training.loop import run_epoch
-from compress.training.memo import Memo
-from compress.training.state import Training, loss_parts, prepare
+from compress.training.state import Training, loss_parts
 
 TEACHER = {"model": "resnet10t", "stem": "stock", "args": {"channels": [16, 32, 64, 128]}}
 STUDENT = {"model": "resnet10t", "stem": "stock", "args": {"channels": [8, 16, 32, 64]}}
@@ -76,44 +71,33 @@ def open_images(path: Path, classes: int) -> Images:
     return Images(pixels, labels, torch.full((3,), 0.5), torch.full((3,), 0.25))
 
 
-def training(setting: Setting, images: Images) -> Training:
-    checked = recipe.validate_recipe(
+def training_at(setting: Setting, images: Images) -> Training:
+    settings = recipe.validate_recipe(
         {
             "data": {"name": "cifar100"},
             "teacher": TEACHER,
             "student": STUDENT,
             "supervision": {"method": "ka+dtd"},
-            "train": {"batch_size": setting.batch, "precision": "fp32", "lr": 0.01},
+            "train": {"batch_size": setting.batch, "precision": "fp32", "lr": 0.01, "epochs": 200},
         }
     )
-    objective = Objective.of(checked.supervision, label_smoothing=0.0)
-    whole = models.create_model(checked.teacher, num_classes=setting.classes, image_size=setting.size)
-    augment = recipe.Augment(crop=setting.size // 8, flip=True)
-    batches, cheap = batches_and_teacher(
-        images, whole, objective, checked.train, augment, "student", views=None, memo=Memo()
-    )
-    model = models.create_model(checked.student, num_classes=setting.classes, image_size=setting.size)
-    return prepare(model, batches, objective, checked.train, 200, "student", teacher=cheap)
+    model = functools.partial(models.create_model, num_classes=setting.classes, image_size=setting.size)
+    return training(settings, images, model(settings.teacher), model(settings.student))
 
 
 def measure(setting: Setting, path: Path, seconds: float) -> Point:
     """Runs the loop for about `seconds`, in slices of a few steps whose median counts, and some steps more."""
     before = resident("RssAnon")
-    state = training(setting, open_images(path, setting.classes))
+    state = training_at(setting, open_images(path, setting.classes))
     run_steps(state, 2)
-    began = time.perf_counter()
-    run_steps(state, 1)
-    slice_steps = max(1, round(seconds / SLICES / (time.perf_counter() - began)))
-    spent = []
-    for _ in range(SLICES):
-        began = time.perf_counter()
-        run_steps(state, slice_steps)
-        spent.append((time.perf_counter() - began) / (slice_steps * setting.batch))
+    one = median_seconds(lambda: run_steps(state, 1), 1)
+    slice_steps = max(1, round(seconds / SLICES / one))
+    a_slice = median_seconds(lambda: run_steps(state, slice_steps), SLICES)
     flops, moved = count_work(state)
     with Watch() as watch:
         run_steps(state, max(2, slice_steps // 2))
     return Point(
-        seconds=statistics.median(spent),
+        seconds=a_slice / slice_steps / setting.batch,
         flops=flops / setting.batch,
         bytes_moved=moved / setting.batch,
         own_mb=watch.peak - before,
@@ -125,8 +109,8 @@ def run_steps(state: Training, count: int) -> None:
     """compress.training.loop.run_epoch, stopped after `count` steps; a new epoch begins where the old one is over."""
     assert count <= state.batches.steps_per_epoch
     if state.step + count > state.batches.steps_per_epoch:
-        state.epoch, state.step, state.means = state.epoch + 1, 0, Means()
-    steps = run_epoch(state, Agreement(Flag()), console.Bar(), lambda: None)
+        next_epoch(state)
+    steps = steps_of_an_epoch(state)
     for _ in range(count + 1):  # it stops before every step
         next(steps, None)
     steps.close()
@@ -159,7 +143,7 @@ def resident(kind: str) -> float:
 class BytesMoved(TorchDispatchMode):
     """Sums what every operator reads and writes; a gather reads as much as it puts out, a view nothing."""
 
-    GATHERS = (torch.ops.aten.index.Tensor, torch.ops.aten.gather.default)
+    GATHERS = (torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default, torch.ops.aten.gather.default)
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,11 +14,11 @@ from compress import models
 from compress.data import Dataset, load_data
 from compress.data.augment import Splits, on_device
 from compress.losses.distillation import dynamic_temperature
-from compress.losses.objective import Objective
+from compress.losses.objective import distillation_settings
 from compress.models.inference import for_inference
 from compress.recipe import Data, Teacher
-from compress.runs.distillation import load_student
 from compress.runs.folder import Run
+from compress.runs.student import load_student
 from compress.system.interrupts import Flag
 from compress.system.seeds import stream
 from compress.training.batches import Batches
@@ -57,8 +57,8 @@ def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Split
     student is right. None where the method has one temperature for all.
     """
     recipe = run.recipe
-    objective = Objective.of(recipe.supervision, label_smoothing=0.0)
-    if objective.dynamic == "constant":
+    distillation = distillation_settings(recipe.supervision)
+    if distillation is None or distillation.dynamic == "constant":
         return None
     batches = Batches(
         splits.train,
@@ -76,12 +76,12 @@ def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Split
         each = dynamic_temperature(
             logits,
             batch.teacher_logits,
-            kind=objective.dynamic,
-            base=objective.base,
-            beta=objective.beta,
-            gamma=objective.gamma,
-            normalize=objective.normalize,
-            floor=objective.floor,
+            kind=distillation.dynamic,
+            base=distillation.base,
+            beta=distillation.beta,
+            gamma=distillation.gamma,
+            normalize=distillation.normalize,
+            floor=distillation.floor,
         )
         found = {
             "temperature": each,

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from compress.recipe import Recipe, Section, validate_recipe
 from compress.recipe.overrides import assign
 from compress.recipe.strict_yaml import parse_yaml
-from compress.runs.folder import RUNS
+from compress.runs.folder import runs_root
 from compress.sweeps.cells import Cell
 from compress.system.errors import UsageError
 
@@ -78,7 +78,7 @@ class Study(Section):
 
     @property
     def folder(self) -> Path:
-        return RUNS / self.name
+        return runs_root() / self.name
 
 
 def load_study(path: Path) -> Study:

@@ -1,6 +1,7 @@
 """The plots of a study, as PNGs on white.
 
-In: what study_results.collect returned. Out: PNG bytes by title; a plot for which nothing was measured is left out.
+In: what results.collect returned. Out: PNG bytes by title, and the samples of the plot of temperatures. A plot for
+which nothing was measured is left out.
 """
 
 import io
@@ -17,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# The colours of the report's light page (export/style.css.j2).
+# The colours of the report's light page (export/report/templates/style.css.j2).
 _INK, _LINE, _STUDENT, _GOOD, _BAD = "#1c2330", "#d5dae1", "#1668c7", "#1a7f4b", "#c6362c"
 _SERIES = ("#1668c7", "#c6362c", "#1a7f4b", "#8a5cc2", "#8f6100", "#1c2330")
 _STYLE: dict[Any, Any] = {
@@ -37,6 +38,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _SCATTERED = 1000  # points of an arm
+_CAUSES = {"cosine": "cosine of the logits of student and teacher", "confidence": "student's confidence"}
 _COLUMNS = 6
 
 CAPTIONS = {
@@ -190,12 +192,28 @@ def _epochs(axes: Axes, title: str, label: str) -> None:
     axes.set_ylabel(label)
 
 
-def _confusion(content: Mapping[str, Any]) -> Figure | None:
-    """For each setting and DTD arm the first seed's student: flsw follows the cosine, cwsm the confidence."""
-    rows = []
+def confusion(content: Mapping[str, Any]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """The samples of the plot by setting and "SETTING: ARM", of the first seed's student of each DTD arm.
+
+    Beside each temperature stands what it follows from: the cosine for flsw, the confidence for cwsm.
+    """
+    found = {}
     for name, setting in content["settings"].items():
         runs = {run["arm"]: run for run in reversed(setting["runs"]) if (run["measures"] or {}).get("temperatures")}
-        each = [(f"{name}: {arm}", run) for arm, run in reversed(runs.items())]
+        found[name] = {
+            f"{name}: {arm}": {
+                key: run["measures"]["temperatures"][key][:_SCATTERED]
+                for key in ("confidence" if "cwsm" in run["method"] else "cosine", "temperature", "right")
+            }
+            for arm, run in reversed(runs.items())
+        }
+    return found
+
+
+def _confusion(content: Mapping[str, Any]) -> Figure | None:
+    rows = []
+    for arms in confusion(content).values():
+        each = list(arms.items())
         rows += [each[start : start + _COLUMNS] for start in range(0, len(each), _COLUMNS)]
     if not rows:
         return None
@@ -203,17 +221,14 @@ def _confusion(content: Mapping[str, Any]) -> Figure | None:
     for row, each in zip(panels, rows, strict=True):
         for axes in row[len(each) :]:
             axes.remove()
-        for axes, (title, run) in zip(row, each, strict=False):
-            points = run["measures"]["temperatures"]
-            cause = "confidence" if "cwsm" in run["method"] else "cosine"
-            x, y, right = (np.array(points[key][:_SCATTERED]) for key in (cause, "temperature", "right"))
+        for axes, (title, points) in zip(row, each, strict=False):
+            cause = next(key for key in _CAUSES if key in points)
+            x, y, right = (np.array(points[key]) for key in (cause, "temperature", "right"))
             axes.scatter(x, y, s=5, c=np.where(right == 1, _STUDENT, _BAD), alpha=0.4, linewidths=0)
             for color, label in ((_STUDENT, "student right"), (_BAD, "student wrong")):
                 axes.scatter([], [], s=5, color=color, label=label)
             axes.set_title(title)
-            axes.set_xlabel(
-                "cosine of the logits of student and teacher" if cause == "cosine" else "student's confidence"
-            )
+            axes.set_xlabel(_CAUSES[cause])
             axes.set_ylabel("temperature")
         row[0].legend(fontsize=8, markerscale=2)
     return figure

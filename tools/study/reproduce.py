@@ -7,12 +7,11 @@
 Below the current folder runs/ gets the runs and the teachers. What a comparison must be fair is built in: every arm is
 tuned with equally many configurations on a part of train that neither students nor teacher are trained on; one teacher
 serves a setting, in tuning and after it; runs of one seed share initial weights, batches and augmentation; and the last
-epoch counts. README.md beside this file says more.
+epoch counts. tools/README.md says more.
 """
 
 import logging
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +23,15 @@ from results import write_results
 from run import Progress, outlook, run_study
 from state import State, refuse_existing
 
+from compress.cli.main import run_command
 from compress.runs.distillation import torch_device
-from compress.runs.folder import RUNS, held
+from compress.runs.folder import runs_root
+from compress.runs.locks import held
 from compress.system import console, files
-from compress.system.errors import CompressError, Interrupted, UsageError
-from compress.system.interrupts import deferred, raise_on_signals
+from compress.system.errors import Interrupted, UsageError
+from compress.system.interrupts import deferred
+
+logger = logging.getLogger("compress.study")
 
 
 class Budget:
@@ -73,10 +76,11 @@ def main(
     device: str,
 ) -> None:
     """Run what is missing of STUDY, and write its results once nothing is."""
+    console.show_log()
     study = load_study(study_file)
     if strange := set(settings) - set(study.settings):
         raise UsageError(f"no setting {min(strange)}", f"Those of {study.name} are {', '.join(study.settings)}.")
-    folder = state or RUNS / f"{study.name}-state"
+    folder = state or runs_root() / f"{study.name}-state"
     if not resume:
         refuse_existing(folder)
     try:
@@ -94,29 +98,15 @@ def main(
             with deferred():
                 progress.save()
             if budget.over:
-                console.say(f"the budget is spent and everything saved in {folder}: go on with --resume")
-                console.say(outlook(progress) or "left: what is looked at in finished students, and the results")
+                logger.info(f"the budget is spent and everything saved in {folder}: go on with --resume")
+                logger.info(outlook(progress) or "left: what is looked at in finished students, and the results")
                 return
             raise
     if still := outlook(progress):
-        logging.getLogger(__name__).warning(still)
-    for path in write_results(progress, study_file, out or RUNS / f"{study.name}-results"):
-        console.say(f"wrote {path}")
-
-
-def run() -> int:
-    raise_on_signals()
-    try:
-        main(standalone_mode=False)
-    except (CompressError, click.ClickException) as error:
-        text = str(error) if isinstance(error, CompressError) else error.format_message()
-        print(f"error: {text}", file=sys.stderr)
-        return error.code if isinstance(error, CompressError) else error.exit_code
-    except Interrupted as stop:
-        print("error: interrupted. Everything is saved: go on with --resume.", file=sys.stderr)
-        return stop.code
-    return 0
+        logger.warning(still)
+    for path in write_results(progress, study_file, out or runs_root() / f"{study.name}-results"):
+        logger.info(f"wrote {path}")
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    run_command(main, "reproduce.py", "Everything is saved: go on with --resume.")

@@ -1,7 +1,7 @@
 """What a study came to, as JSON, Markdown and plots. The statistics are those of `compress sweep`.
 
-In: finished runs below runs/. Out: NAME.json, NAME.md and NAME-*.png. Accuracies are fractions in JSON, and percent in
-Markdown.
+In: finished runs below runs/. Out: NAME.md, NAME-*.png and what they are made of: NAME.json, and NAME-confusion.json
+for the plot of single samples. Accuracies are fractions in JSON, and percent in Markdown.
 """
 
 import itertools
@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 from plan import Study, Values, final_cells
-from plots import CAPTIONS, MEASURES_SHOWN, plots, shown
+from plots import CAPTIONS, MEASURES_SHOWN, confusion, plots, shown
 from run import Progress, Tried, planned, tuning_results, winners
 from scipy.stats import mannwhitneyu
 from state import MEASURES, is_finished
 
-from compress.runs.folder import Run, now, read_manifest
-from compress.sweeps.cells import Cell, results
+from compress.runs.folder import Run, now
+from compress.sweeps.cells import Cell
 from compress.sweeps.lockstep import Outcome
+from compress.sweeps.run import results
 from compress.system import files
 from compress.system.errors import DivergedError
 from compress.system.files import write_bytes, write_json
-from compress.training.metrics import METRICS, read_metrics
+from compress.training.metrics import read_metrics
 from export.report.page import percent, points, points_range
 from export.report.sweep import p_value, sweep_markdown
 from export.report.sweep_results import Difference, Sweep, SweepRun, compare, paired_differences
@@ -51,11 +52,15 @@ def write_results(progress: Progress, study_file: Path, out: Path) -> list[Path]
     for title, png in figures.items():
         write_bytes(out / names[title], png)
     write_bytes(out / f"{stem}.md", markdown(study, content, study_file, names).encode())
+    others = list(names.values())
+    if "confusion" in names:
+        others.append(f"{stem}-confusion.json")
+        write_bytes(out / others[-1], (json.dumps(confusion(content)) + "\n").encode())
     for setting in content["settings"].values():
         for run in setting["runs"]:
             run["measures"] = {**run["measures"], "temperatures": None} if run["measures"] else None
     write_json(out / f"{stem}.json", content)
-    return [out / f"{stem}{ending}" for ending in (".json", ".md")] + [out / name for name in names.values()]
+    return [out / f"{stem}{ending}" for ending in (".json", ".md")] + [out / name for name in others]
 
 
 def collect(progress: Progress) -> dict[str, Any]:
@@ -128,34 +133,27 @@ def _made_with(progress: Progress) -> list[tuple[str, dict[str, str]]]:
     seen = set()
     for name, _, _ in planned(progress):
         if is_finished(folder := progress.study.folder / name):
-            manifest = read_manifest(folder)
-            seen.add((manifest["device"], json.dumps(manifest["versions"])))
+            manifest = Run(folder).manifest
+            seen.add((manifest.device, json.dumps(manifest.versions)))
     return [(device, json.loads(versions)) for device, versions in sorted(seen)]
 
 
 def _run(cell: Cell) -> dict[str, Any]:
     """A finished run. epochs: the student's lines of metrics.jsonl."""
-    manifest = Run(cell.folder).manifest
+    run = Run(cell.folder)
+    manifest = run.result
     measures = cell.folder / MEASURES
-    kept = (
-        "method",
-        "student_top1",
-        "teacher_top1",
-        "student_sha256",
-        "recipe_sha256",
-        "seconds",
-        "device",
-        "versions",
-    )
+    kept = {"method", "student_top1", "teacher_top1", "student_sha256", "recipe_sha256", "seconds"}
+    kept |= {"device", "versions"}
     return {
         "name": cell.name,
         "arm": cell.arm,
         "seed": cell.seed,
-        **{key: manifest[key] for key in kept},
-        "teacher_sha256": manifest["teacher"]["sha256"],
-        "data_sha256": manifest["data"]["sha256"],
+        **manifest.model_dump(include=kept),
+        "teacher_sha256": manifest.teacher.sha256,
+        "data_sha256": manifest.data.sha256,
         "measures": json.loads(measures.read_text(encoding="utf-8")) if measures.exists() else None,
-        "epochs": [line for line in read_metrics(cell.folder / METRICS) if line["phase"] == "student"],
+        "epochs": [line for line in read_metrics(run.metrics) if line["phase"] == "student"],
     }
 
 
@@ -275,5 +273,5 @@ def _list(seeds: list[int]) -> str:
 
 def _shown(study_file: Path) -> Path:
     """As it is named from the project's folder, where it lies there."""
-    project, path = Path(__file__).parents[1], study_file.resolve()
+    project, path = Path(__file__).parents[2], study_file.resolve()
     return path.relative_to(project) if path.is_relative_to(project) else study_file

@@ -3,7 +3,6 @@
 In: a Study and its State. Out: finished runs below runs/, and the Outlook on what is left.
 """
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -19,14 +18,17 @@ from state import DIVERGED, MEASURES, State, is_done, is_finished
 from compress.data import load_data
 from compress.data.augment import on_device
 from compress.recipe import Recipe
-from compress.runs.folder import RUNS, TEACHERS, Run, read_manifest
-from compress.runs.resume import resolve
+from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teachers_root
+from compress.runs.resolve import resolve
 from compress.runs.teacher import teacher_hash, trained_teacher
-from compress.sweeps.cells import Cell, lockstep_groups, raise_if_failed, run_group
+from compress.sweeps.cells import Cell, lockstep_groups
+from compress.sweeps.local import run_group
+from compress.sweeps.run import raise_if_failed
 from compress.system import console, files
 from compress.system.errors import DivergedError, InputError
-from compress.training.loop import finish
-from compress.training.metrics import METRICS, read_metrics
+from compress.training.metrics import read_metrics
+
+logger = logging.getLogger("compress.study")
 
 
 @dataclass
@@ -65,8 +67,7 @@ def run_study(progress: Progress) -> None:
         for setting in dict.fromkeys([in_tuning, *progress.settings])
     }
     for setting, recipe in resolved.items():
-        folder = RUNS / TEACHERS / teacher_hash(recipe, load_data(recipe.data))
-        progress.teachers[setting] = folder
+        progress.teachers[setting] = teachers_root() / teacher_hash(recipe, load_data(recipe.data))
     _train_teacher(progress, in_tuning, resolved[in_tuning])
     _run_groups(progress, tuning_cells(study, progress.teachers[in_tuning]), measured=False)
     chosen = winners(tuning_results(study))
@@ -76,9 +77,9 @@ def run_study(progress: Progress) -> None:
 
 
 def _train_teacher(progress: Progress, setting: str, recipe: Recipe) -> None:
-    if not (progress.teachers[setting] / "model" / "facts.json").exists():
+    if not TeacherFolder(progress.teachers[setting]).trained:
         dataset = load_data(recipe.data)
-        finish(trained_teacher(recipe, dataset, on_device(dataset, progress.device)))
+        trained_teacher(recipe, dataset, on_device(dataset, progress.device))
     progress.save()
 
 
@@ -88,12 +89,12 @@ def _run_groups(progress: Progress, cells: Sequence[Cell], *, measured: bool) ->
         outcomes = run_group(group, recipe_name=progress.study.name, device=progress.device.type)
         for cell in group:
             if isinstance(outcome := outcomes[cell.name], DivergedError):
-                logging.getLogger(__name__).warning(f"{cell.name} failed: {outcome}")
+                logger.warning(f"{cell.name} failed: {outcome}")
                 files.write_json(cell.folder / DIVERGED, {"error": str(outcome)})
             elif measured and isinstance(outcome, Run):
                 _refuse_other_teacher(outcome)
                 if not (cell.folder / MEASURES).exists():
-                    console.say(f"measuring {cell.name}")
+                    logger.info(f"measuring {cell.name}")
                     files.write_json(cell.folder / MEASURES, measure(outcome, progress.device))
         progress.save()
         raise_if_failed({name: each for name, each in outcomes.items() if not isinstance(each, DivergedError)})
@@ -102,8 +103,7 @@ def _run_groups(progress: Progress, cells: Sequence[Cell], *, measured: bool) ->
 def _refuse_other_teacher(run: Run) -> None:
     """A finished run may have come from elsewhere, and so may a teacher of the same recipe whose bits are others."""
     folder = Path(run.recipe.teacher.checkpoint or "")
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    if facts["sha256"] != run.manifest["teacher"]["sha256"]:
+    if read_teacher_record(folder).sha256 != run.result.teacher.sha256:
         raise InputError(
             f"{run.path} learned from another teacher than {folder}, of the same recipe",
             "Remove that teacher, and go on with --resume: the state has the one that its runs learned from.",
@@ -117,7 +117,7 @@ def tuning_results(study: Study) -> dict[str, list[Tried]]:
         found[arm.name] = []
         for number, values in enumerate(study.tune.grid[arm.name]):
             folders = [study.folder / tuned_name(arm.name, number, seed) for seed in study.tune.seeds]
-            top1 = [read_manifest(folder)["student_top1"] for folder in folders if is_finished(folder)]
+            top1 = [Run(folder).result.student_top1 for folder in folders if is_finished(folder)]
             found[arm.name].append(Tried(values, top1, len(folders) - len(top1)))
     return found
 
@@ -164,9 +164,9 @@ def outlook(progress: Progress) -> str:
     seconds: dict[tuple[str, str], list[float]] = {}
     left: list[tuple[str, str, int]] = []
     for phase, setting, folder, epochs in [*teachers, *runs]:
-        lines = [line for line in read_metrics(folder / METRICS) if line["phase"] == phase]
+        lines = [line for line in read_metrics(Run(folder).metrics) if line["phase"] == phase]
         seconds.setdefault((phase, setting), []).extend(line["seconds"] for line in lines)
-        if not (is_done(folder) or (folder / "model" / "facts.json").exists()):
+        if not (is_done(folder) or TeacherFolder(folder).trained):
             left.append((phase, setting, epochs - len(lines)))
     if not left:
         return ""

@@ -13,10 +13,9 @@ from plan import TUNED
 from pydantic import Field, ValidationError
 
 from compress.recipe import Section
-from compress.runs.folder import MANIFEST, RECIPE, RUNS, TEACHERS, now, read_manifest
+from compress.runs.folder import Run, TeacherFolder, now, runs_root, teachers_root
 from compress.system import files
 from compress.system.errors import InputError, MachineError
-from compress.training.metrics import METRICS
 
 PART_BYTES = 15_000_000
 INDEX = "state.json"
@@ -78,9 +77,9 @@ class State:
 
     def restore(self) -> None:
         """Puts into runs/ every unit that is further on here than there, each whole or not at all."""
-        making = RUNS / f".{self.index.study}-restored.tmp"
+        making = runs_root() / f".{self.index.study}-restored.tmp"
         for name, unit in self.index.units.items():
-            target = RUNS / name
+            target = runs_root() / name
             if _progress(target) >= unit.progress:
                 continue
             try:
@@ -99,7 +98,7 @@ class State:
         """Adds what these folders below runs/ hold by now; what has not begun is left out."""
         units = dict(self.index.units)
         for folder in (*teachers, *runs):
-            name = folder.relative_to(RUNS).as_posix()
+            name = folder.relative_to(runs_root()).as_posix()
             if progress := _progress(folder):
                 kept = _kept(folder, progress)
                 before = units.get(name)
@@ -141,7 +140,8 @@ def refuse_existing(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    return (folder / MANIFEST).exists() and read_manifest(folder).get("status") == "finished"
+    run = Run(folder)
+    return run.manifest_file.exists() and run.manifest.finished
 
 
 def is_done(folder: Path) -> bool:
@@ -151,8 +151,8 @@ def is_done(folder: Path) -> bool:
 
 def _progress(folder: Path) -> str:
     """How far a run or teacher is; "" where there is nothing to go on from."""
-    finished = (folder / "model" / "facts.json").exists() if folder.parent.name == TEACHERS else is_done(folder)
-    checkpoints = sorted(path.stem for path in (folder / "checkpoints").glob("epoch-*-step-*.json"))
+    finished = TeacherFolder(folder).trained if folder.parent == teachers_root() else is_done(folder)
+    checkpoints = sorted(path.stem for path in Run(folder).checkpoints.glob("epoch-*-step-*.json"))
     return _FINISHED if finished else (checkpoints or [""])[-1]
 
 
@@ -161,18 +161,19 @@ def _kept(folder: Path, progress: str) -> list[str]:
 
     Large weights of a student are left out once it is measured, or where it never will be.
     """
-    wanted = [MANIFEST, RECIPE, METRICS, MEASURES, DIVERGED]
+    run = Run(folder)
+    wanted = [run.manifest_file, run.recipe_file, run.metrics, folder / MEASURES, folder / DIVERGED]
     if progress != _FINISHED:
-        wanted += [f"checkpoints/{progress}{suffix}" for suffix in (".json", ".safetensors")]
-    elif folder.parent.name == TEACHERS:
-        wanted += [f"model/{path.name}" for path in sorted((folder / "model").iterdir())]
+        wanted += [run.checkpoints / f"{progress}{suffix}" for suffix in (".json", ".safetensors")]
+    elif folder.parent == teachers_root():
+        wanted += sorted(TeacherFolder(folder).model.iterdir())
     else:
-        weights = sorted((folder / "student").glob("*"))
+        weights = sorted(run.student.glob("*"))
         small = sum(path.stat().st_size for path in weights) <= _SMALL_BYTES
         to_be_measured = not folder.name.startswith(TUNED) and not (folder / MEASURES).exists()
         if small or to_be_measured:
-            wanted += [f"student/{path.name}" for path in weights]
-    return [path for path in wanted if (folder / path).is_file()]
+            wanted += weights
+    return [path.relative_to(folder).as_posix() for path in wanted if path.is_file()]
 
 
 def _check_path(folder: Path, name: str) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ from compress.system.errors import InputError, MachineError, UsageError
 from compress.system.files import sha256_file
 from export.benchmark import memory
 from export.benchmark.measure import benchmark_run
-from export.benchmark.results import Accuracy, Benchmark, Memory, NotRun, benchmark_schema
+from export.benchmark.results import AccuracyResult, Benchmark, Memory, NotRun, benchmark_schema
 from tests.helpers.benchmarked import benchmarked
+from tests.helpers.paths import ROOT
 
 FILES = ["student.onnx", "student.fp16.onnx", "student.int8.onnx"]
 
@@ -46,13 +49,13 @@ def test_accuracy_is_that_of_plain_onnxruntime_on_every_image(run: Run, result: 
         session = onnxruntime.InferenceSession(str(run.path / "export" / name))
         answers = np.asarray(session.run(None, {"input": np.ascontiguousarray(images)})[0]).argmax(1)
         accuracy = result.candidate(name).accuracy
-        assert isinstance(accuracy, Accuracy)
+        assert isinstance(accuracy, AccuracyResult)
         assert accuracy.top1.value == pytest.approx((answers == data.eval_labels).mean())
         assert accuracy.images == len(data.eval_labels)
         assert accuracy.top5 is None
     for role in ("teacher", "student"):
         accuracy = result.candidate(f"{role}.torch").accuracy
-        assert isinstance(accuracy, Accuracy)
+        assert isinstance(accuracy, AccuracyResult)
         assert accuracy.top1.value == pytest.approx(run.manifest[f"{role}_top1"])
 
 
@@ -115,12 +118,14 @@ def test_the_file_satisfies_its_schema_and_says_the_source_of_each_number(run: R
 @pytest.mark.slow
 def test_runtimes_that_were_not_asked_for_are_not_run(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_high_water_mb", lambda: 1.0)
-    content = benchmark_run(copy, runtimes=["trt"], batches=[1], threads=[1], min_seconds=0.0, min_runs=2)
-    for candidate in content["candidates"]:
-        assert candidate["accuracy"]["source"] == "measured"
-        assert candidate["latency"]["source"] == candidate["memory"]["source"] == "not run"
-    assert content["aa"] == []
-    assert content["verdict"]["recommended"] in FILES
+    found = benchmark_run(copy, runtimes=["trt"], batches=[1], threads=[1], min_seconds=0.0, min_runs=2)
+    for candidate in found.candidates:
+        assert isinstance(candidate.accuracy, AccuracyResult)
+        assert candidate.accuracy.source == "measured"
+        assert isinstance(candidate.latency, NotRun)
+        assert isinstance(candidate.memory, NotRun)
+    assert found.aa == []
+    assert found.verdict.recommended in FILES
 
 
 def test_a_run_without_an_export_is_refused_with_a_hint(finished: Path, tmp_path: Path) -> None:
@@ -142,19 +147,19 @@ def test_altered_files_are_refused(copy: Run) -> None:
             benchmark_run(copy)
         path.write_bytes(whole)
     (copy.path / "export" / "export.json").write_text('{"files": ')
-    with pytest.raises(InputError, match=r"export\.json is damaged"):
+    with pytest.raises(InputError, match=r"export\.json cannot be read.*compress export"):
         benchmark_run(copy)
     for files in ({"student.onnx": 1}, {"student.onnx": {}}, 5):
         (copy.path / "export" / "export.json").write_text(json.dumps({"files": files}))
-        with pytest.raises(InputError, match=r"export\.json is damaged"):
+        with pytest.raises(InputError, match=r"export\.json cannot be read.*compress export"):
             benchmark_run(copy)
     assert not (copy.path / "benchmark.json").exists()
 
 
 @pytest.mark.slow
 def test_other_data_than_that_of_the_run_is_refused(copy: Run) -> None:
-    data = {**copy.manifest["data"], "sha256": "0" * 64}
-    copy.update(data=data)
+    data = copy.result.data.model_copy(update={"sha256": "0" * 64}).dump()
+    copy.update({"data": data})
     with pytest.raises(InputError, match="no longer the data"):
         benchmark_run(copy)
 
@@ -169,6 +174,19 @@ def test_bad_arguments_and_a_folder_in_use_are_refused(copy: Run) -> None:
         benchmark_run(copy, min_seconds=float("nan"))
     with held(copy.path), pytest.raises(MachineError, match="in use"):
         benchmark_run(copy)
+
+
+def test_the_process_that_measures_memory_imports_what_a_deployer_imports(trained_onnx: Path) -> None:
+    program = (
+        "import json, runpy, sys; runpy.run_module('export.benchmark.memory', run_name='__main__');"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    arguments = [sys.executable, "-c", program, str(trained_onnx), "1", "1"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ROOT)
+    measured, imported = map(json.loads, done.stdout.splitlines())
+    assert 0 < measured[0] <= measured[1]
+    assert {"numpy", "onnxruntime"} <= set(imported)
+    assert not {"torch", "timm", "onnx", "scipy", "pydantic"} & set(imported)
 
 
 def test_memory_of_a_model_that_cannot_be_opened_is_not_run(tmp_path: Path) -> None:

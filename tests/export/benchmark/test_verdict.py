@@ -6,8 +6,7 @@ from compress.recipe import BenchmarkLimits as Limits
 from compress.system.errors import GateError
 from export.benchmark.results import Interval, Judgement
 from export.benchmark.verdict import Evidence, decide, gate, judge, overall, pareto
-from export.statistics.comparison import ClassDrop, Pairs
-from export.statistics.intervals import paired_interval
+from export.statistics import ClassDrop, PairedDrop
 
 
 def interval(value: float, low: float, high: float) -> Interval:
@@ -15,7 +14,8 @@ def interval(value: float, low: float, high: float) -> Interval:
 
 
 def file(name: str = "student.onnx", **changes: object) -> Evidence:
-    known: dict = {"top1": 0.9, "size_bytes": 1_000_000, "pairs": Pairs(10_000, 150, 100), "p50_ms": 1.0, "runs": 1000}
+    drop = PairedDrop(10_000, 150, 100)
+    known: dict = {"top1": 0.9, "size_bytes": 1_000_000, "drop": drop, "p50_ms": 1.0, "runs": 1000}
     return Evidence(name, **{**known, "p90_ms": interval(1.2, 1.1, 1.3), **changes})
 
 
@@ -29,25 +29,26 @@ def judged(evidence: Evidence, **limits: float) -> Judgement:
 
 
 def class_drop(n: int, lost: int) -> ClassDrop:
-    return ClassDrop(0, Pairs(n, lost, 0), 1.0, 1 - lost / n, *paired_interval(lost, 0, n))
+    drop = PairedDrop(n, lost, 0)
+    return ClassDrop(0, drop, 1.0, 1 - lost / n, *drop.range()[1:])
 
 
 @pytest.mark.parametrize(
-    ("pairs", "expected"),
+    ("drop", "expected"),
     [
-        (Pairs(10_000, 150, 100), "PASS"),
-        (Pairs(10_000, 500, 100), "FAIL"),
-        (Pairs(10_000, 250, 60), "UNDECIDED"),
-        (Pairs(80, 0, 0), "UNDECIDED"),
-        (Pairs(1000, 0, 0), "PASS"),
+        (PairedDrop(10_000, 150, 100), "PASS"),
+        (PairedDrop(10_000, 500, 100), "FAIL"),
+        (PairedDrop(10_000, 250, 60), "UNDECIDED"),
+        (PairedDrop(80, 0, 0), "UNDECIDED"),
+        (PairedDrop(1000, 0, 0), "PASS"),
     ],
 )
-def test_a_drop_passes_only_when_its_whole_interval_clears_the_limit(pairs: Pairs, expected: str) -> None:
-    judgement = judged(file(pairs=pairs), max_top1_drop=0.02)
+def test_a_drop_passes_only_when_its_whole_interval_clears_the_limit(drop: PairedDrop, expected: str) -> None:
+    judgement = judged(file(drop=drop), max_top1_drop=0.02)
     assert judgement.outcome == expected
     assert (judgement.samples_to_decide is not None) == (expected == "UNDECIDED")
     if judgement.samples_to_decide:
-        assert judgement.samples_to_decide > pairs.n
+        assert judgement.samples_to_decide > drop.n
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_the_fastest_of_those_that_pass_is_recommended() -> None:
     files = [
         file("plain", p50_ms=2.0),
         file("fast", p50_ms=1.0),
-        file("fastest but bad", p50_ms=0.5, pairs=Pairs(10_000, 900, 0)),
+        file("fastest but bad", p50_ms=0.5, drop=PairedDrop(10_000, 900, 0)),
     ]
     verdict = decide(files, Limits(), {})
     assert (verdict.outcome, verdict.recommended) == ("PASS", "fast")
@@ -120,7 +121,7 @@ def test_nothing_to_deploy_is_undecided() -> None:
 
 def test_the_gate_raises_on_fail_alone() -> None:
     gate(decide([file()], Limits(), {}))
-    gate(decide([file(pairs=Pairs(80, 0, 0))], Limits(), {}))
+    gate(decide([file(drop=PairedDrop(80, 0, 0))], Limits(), {}))
     with pytest.raises(GateError, match=r"max_top1_drop: 0\.04 .*0\.02 allowed") as caught:
-        gate(decide([file(pairs=Pairs(10_000, 500, 100))], Limits(), {}))
+        gate(decide([file(drop=PairedDrop(10_000, 500, 100))], Limits(), {}))
     assert caught.value.code == 6

@@ -15,9 +15,9 @@ import pytest
 from onnx import numpy_helper
 
 from compress.system.errors import GateError, InputError
-from export.delivery.bundle import make_bundle, verify_bundle
-from export.int8.quantize import Quantizer
-from export.onnx.fp16 import to_fp16
+from export.delivery import make_bundle, verify_bundle
+from export.int8 import Quantizer
+from export.onnx import to_fp16
 from tests.helpers.classifiers import MEAN, STD, Digits, normalised
 
 
@@ -27,15 +27,7 @@ def bundle(trained_onnx: Path, data: Digits, tmp_path_factory: pytest.TempPathFa
     models = [folder / "student.int8.onnx", trained_onnx, folder / "student.fp16.onnx"]
     Quantizer(trained_onnx, data.train_images[:64], MEAN, STD).write(models[0], target="ort")
     to_fp16(trained_onnx, models[2])
-    return make_bundle(
-        folder / "digits",
-        models,
-        images=data.eval_images,
-        class_names=data.class_names,
-        mean=MEAN,
-        std=STD,
-        card="Read by ten-year-olds.",
-    )
+    return make_bundle(folder / "digits", models, data, card="Read by ten-year-olds.")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -161,14 +153,7 @@ def test_other_outputs_fail_the_gate(copy: Path) -> None:
 
 def test_a_zip_is_the_same_bytes_each_time_and_verifies(trained_onnx: Path, data: Digits, tmp_path: Path) -> None:
     for name in ("a.zip", "b.zip"):
-        make_bundle(
-            tmp_path / name,
-            [trained_onnx],
-            images=data.eval_images,
-            class_names=data.class_names,
-            mean=MEAN,
-            std=STD,
-        )
+        make_bundle(tmp_path / name, [trained_onnx], data)  # type: ignore[arg-type]
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "b.zip"]
     verify_bundle(tmp_path / "a.zip")
@@ -187,5 +172,5 @@ def test_a_zip_that_would_write_elsewhere_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_in_use_is_not_overwritten(bundle: Path, trained_onnx: Path, data: Digits) -> None:
     with pytest.raises(InputError, match="already holds"):
-        make_bundle(bundle, [trained_onnx], images=data.eval_images, class_names=data.class_names, mean=MEAN, std=STD)
+        make_bundle(bundle, [trained_onnx], data)  # type: ignore[arg-type]
     verify_bundle(bundle)

@@ -19,9 +19,9 @@ from compress import load_student
 from compress.runs.folder import Run
 from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import MachineError
-from export.benchmark.results import Accuracy, NotRun
-from export.from_run import export_run
-from export.tensorrt.build import LIBRARIES, tensorrt
+from export import export_run
+from export.benchmark import AccuracyResult, NotRun
+from export.tensorrt import LIBRARIES, tensorrt
 from tests.helpers.benchmarked import benchmarked
 from tests.helpers.command import Command, assert_fails
 
@@ -249,7 +249,7 @@ def test_the_card_has_what_was_measured_and_the_onnx_files_go_as_they_were_expor
     assert {"teacher.torch", "student.torch", *names} <= set(table)
     for candidate in benchmark.candidates:
         row = table[candidate.name]
-        assert isinstance(candidate.accuracy, Accuracy)
+        assert isinstance(candidate.accuracy, AccuracyResult)
         top1 = float(row["top-1"].removesuffix(" (proxy)").removesuffix(" %"))
         assert top1 == pytest.approx(100 * candidate.accuracy.top1.value, abs=0.006)
         assert float(row["MB"]) == pytest.approx(candidate.size_bytes / 1e6, abs=0.006)

@@ -12,7 +12,7 @@ from compress.system.errors import GateError
 from export.int8.macs import int8_mac_fraction
 from export.int8.quantize import Quantizer, Target, fusion_coverage, has_vnni
 from export.int8.sensitivity import layer_sensitivity, quantize_until
-from export.onnx.export import export_onnx
+from export.onnx import export_onnx
 from tests.helpers.classifiers import MEAN, STD, Digits, float_logits, normalised, signal_to_noise_db
 
 HOSTILE = "3/Conv"
@@ -41,20 +41,11 @@ def gate(limit_db: float, expected: np.ndarray, images: np.ndarray) -> Callable[
 
 def test_the_harmed_layer_is_found(hostile_quantizer: tuple[Quantizer, np.ndarray], data: Digits) -> None:
     quantizer, reference = hostile_quantizer
-    seen = []
-    harm = layer_sensitivity(
-        quantizer,
-        reference,
-        data.train_images[:128],
-        mean=MEAN,
-        std=STD,
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    harm = layer_sensitivity(quantizer, reference, data.train_images[:128], mean=MEAN, std=STD)
     worst, second = list(harm)[:2]
     assert worst == HOSTILE
     assert harm[worst] > 10 * harm[second] > 0
     assert set(harm) == set(quantizer.layers)
-    assert seen == [(n, 5) for n in range(1, 6)]
 
 
 @pytest.mark.parametrize("target", ["ort", "trt"])

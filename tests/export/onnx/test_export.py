@@ -15,7 +15,7 @@ from timm.layers import LayerNorm2d
 from torch import nn
 
 from compress.system.errors import InputError
-from export.onnx.export import add_preprocessing, export_onnx
+from export.onnx import add_preprocessing, export_onnx
 from tests.helpers.classifiers import ALL, MEAN, SIZE, STD, Exported, digits, float_logits, normalised, small_net
 from tests.helpers.paths import ROOT
 
@@ -99,7 +99,7 @@ def test_exporting_leaves_the_model_alone(tmp_path: Path) -> None:
 EXPORT_IN_A_PROCESS = """
 import sys, torch
 from pathlib import Path
-from export.onnx.export import export_onnx
+from export.onnx import export_onnx
 from tests.helpers.classifiers import small_net
 torch.manual_seed(0)
 export_onnx(small_net(), Path(sys.argv[1]), image_size=16, metadata={"b": "2", "a": "1"})

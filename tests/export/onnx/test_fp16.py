@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from compress.system.errors import GateError
-from export.onnx.fp16 import to_fp16
+from export.onnx import to_fp16
 from tests.helpers.classifiers import ALL, Exported, float_logits, normalised, signal_to_noise_db
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from export.int8.quantize import Quantizer
-from export.onnx.fp16 import to_fp16
+from export.int8 import Quantizer
+from export.onnx import to_fp16
 from tests.helpers.classifiers import MEAN, SIZE, STD, Exported
 
 pytestmark = pytest.mark.skipif(

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from compress.system.errors import InputError, UsageError
-from export.benchmark.results import Benchmark, Thumbnail
-from export.report.page import report
+from export import report_runs
+from export.benchmark import Benchmark
+from export.benchmark.results import Thumbnail
 from tests.helpers.benchmarked import benchmarked, write
 from tests.helpers.browser import Page, chromium
 
@@ -61,7 +62,7 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(
     )
     run = changed("one", thumbnails=[picture.model_dump()])
     shutil.copy(finished / "metrics.jsonl", run)
-    page, _ = report([run])
+    page, _ = report_runs([run])
     for dark in (False, True):
         for width in (1200, 390):
             browser.look(width=width, dark=dark)
@@ -76,7 +77,7 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(
 
 def test_every_plot_is_there_and_has_a_size(browser: Page, changed: Change) -> None:
     browser.look()
-    browser.open(report([changed("plots")])[0])
+    browser.open(report_runs([changed("plots")])[0])
     sizes = browser.run(
         "Object.fromEntries([...document.querySelectorAll('[data-plot]')].map(f => [f.dataset.plot,"
         " f.dataset.plot == 'flips' ? 1 : f.querySelector('svg path').getBoundingClientRect().width]))"
@@ -89,7 +90,7 @@ def test_every_plot_is_there_and_has_a_size(browser: Page, changed: Change) -> N
 
 def test_the_verdict_is_at_the_top(browser: Page, changed: Change, result: Benchmark) -> None:
     browser.look()
-    browser.open(report([changed("verdict", verdict__outcome="UNDECIDED")])[0])
+    browser.open(report_runs([changed("verdict", verdict__outcome="UNDECIDED")])[0])
     assert browser.run("document.querySelector('[data-verdict]').dataset.verdict") == "UNDECIDED"
     assert browser.run("document.querySelector('[data-verdict]').getBoundingClientRect().bottom < 400")
     assert result.verdict.recommended
@@ -98,7 +99,7 @@ def test_the_verdict_is_at_the_top(browser: Page, changed: Change, result: Bench
 
 def test_a_click_sorts_and_a_second_one_reverses(browser: Page, changed: Change) -> None:
     browser.look()
-    browser.open(report([changed("sorted")])[0])
+    browser.open(report_runs([changed("sorted")])[0])
     size_column = "[...table.tHead.rows[0].cells].findIndex(h => h.textContent == 'File MB')"
     script = (
         "(() => { const table = document.querySelector('[data-table=candidates]'), column = " + size_column + ";"
@@ -114,7 +115,7 @@ def test_a_click_sorts_and_a_second_one_reverses(browser: Page, changed: Change)
 
 
 def test_text_and_lines_follow_the_colour_scheme(browser: Page, changed: Change) -> None:
-    page = report([changed("colours")])[0]
+    page = report_runs([changed("colours")])[0]
     seen = []
     for dark in (False, True):
         browser.look(dark=dark)
@@ -125,7 +126,7 @@ def test_text_and_lines_follow_the_colour_scheme(browser: Page, changed: Change)
 
 
 def test_names_from_outside_cannot_become_markup(changed: Change) -> None:
-    page, text = report([changed("<script>alert(1)</script>|".replace("/", "_"), recipe="<b>x</b>")])
+    page, text = report_runs([changed("<script>alert(1)</script>|".replace("/", "_"), recipe="<b>x</b>")])
     assert "<script>alert" not in page.read_text()
     assert "<script>alert" not in text.read_text()
 
@@ -134,7 +135,7 @@ def test_markdown_answers_first_and_marks_what_was_not_run(changed: Change, resu
     candidates = [entry.model_dump(mode="json") for entry in result.candidates]
     candidates[-1]["latency"] = candidates[-1]["memory"] = {"source": "not run", "reason": "no GPU here"}
     candidates[-1]["accuracy"]["source"] = "proxy"
-    _, path = report([changed("text", candidates=candidates)])
+    _, path = report_runs([changed("text", candidates=candidates)])
     text = path.read_text()
     assert text.startswith(f"## {result.verdict.outcome}: text\n")
     (row,) = [line for line in text.splitlines() if line.startswith(f"| {candidates[-1]['name']} ")]
@@ -152,25 +153,25 @@ def test_a_file_that_was_made_anew_since_it_was_measured_is_named(changed: Chang
     (run / "export").mkdir()
     (run / "export" / same["name"]).write_bytes(b"as it was measured")
     (run / "student").mkdir()
-    page, text = report([run])
+    page, text = report_runs([run])
     assert "Made anew" not in page.read_text() + text.read_text()
     (run / "export" / other["name"]).write_bytes(b"another one")
     (run / "student" / "model.safetensors").write_bytes(b"trained on")
-    page, text = report([run])
+    page, text = report_runs([run])
     for path in (page, text):
         assert f"Made anew since this was measured: student.torch, {other['name']}." in path.read_text()
 
 
 def test_the_cost_follows_from_the_price(changed: Change, result: Benchmark) -> None:
-    page, _ = report([changed("cost", settings__limits={**result.settings.limits, "price_per_hour": 3.6})])
+    page, _ = report_runs([changed("cost", settings__limits={**result.settings.limits, "price_per_hour": 3.6})])
     assert "for a million images" in page.read_text()
-    page, _ = report([changed("no price", settings__limits={**result.settings.limits, "price_per_hour": None})])
+    page, _ = report_runs([changed("no price", settings__limits={**result.settings.limits, "price_per_hour": None})])
     assert "for a million images" not in page.read_text()
 
 
 def test_several_runs_stand_side_by_side(browser: Page, changed: Change, tmp_path: Path) -> None:
     runs = [changed("first"), changed("second"), changed("third", data__name="other", data__sha256="1" * 64)]
-    page, text = report(runs, tmp_path / "all.html")
+    page, text = report_runs(runs, tmp_path / "all.html")
     assert (page, text) == (tmp_path / "all.html", tmp_path / "all.md")
     browser.look()
     browser.open(page)
@@ -191,7 +192,7 @@ def test_runs_of_one_data_set_that_saw_different_data_are_refused(
     out = tmp_path / "all.html"
     out.write_text("before")
     with pytest.raises(InputError, match=f"first and second are both on .*{word}") as caught:
-        report([changed("first"), changed("second", **difference)], out)
+        report_runs([changed("first"), changed("second", **difference)], out)
     assert caught.value.code == 3
     assert out.read_text() == "before"
 
@@ -205,15 +206,15 @@ def test_a_damaged_benchmark_is_refused_and_nothing_is_overwritten(
     (broken / "benchmark.json").write_text(damage((broken / "benchmark.json").read_text()))
     for runs in ([broken], [whole, broken]):
         with pytest.raises(InputError, match=r"broken.*benchmark\.json is damaged") as caught:
-            report(runs, broken / "report.html")
+            report_runs(runs, broken / "report.html")
         assert caught.value.code == 3
     assert [path.read_text() for path in before] == ["before", "before"]
 
 
 def test_a_run_that_was_not_benchmarked_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="compress benchmark"):
-        report([tmp_path])
+        report_runs([tmp_path])
     with pytest.raises(UsageError):
-        report([])
+        report_runs([])
     with pytest.raises(UsageError, match=r"\.html"):
-        report([tmp_path], tmp_path / "report.md")
+        report_runs([tmp_path], tmp_path / "report.md")

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t, ttest_rel
 
+from export import statistics
 from export.benchmark import scoring
 from export.gates import parity
-from export.statistics import comparison as statistics
-from export.statistics.comparison import Pairs
-from export.statistics.intervals import paired_interval
+from export.statistics import PairedDrop, paired_interval
 
 
 def answers(n: int, lost: int, won: int, both: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +53,7 @@ def test_the_paired_interval_is_walds_of_images_with_half_a_one_more_in_each_cel
     labels = np.zeros(400, np.int64)
     gate = parity.paired_drop(logits_for(~reference * 1, 2), logits_for(~candidate * 1, 2), labels)
     assert (gate.low, gate.high) == pytest.approx((mean - reach, mean + reach))
-    assert Pairs.of(reference, candidate) == Pairs(400, lost, won)
+    assert PairedDrop.of(reference, candidate) == PairedDrop(400, lost, won)
 
 
 def test_the_paired_interval_stays_within_what_a_drop_can_be() -> None:
@@ -75,7 +74,7 @@ def test_the_bootstrap_is_that_of_drawing_images() -> None:
     difference = reference.astype(int) - candidate.astype(int)
     generator = np.random.default_rng(1)
     slow = [generator.choice(difference, 200).mean() for _ in range(20_000)]
-    value, low, high = statistics.paired_bootstrap(Pairs.of(reference, candidate))
+    value, low, high = statistics.paired_bootstrap(PairedDrop.of(reference, candidate))
     assert value == pytest.approx(9 / 200)
     assert (low, high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.0051)
 
@@ -101,20 +100,20 @@ def test_flips_name_the_images_that_only_the_reference_gets_right() -> None:
 
 @pytest.mark.parametrize(("lost", "won", "limit"), [(5, 1, 0.02), (8, 2, 0.02), (0, 0, 0.001), (40, 30, 0.02)])
 def test_the_number_of_images_that_decide_is_the_smallest_that_does(lost: int, won: int, limit: float) -> None:
-    pairs = Pairs(400, lost, won)
+    drop = PairedDrop(400, lost, won)
 
     def decided(n: int) -> bool:
         low, high = paired_interval(lost * n / 400, won * n / 400, n)
         return high <= limit or low > limit
 
-    needed = statistics.images_to_decide(pairs, limit)
+    needed = statistics.images_to_decide(drop, limit)
     assert needed is not None
     assert decided(needed)
     assert needed == 400 or not decided(needed - 1)
 
 
 def test_a_drop_that_equals_its_limit_is_never_decided() -> None:
-    assert statistics.images_to_decide(Pairs(400, 12, 4), 0.02) is None
+    assert statistics.images_to_decide(PairedDrop(400, 12, 4), 0.02) is None
 
 
 def test_top_k_counts_the_label_among_the_k_largest() -> None:
@@ -148,7 +147,7 @@ def test_classes_are_listed_by_what_they_lose_with_intervals_for_all_together() 
     candidate[20:25] = False
     rows = statistics.class_drops(reference, candidate, labels)
     assert [row.label for row in rows] == [1, 0, 3]
-    assert rows[0].pairs.drop == pytest.approx(0.25)
+    assert rows[0].drop.value == pytest.approx(0.25)
     single = paired_interval(5, 0, 20)
     assert rows[0].low < single[0] < single[1] < rows[0].high
     assert statistics.joint_confidence(3) == pytest.approx(1 - 0.05 / 3)

@@ -1,5 +1,6 @@
 """Engines by the real TensorRT parser and builder, without a GPU; what runs them is marked gpu."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,11 +15,14 @@ from torch import nn
 
 from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import GateError, InputError, MachineError, UsageError
-from export.int8.quantize import Quantizer
-from export.onnx.fp16 import to_fp16
-from export.tensorrt.build import build_engine, tensorrt
+from export.folder import sidecar
+from export.int8 import Quantizer
+from export.onnx import to_fp16
+from export.records import EngineRecord
+from export.tensorrt import build, tensorrt
+from export.tensorrt.build import EngineOptions, build_engine
 from export.tensorrt.lint import lint_for_tensorrt
-from export.tensorrt.sidecar import check_engine, sidecar
+from export.tensorrt.sidecar import check_engine
 from tests.helpers.classifiers import ARCHITECTURES, MEAN, STD, Digits, Exported, float_logits, normalised
 from tests.helpers.paths import ROOT
 
@@ -46,6 +50,20 @@ def capabilities() -> tuple[str, ...]:
     return ("89",) if hasattr(tensorrt(), "ComputeCapability") else ()
 
 
+def built(source: Path, engine: Path, precision: str = "fp32", **options: object) -> EngineRecord:
+    """options: the fields of EngineOptions."""
+    settings: dict = {"batches": BATCHES, "compute_capabilities": capabilities(), **options}
+    return build_engine(source, engine, precision=precision, options=EngineOptions(**settings))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """(phase, done, total) of what a terminal would show."""
+    seen: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(build, "phases", lambda: contextlib.nullcontext(lambda *step: seen.append(step)))
+    return seen
+
+
 @pytest.mark.parametrize("name", BUILT)
 def test_every_architecture_builds_in_every_precision(
     exported: Callable[[str], Exported], builder: None, tmp_path: Path, name: str
@@ -58,23 +76,19 @@ def test_every_architecture_builds_in_every_precision(
     for precision, source in (("fp32", case.path), ("fp16", tmp_path / "fp16.onnx"), ("int8", tmp_path / "int8.onnx")):
         assert lint_for_tensorrt(source) == []
         path = tmp_path / f"{precision}.engine"
-        info = build_engine(source, path, precision=precision, batches=BATCHES, compute_capabilities=capabilities())
+        info = built(source, path, precision)
         assert info.layers[precision] == sum(info.layers.values()) > layers
         sizes[precision] = path.stat().st_size
     assert sizes["fp16"] < 0.8 * sizes["fp32"]
 
 
-def test_sidecar_describes_the_engine(variants: dict[str, Path], builder: None, tmp_path: Path) -> None:
-    path, phases = tmp_path / "student.int8.engine", []
-    build_engine(
-        variants["int8"],
-        path,
-        precision="int8",
-        batches=BATCHES,
-        compute_capabilities=capabilities(),
-        timing_cache=tmp_path / "timing.cache",
-        progress=lambda *step: phases.append(step),
-    )
+def test_sidecar_describes_the_engine(
+    variants: dict[str, Path], builder: None, tmp_path: Path, steps: list[tuple[str, int, int]]
+) -> None:
+    path = tmp_path / "student.int8.engine"
+    options = EngineOptions(BATCHES, compute_capabilities=capabilities())
+    cache = tmp_path / "timing.cache"
+    build_engine(variants["int8"], path, precision="int8", options=options, timing_cache=cache)
     content = json.loads(sidecar(path).read_text())
     assert sidecar(path).name == "student.int8.engine.json"
     assert content["library"] == tensorrt().__name__
@@ -86,9 +100,9 @@ def test_sidecar_describes_the_engine(variants: dict[str, Path], builder: None, 
         digest = subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True).stdout.split()[0]
         assert content[key] == digest
     assert check_engine(path).engine_bytes == path.stat().st_size
-    assert all(0 < done <= total for _, done, total in phases)
-    assert "Building engine" in {phase for phase, _, _ in phases}
-    assert (tmp_path / "timing.cache").stat().st_size > 0
+    assert all(0 < done <= total for _, done, total in steps)
+    assert "Building engine" in {phase for phase, _, _ in steps}
+    assert cache.stat().st_size > 0
 
 
 @pytest.mark.parametrize("damage", ["engine", "no engine", "no sidecar", "sidecar"])
@@ -96,7 +110,7 @@ def test_an_engine_that_is_not_its_sidecars_is_refused(
     variants: dict[str, Path], builder: None, tmp_path: Path, damage: str
 ) -> None:
     path = tmp_path / "s.engine"
-    build_engine(variants["fp32"], path, precision="fp32", batches=BATCHES, compute_capabilities=capabilities())
+    built(variants["fp32"], path)
     if damage == "engine":
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
@@ -116,33 +130,27 @@ def test_a_network_of_another_precision_fails_the_gate(
     variants: dict[str, Path], builder: None, tmp_path: Path, source: str, asked: str
 ) -> None:
     with pytest.raises(GateError, match=f"{asked} was asked"):
-        build_engine(
-            variants[source],
-            tmp_path / "s.engine",
-            precision=asked,  # type: ignore[arg-type]
-            batches=BATCHES,
-            compute_capabilities=capabilities(),
-        )
+        built(variants[source], tmp_path / "s.engine", asked)
     assert not list(tmp_path.iterdir())
 
 
 def test_parser_errors_name_node_and_operator(variants: dict[str, Path], builder: None, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\w+_\w+Linear \(\w+Linear\): "):
-        build_engine(variants["for onnxruntime"], tmp_path / "s.engine", precision="int8", batches=BATCHES)
+        built(variants["for onnxruntime"], tmp_path / "s.engine", "int8", compute_capabilities=())
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(InputError, match="cannot parse"):
-        build_engine(tmp_path / "junk.onnx", tmp_path / "s.engine", precision="fp32", batches=BATCHES)
+        built(tmp_path / "junk.onnx", tmp_path / "s.engine", compute_capabilities=())
     with pytest.raises(InputError, match="cannot read"):
-        build_engine(tmp_path / "none.onnx", tmp_path / "s.engine", precision="fp32", batches=BATCHES)
+        built(tmp_path / "none.onnx", tmp_path / "s.engine", compute_capabilities=())
 
 
 def test_unknown_capability_and_unordered_batches_are_usage_errors(
     variants: dict[str, Path], builder: None, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="33"):
-        build_engine(variants["fp32"], tmp_path / "s", precision="fp32", batches=BATCHES, compute_capabilities=["33"])
+        built(variants["fp32"], tmp_path / "s", compute_capabilities=["33"])
     with pytest.raises(UsageError, match="order"):
-        build_engine(variants["fp32"], tmp_path / "s", precision="fp32", batches=(4, 1, 16))
+        built(variants["fp32"], tmp_path / "s", batches=(4, 1, 16), compute_capabilities=())
 
 
 def test_a_failed_build_gives_tensorrts_reason_and_keeps_the_earlier_engine(
@@ -151,31 +159,20 @@ def test_a_failed_build_gives_tensorrts_reason_and_keeps_the_earlier_engine(
     path = tmp_path / "s.engine"
     path.write_bytes(b"earlier")
     with pytest.raises(MachineError, match="workspace"):
-        build_engine(
-            variants["fp32"],
-            path,
-            precision="fp32",
-            batches=BATCHES,
-            workspace_mb=0,
-            compute_capabilities=capabilities(),
-        )
+        built(variants["fp32"], path, workspace_mb=0)
     assert path.read_bytes() == b"earlier"
     assert os.listdir(tmp_path) == ["s.engine"]
 
 
-def test_an_interrupt_stops_the_build(variants: dict[str, Path], builder: None, tmp_path: Path) -> None:
+def test_an_interrupt_stops_the_build(
+    variants: dict[str, Path], builder: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(phase: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(build, "phases", lambda: contextlib.nullcontext(interrupt))
     with pytest.raises(KeyboardInterrupt):
-        build_engine(
-            variants["fp32"],
-            tmp_path / "s.engine",
-            precision="fp32",
-            batches=BATCHES,
-            compute_capabilities=capabilities(),
-            progress=interrupt,
-        )
+        built(variants["fp32"], tmp_path / "s.engine")
     assert not list(tmp_path.iterdir())
 
 
@@ -184,9 +181,9 @@ import sys
 sys.modules["tensorrt"] = sys.modules["tensorrt_rtx_bindings"] = None  # how Python marks what cannot be imported
 from pathlib import Path
 from compress.system.errors import MachineError
-from export.tensorrt.build import build_engine
+from export.tensorrt.build import EngineOptions, build_engine
 try:
-    build_engine(Path(sys.argv[1]), Path("s.engine"), precision="fp32", batches=(1, 1, 1))
+    build_engine(Path(sys.argv[1]), Path("s.engine"), precision="fp32", options=EngineOptions((1, 1, 1)))
 except MachineError as error:
     print(error.code, error)
 """
@@ -206,10 +203,10 @@ def test_without_any_library_it_says_what_to_install(trained_onnx: Path, tmp_pat
 
 
 def test_an_engine_of_another_library_is_not_opened(variants: dict[str, Path], builder: None, tmp_path: Path) -> None:
-    from export.tensorrt.runtime import EngineRunner
+    from export.tensorrt import EngineRunner
 
     path = tmp_path / "s.engine"
-    build_engine(variants["fp32"], path, precision="fp32", batches=BATCHES, compute_capabilities=capabilities())
+    built(variants["fp32"], path)
     content = json.loads(sidecar(path).read_text())
     sidecar(path).write_text(json.dumps({**content, "version": "0.1"}))
     with pytest.raises(MachineError, match=r"0\.1"):
@@ -218,10 +215,10 @@ def test_an_engine_of_another_library_is_not_opened(variants: dict[str, Path], b
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_running_is_a_machine_error(variants: dict[str, Path], builder: None, tmp_path: Path) -> None:
-    from export.tensorrt.runtime import EngineRunner
+    from export.tensorrt import EngineRunner
 
     path = tmp_path / "s.engine"
-    build_engine(variants["fp32"], path, precision="fp32", batches=BATCHES, compute_capabilities=capabilities())
+    built(variants["fp32"], path)
     with pytest.raises(MachineError, match="CUDA"):
         EngineRunner(path)
 
@@ -240,10 +237,10 @@ def test_engine_logits_equal_torch_on_a_gpu(
     tolerance: float,
     cuda_graphs: bool,
 ) -> None:
-    from export.tensorrt.runtime import EngineRunner, EngineRuntime
+    from export.tensorrt import EngineRunner, EngineRuntime
 
     path = tmp_path / "s.engine"
-    build_engine(variants[precision], path, precision=precision, batches=BATCHES)  # type: ignore[arg-type]
+    built(variants[precision], path, precision, compute_capabilities=())
     runner = EngineRunner(path, cuda_graphs=cuda_graphs)
     for batch in (1, 7, 16, 7):
         images = data.eval_images[:batch]

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.int8.quantize import Quantizer
-from export.onnx.export import add_preprocessing
+from export.int8 import Quantizer
+from export.onnx import add_preprocessing
 from export.tensorrt.build import tensorrt, tensorrt_logger
 from export.tensorrt.lint import lint_for_tensorrt
 from tests.helpers.classifiers import MEAN, STD, Digits

@@ -1,6 +1,6 @@
 """One ONNX file to INT8 with Optimum's defaults for this processor. A process of its own: it needs Optimum, not us.
 
-    PYTHONPATH=FOLDER python tools/quantize_optimum.py student.onnx calibration.npy vnni OUT
+    PYTHONPATH=FOLDER python tools/bench/optimum_quantizer.py student.onnx calibration.npy vnni OUT
 
 calibration.npy: float32 [N, C, H, W] for input "input". vnni or avx2: which of Optimum's x86 settings to take. Makes
 OUT/student_quantized.onnx.

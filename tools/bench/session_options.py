@@ -3,19 +3,18 @@
 In: ONNX files with input "input". Out: for each option the default's time over the option's (above 1: the option is
 faster), the median over rounds in which all take turns, with the 95 % interval of the sign test.
 
-    python tools/bench/ort.py runs/NAME/export/student.onnx runs/NAME/export/student.int8.onnx --threads 1
+    python tools/bench/session_options.py runs/NAME/export/student.onnx runs/NAME/export/student.int8.onnx --threads 1
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
 import onnxruntime as ort
+from harness import json_option, run, show
 
 from export.benchmark.latency import Timed, interleave, ratio
-from export.benchmark.machine import this_machine
 
 Change = Callable[[ort.SessionOptions], object]
 
@@ -64,11 +63,12 @@ def bound(opened: ort.InferenceSession, inputs: np.ndarray) -> Timed:
 
 @click.command()
 @click.argument("files", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
-@click.option("--batch", default=1, show_default=True)
-@click.option("--threads", default=1, show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--seconds", default=2.0, show_default=True, help="For each option.")
-@click.option("--json", "json_", is_flag=True)
-def main(files: tuple[Path, ...], batch: int, threads: int, seconds: float, json_: bool) -> None:
+@json_option
+def main(files: tuple[Path, ...], batch: int, threads: int, seconds: float, as_json: bool) -> None:
+    """Whether other session options are faster than those of this project."""
     rows = []
     for path in files:
         sessions = {name: session(path, threads, change) for name, change in CHANGES.items()}
@@ -89,17 +89,13 @@ def main(files: tuple[Path, ...], batch: int, threads: int, seconds: float, json
                     "high": round(measured.high, 3),
                 }
             )
-    machine = this_machine()
-    if json_:
-        print(json.dumps({"batch": batch, "threads": threads, "cpu": machine.cpu, "rows": rows}, indent=2))
-        return
-    print(f"batch {batch}, {threads} threads, {machine.cpu}, onnxruntime {ort.__version__}")
-    for row in rows:
-        print(
-            f"{row['file']:<22}{row['option']:<32}{row['p50_ms']:>9.3f} ms  "
-            f"{row['times_as_fast']:.3f}  ({row['low']:.3f} to {row['high']:.3f})"
-        )
+    lines = [
+        f"{row['file']:<22}{row['option']:<32}{row['p50_ms']:>9.3f} ms  "
+        f"{row['times_as_fast']:.3f}  ({row['low']:.3f} to {row['high']:.3f})"
+        for row in rows
+    ]
+    show({"setting": f"batch {batch}, {threads} threads", "rows": rows}, lines, as_json=as_json)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,0 +1,131 @@
+"""Checkpoints as people have them: which of their entries are the weights, and what stands before the names.
+
+In: a file or a folder. Out: tensors by the names that the model has. Code in a file is never run.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from compress.models.folder import WEIGHTS
+from compress.system.errors import InputError, first_line
+
+logger = logging.getLogger(__name__)
+
+EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+"""Where timm, DeiT and others keep the moving average, which is what they evaluated."""
+STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "weights", "params")
+_INDEX = f"{WEIGHTS}.index.json"
+_TORCH_WEIGHTS = "pytorch_model.bin"
+_LFS = b"version https://git-lfs"
+
+
+def weights_in(folder: Path) -> Path:
+    """The file of weights in a model's folder: model.safetensors, the index of its shards, or pytorch_model.bin."""
+    names = (WEIGHTS, _INDEX, _TORCH_WEIGHTS)
+    return next((folder / name for name in names if (folder / name).is_file()), folder / WEIGHTS)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The weights in a file, by the names that stand there.
+
+    Args:
+        path: safetensors, the index of safetensors' shards, or a torch file of tensors. A torch file may hold more
+            beside them, as training checkpoints of timm and Lightning do. Of several sets of weights the moving
+            average (EMA) is taken, and a log line says so.
+
+    Raises:
+        InputError: the file is missing, holds code or something else than weights, or a weight is not finite.
+    """
+    weights = _chosen(_content(path), path)
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise InputError(f"{path}: {name} is not finite", "Take a checkpoint from before training diverged.")
+    return weights
+
+
+def without_prefix(weights: Mapping[str, Tensor], expected: Collection[str], path: Path) -> dict[str, Tensor]:
+    """The weights without what a wrapper put before every name: `module.`, `_orig_mod.`, `model.`, and others.
+
+    Nothing is changed unless all expected names are there behind one prefix. What has no such prefix is then left out.
+    Raises InputError where several prefixes fit, since each is a model of its own.
+    """
+    if not expected or any(name in weights for name in expected):
+        return dict(weights)
+    longest = max(expected, key=len)
+    candidates = {name[: -len(longest)] for name in weights if name.endswith(f".{longest}")}
+    fitting = sorted(prefix for prefix in candidates if all(prefix + name in weights for name in expected))
+    if len(fitting) > 1:
+        raise InputError(
+            f"{path} holds several models: {', '.join(prefix.rstrip('.') for prefix in fitting)}",
+            "Save the one that is meant in a file of its own.",
+        )
+    if not fitting:
+        return dict(weights)
+    (prefix,) = fitting
+    kept = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+    left_out = f", and {len(weights) - len(kept)} others are left out" if len(kept) < len(weights) else ""
+    logger.info(f"weights: {path}: {prefix!r} before the names is taken off{left_out}")
+    return kept
+
+
+def _content(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise InputError(f"{path} is a pointer of Git LFS, not the weights", "Fetch them with `git lfs pull`.")
+        if path.name == _INDEX:
+            return _shards(path)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's train.py saves its arguments
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"no weights at {path}") from None
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path} does not hold plain weights ({first_line(error)})",
+            "Convert it to safetensors where you trust it.",
+        ) from error
+
+
+def _shards(index: Path) -> dict[str, Tensor]:
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    weights: dict[str, Tensor] = {}
+    for name in sorted(names):
+        if Path(name).name != name:
+            raise InputError(f"{index} names {name}, which is outside of its folder")
+        if not (index.parent / name).is_file():
+            raise InputError(f"{index} names {name}, which is missing", "Download the rest of the shards.")
+        weights |= load_file(index.parent / name)
+    return weights
+
+
+def _chosen(content: Any, path: Path) -> dict[str, Tensor]:
+    if _are_weights(content):
+        return dict(content)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, not weights by name", "A state_dict is expected.")
+    found = [key for key, value in content.items() if _are_weights(value)]
+    known = [key for key in (*EMA_KEYS, *STATE_KEYS) if key in found]
+    if not known and len(found) != 1:
+        keys = ", ".join(repr(key) for key in content) or "nothing"
+        raise InputError(f"{path} does not hold weights by name: it has {keys}", "A state_dict is expected.")
+    (key, *others) = known or found
+    if others or key not in STATE_KEYS[:2]:
+        beside = f", of {' and '.join(map(repr, [key, *others]))}" if others else ""
+        logger.info(f"weights: {path}: {key!r} is taken{beside}")
+    return dict(content[key])
+
+
+def _are_weights(content: Any) -> bool:
+    return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())

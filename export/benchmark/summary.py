@@ -1,0 +1,198 @@
+"""From measurements to benchmark.json: what each candidate is like, the verdict, comparisons and warnings.
+
+In: the logits and times of all candidates. Out: a Benchmark that says all but when it was measured.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from compress.data import Dataset
+from compress.runs.folder import Run
+from export import statistics
+from export.benchmark import scoring
+from export.benchmark.candidates import STUDENT, STUDENT_FILE, TEACHER, Candidate, reason_not_timed
+from export.benchmark.memory import peak_memory
+from export.benchmark.results import (
+    AARun,
+    AccuracyResult,
+    Benchmark,
+    CandidateResult,
+    Comparison,
+    DataFacts,
+    Latency,
+    Machine,
+    NotRun,
+    Settings,
+    Thumbnail,
+    Verdict,
+)
+from export.benchmark.verdict import Evidence, decide
+from export.folder import read_export
+from export.records import ExportRecord
+from export.statistics import PairedDrop
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of all candidates, by name. `logits` [N, C] are those of the images that `labels` [N] name."""
+
+    dataset: Dataset
+    logits: dict[str, np.ndarray]
+    scores: dict[str, AccuracyResult | NotRun]
+    timed: dict[str, list[Latency]]
+    aa: list[AARun]
+    settings: Settings
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.asarray(self.dataset.eval_labels)
+
+    @property
+    def primary(self) -> dict[str, Latency]:
+        """The model alone at the smallest batch and the first number of threads: what plots and the verdict look at."""
+        wanted = ("model", self.settings.batches[0], self.settings.threads[0])
+        return {
+            name: next(entry for entry in entries if (entry.scope, entry.batch, entry.threads) == wanted)
+            for name, entries in self.timed.items()
+            if entries
+        }
+
+
+def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResult:
+    """What is known of one candidate. Its memory is measured now."""
+    settings = measured.settings
+    reason = reason_not_timed(candidate, settings.runtimes)
+    if reason is None and not candidate.engine:
+        memory = peak_memory(candidate.path, batch=max(settings.batches), threads=settings.threads[0])
+    else:
+        memory = NotRun(reason=reason or "memory of a GPU is not measured")
+    return CandidateResult(
+        name=candidate.name,
+        role=candidate.role,
+        runtime=candidate.runtime,
+        precision=candidate.precision,
+        device="cuda" if candidate.engine else "cpu",
+        deployable=candidate.role == "student" and candidate.runtime != "torch" and not candidate.proxy,
+        size_bytes=candidate.size_bytes,
+        sha256=candidate.sha256,
+        accuracy=measured.scores[candidate.name],
+        latency=measured.timed[candidate.name] if reason is None else NotRun(reason=reason),
+        memory=memory,
+    )
+
+
+def judged(run: Run, results: Sequence[CandidateResult], measured: Measured) -> Verdict:
+    """The verdict on what could be deployed, by the limits of the run's recipe."""
+    evidence = [_evidence(result, measured) for result in results if result.deployable]
+    primary = measured.primary
+    points = {
+        result.name: (result.accuracy.top1.value, primary[result.name].p50_ms.value)
+        for result in results
+        if isinstance(result.accuracy, AccuracyResult) and result.name in primary
+    }
+    return decide([entry for entry in evidence if entry is not None], run.recipe.benchmark, points)
+
+
+def _evidence(result: CandidateResult, measured: Measured) -> Evidence | None:
+    if not isinstance(result.accuracy, AccuracyResult):
+        return None
+    labels, timed = measured.labels, measured.primary.get(result.name)
+    before, after = measured.logits[TEACHER], measured.logits[result.name]
+    return Evidence(
+        name=result.name,
+        top1=result.accuracy.top1.value,
+        size_bytes=result.size_bytes,
+        drop=PairedDrop.of(statistics.right(before, labels), statistics.right(after, labels)),
+        classes=scoring.named_classes(before, after, labels, measured.dataset.class_names),
+        p50_ms=timed.p50_ms.value if timed else None,
+        p90_ms=timed.p90_ms if timed and timed.batch == 1 else None,
+        runs=timed.runs if timed else 0,
+    )
+
+
+def summary(
+    run: Run, machine: Machine, measured: Measured, results: list[CandidateResult], verdict: Verdict
+) -> Benchmark:
+    """All that benchmark.json says. Its date, seconds and hash are still empty."""
+    manifest, record = run.result, read_export(run)
+    dataset, logits, labels = measured.dataset, measured.logits, measured.labels
+    calibration = record.calibration
+    comparisons = _comparisons(measured, {result.name: result for result in results})
+    shown = verdict.recommended or STUDENT
+    classes = scoring.named_classes(logits[TEACHER], logits[shown], labels, dataset.class_names)
+    sizes = {result.name: result.size_bytes for result in results}
+    return Benchmark(
+        run=run.path.resolve().name,
+        recipe=manifest.recipe,
+        method=manifest.method,
+        date="",
+        seconds=0.0,
+        recipe_sha256=run.recipe.sha256,
+        calibration_sha256=calibration.indices_sha256 if calibration else None,
+        calibration=f"{calibration.method}, {calibration.images} images of {calibration.split}"
+        if calibration
+        else None,
+        data=DataFacts(
+            name=dataset.name,
+            sha256=dataset.sha256,
+            class_names=dataset.class_names,
+            eval_split=dataset.eval_split,
+            eval_images=len(labels),
+            image_size=dataset.image_size,
+        ),
+        machine=machine,
+        settings=measured.settings,
+        verdict=verdict,
+        candidates=results,
+        waterfall=scoring.waterfall(logits, labels, measured.scores, measured.primary, sizes),
+        comparisons=comparisons,
+        classes=scoring.class_changes(classes),
+        thumbnails=_thumbnails(comparisons, shown, dataset),
+        aa=measured.aa,
+        warnings=_warnings(record, measured, machine),
+        sha256="",
+    )
+
+
+def _comparisons(measured: Measured, results: Mapping[str, CandidateResult]) -> list[Comparison]:
+    """Every form of the student against the teacher, and every precision against FP32."""
+    plain, logits = (STUDENT, STUDENT_FILE), measured.logits
+    pairs = [(TEACHER, other) for other in logits if other != TEACHER]
+    pairs += [(STUDENT_FILE, other) for other in logits if other.startswith("student.") and other not in plain]
+    found = []
+    for reference, other in pairs:
+        score = results[other].accuracy
+        assert isinstance(score, AccuracyResult), other  # there are logits of it
+        found.append(scoring.compare(reference, other, logits, measured.labels, score.source))
+    return found
+
+
+def _thumbnails(comparisons: Sequence[Comparison], shown: str, dataset: Dataset) -> list[Thumbnail]:
+    return [
+        thumbnail
+        for comparison in comparisons
+        if comparison.reference != TEACHER or comparison.candidate == shown
+        for thumbnail in scoring.thumbnails(comparison, dataset.eval_images, dataset.class_names)
+    ]
+
+
+def _warnings(record: ExportRecord, measured: Measured, machine: Machine) -> list[str]:
+    timed, load, cores = measured.timed, machine.load_average, machine.cores_allowed
+    noisy = [entry for entries in timed.values() for entry in entries if entry.noisy]
+    found = []
+    if record.failed is not None:
+        found.append(f"The export did not finish: {record.failed}")
+    if noisy:
+        share = f"{len(noisy)} of {sum(map(len, timed.values()))}"
+        found.append(f"{share} latencies vary by more than 5 %, up to {100 * max(e.cv for e in noisy):.0f} %.")
+    found += [
+        f"{run.candidate} differs from itself at batch {run.batch} by {100 * abs(run.ratio.value - 1):.1f} %: "
+        "smaller differences between models mean nothing here."
+        for run in measured.aa
+        if run.differs
+    ]
+    if load is not None and load > cores / 2:
+        found.append(f"Other work was running: the load average was {load:g} on {cores} cores.")
+    return found

@@ -1,0 +1,82 @@
+"""Opening an ONNX file in ONNX Runtime: the one place for it, and how many threads it may take.
+
+Nothing here imports torch or onnx: the process that measures memory holds only what a deployer's holds.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NoSuchFile,
+)
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
+
+from compress.system.errors import InputError
+
+
+def default_threads() -> int:
+    """CPUs this process may really use: the smaller of its affinity and its cgroup's quota.
+
+    ONNX Runtime counts the host's cores instead. In a container with a quota its threads then fight for time.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quota = _cgroup_cpus()
+    return max(1, min(allowed, int(quota)) if quota is not None else allowed)
+
+
+def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """The CPU quota of this container in cores (cgroup v2, then v1), or None without one."""
+    try:
+        if (root / "cpu.max").exists():
+            limit, period = (root / "cpu.max").read_text().split()
+            return None if limit == "max" else int(limit) / int(period)
+        limit_us = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
+        period_us = int((root / "cpu" / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return limit_us / period_us if limit_us > 0 else None
+
+
+def open_session(
+    path: Path,
+    threads: int | None = None,
+    *,
+    optimized_path: Path | None = None,
+    disabled_optimizers: Sequence[str] = (),
+    stop_spinning: bool = False,
+) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        path: the ONNX file.
+        threads: of the session; None takes what this process may use.
+        optimized_path: also write the graph that ONNX Runtime really runs to this file.
+        disabled_optimizers: names of graph optimisers that are left out.
+        stop_spinning: let the threads sleep after a run. They spin for 30 ms otherwise.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds an operator that ONNX Runtime lacks.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
+    if stop_spinning:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return ort.InferenceSession(
+            str(path), options, ["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers)
+        )
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtNotImplemented) as error:
+        raise InputError(
+            f"ONNX Runtime cannot open {path}: {error}", "Check that the file is whole, or export it again"
+        ) from error

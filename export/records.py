@@ -1,0 +1,133 @@
+"""What the JSON files of RUN/export hold. Everybody reads and writes these files through the models here.
+
+Accuracies, drops and agreements are fractions. An older file may lack what has a default; what a newer one has
+besides is kept.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from compress.runs.records import Record
+
+Format = Literal["onnx", "trt"]
+Precision = Literal["fp32", "fp16", "int8"]
+FORMATS: tuple[Format, ...] = ("onnx", "trt")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+
+class DropRecord(Record):
+    """What a candidate loses of top-1 against a reference on the same `n` images, with its 95 % interval."""
+
+    reference_top1: float
+    candidate_top1: float
+    drop: float
+    low: float
+    high: float
+    n: int
+
+
+class FusionRecord(Record):
+    """How many convolutions ONNX Runtime runs in INT8 and in float, counted in its optimised graph."""
+
+    int8_convs: int
+    float_convs: int
+
+
+class FileRecord(Record):
+    """A file that passed its gates, and what they measured. An engine's has what its sidecar says, too."""
+
+    sha256: str
+    bytes: int
+    logit_diff_by_batch: dict[int, float] | None = None
+    agreement: float | None = None
+    """The share of images that get the class that the FP32 file gives them; for that file, the class of torch."""
+    top1: float | None = None
+    probability_diff: float | None = None
+    drop: DropRecord | None = None
+    drop_all_int8: DropRecord | None = None
+    """The drop of the file in which every layer is INT8."""
+    float_layers: list[str] | None = None
+    int8_macs: float | None = None
+    fusion_coverage: FusionRecord | None = None
+    speedup_over_fp32: float | None = None
+    tensorrt_lint: list[str] | None = None
+    checked_on_gpu: bool | None = None
+
+
+class CalibrationRecord(Record):
+    """The training images that the INT8 ranges were measured on."""
+
+    split: str
+    method: str
+    images: int
+    indices_sha256: str
+    indices: list[int] = Field(default=[])
+    reduced_range: bool = False
+    """Whether the weights have 7 bits, for CPUs that saturate."""
+
+
+class ExportRecord(Record):
+    """export.json: what was exported, from what, and what every gate measured."""
+
+    schema_version: Literal[1] = 1
+    name: str = "student"
+    provenance: dict[str, str] = Field(default={})
+    formats: list[str] = Field(default=[])
+    precisions: list[str] = Field(default=[])
+    settings: dict[str, Any] = Field(default={})
+    """The recipe's export section."""
+    data_sha256: str = ""
+    eval_images: int = 0
+    int8_input_ranges: dict[str, list[float]] | None = None
+    """[lowest, highest] input by layer, of a model that was fine-tuned for INT8."""
+    versions: dict[str, str] = Field(default={})
+    files: dict[str, FileRecord]
+    """By file name."""
+    calibration: CalibrationRecord | None = None
+    layer_sensitivity: dict[str, float] | None = None
+    """Harm of each layer in nats, worst first; only where it was measured."""
+    failed: str | None = None
+    """Why the export ended early."""
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON, without what is not known. int8_input_ranges is null where training settled none."""
+        known = super().dump()
+        names = (*type(self).model_fields, *known)
+        return {name: known.get(name) for name in names if name in known or name == "int8_input_ranges"}
+
+
+class EngineRecord(Record):
+    """ENGINE.json, beside every engine. `batches`: smallest, best, largest. `layers`: weighted ones by precision."""
+
+    library: str
+    version: str
+    precision: str
+    layers: dict[str, int]
+    batches: tuple[int, int, int]
+    compute_capabilities: tuple[str, ...]
+    version_compatible: bool
+    hardware_compatible: bool
+    onnx_sha256: str
+    engine_sha256: str
+    engine_bytes: int
+    build_seconds: float
+
+
+class BundledModel(Record):
+    """One of the ONNX files of a bundle."""
+
+    precision: Precision
+
+
+class BundleManifest(Record):
+    """manifest.json of a bundle."""
+
+    schema_version: Literal[1] = 1
+    default_model: str = ""
+    models: Annotated[dict[str, BundledModel], Field(min_length=1)]
+    class_names: list[str] = Field(default=[])
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+    files: dict[str, str]
+    """SHA-256 of every other file, by its POSIX path in the bundle."""

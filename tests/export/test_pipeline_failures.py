@@ -1,0 +1,142 @@
+"""Exports that end early: nothing bad has a final name, and what passed is there and recorded."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from compress.recipe import Export
+from compress.system.distribution import DISTRIBUTION
+from compress.system.errors import CompressError, GateError, MachineError
+from export.tensorrt import tensorrt
+from export.tensorrt.sidecar import check_engine
+from tests.helpers.classifiers import Digits
+from tests.helpers.exporting import SETTINGS, export_to
+from tests.helpers.paths import ROOT
+
+
+def have_tensorrt() -> bool:
+    try:
+        return hasattr(tensorrt(), "ComputeCapability")
+    except MachineError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("limits", "words", "kept"),
+    [
+        ({"max_logit_diff": 1e-12}, ("logits differ", "1e-12 allowed"), set()),
+        ({"min_int8_macs": 1.0, "max_int8_top1_drop": 0.0}, (), {"student.onnx", "student.fp16.onnx"}),
+    ],
+)
+def test_a_breach_leaves_nothing_at_the_final_name_not_even_an_earlier_file(
+    trained: nn.Module, data: Digits, tmp_path: Path, limits: dict, words: tuple[str, ...], kept: set[str]
+) -> None:
+    for name in ("student.onnx", "student.int8.onnx"):
+        (tmp_path / name).write_bytes(b"of an earlier export")
+    if not words:  # a student so bad in INT8 that no limit of 0 can hold
+        data = dataclasses.replace(data, train_images=np.zeros_like(data.train_images))
+    settings = SETTINGS.model_copy(update=limits)
+    with pytest.raises(GateError) as caught:
+        export_to(tmp_path, trained, data, settings, precisions=("fp32", "fp16", "int8"))
+    for word in words:
+        assert word in str(caught.value)
+    left = {path.name for path in tmp_path.iterdir()}
+    broken = "student.int8.onnx" if kept else "student.onnx"
+    assert broken not in left
+    assert kept <= left
+    assert not [name for name in left if name.endswith(".tmp")]
+    record = json.loads((tmp_path / "export.json").read_text())
+    assert record["failed"] == str(caught.value)
+    assert set(record["files"]) == kept
+
+
+@pytest.mark.skipif(not have_tensorrt(), reason="needs TensorRT for RTX: pip install 'compress-timm[trt-rtx]'")
+def test_engines_are_built_from_files_that_passed(trained: nn.Module, data: Digits, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"compute_capabilities": ["86", "89"]})
+    record = export_to(tmp_path, trained, data, settings, formats=["trt"], precisions=("fp32", "fp16", "int8"))
+    sources = {"student.engine": "student.onnx", "student.fp16.engine": "student.fp16.onnx"}
+    sources["student.int8.engine"] = "student.int8.trt.onnx"
+    for engine, source in sources.items():
+        info = check_engine(tmp_path / engine)
+        assert info.onnx_sha256 == hashlib.sha256((tmp_path / source).read_bytes()).hexdigest()
+        assert info.compute_capabilities == ("86", "89")
+        assert record.files[engine].sha256 == info.engine_sha256
+        assert record.files[source].tensorrt_lint == []
+    assert not (tmp_path / "student.int8.onnx").exists(), "that one is for ONNX Runtime"
+    drop = record.files["student.int8.trt.onnx"].drop
+    assert drop is not None
+    assert drop.candidate_top1 > 0.9
+    names = {path.name for path in tmp_path.iterdir()}
+    assert not [name for name in names if name.startswith(".")]
+
+
+EXPORT = """
+import sys, resource
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from compress.system import console
+from compress.system.errors import CompressError
+from compress.recipe import Export
+from tests.helpers.classifiers import digits_split, small_net
+from tests.helpers.exporting import export_to
+if sys.argv[2] == "no tensorrt":
+    sys.modules["tensorrt"] = sys.modules["tensorrt_rtx_bindings"] = None
+else:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+torch.manual_seed(0)
+console.show_log()
+try:
+    export_to(Path(sys.argv[1]), small_net(), digits_split(), Export(calibration_images=32, max_int8_top1_drop=0.9),
+              formats=["trt"], precisions=["fp32", "int8"])
+except CompressError as error:
+    console.say(f"{error.code} {error}")
+"""
+
+
+def export_in_a_process(out: Path, how: str) -> list[str]:
+    result = subprocess.run(
+        [sys.executable, "-c", EXPORT, out, how],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stderr.splitlines()
+
+
+def test_without_tensorrt_the_files_for_it_are_written_and_linted(tmp_path: Path) -> None:
+    lines = export_in_a_process(tmp_path, "no tensorrt")
+    assert "only the ONNX files for TensorRT" in lines[0]
+    assert lines[-1].startswith("4 ")
+    assert f"{DISTRIBUTION}[trt-rtx]" in lines[-1]
+    assert {path.name for path in tmp_path.iterdir()} == {"student.onnx", "student.int8.trt.onnx", "export.json"}
+    record = json.loads((tmp_path / "export.json").read_text())
+    assert [entry["tensorrt_lint"] for entry in record["files"].values()] == [[], []]
+
+
+def test_a_full_disk_is_one_line_and_earlier_files_stay(tmp_path: Path) -> None:
+    """The process may write no file beyond 20 kB, which is how a full disk looks to it."""
+    assert resource.RLIMIT_FSIZE is not None
+    (tmp_path / "student.onnx").write_bytes(b"of an earlier export")
+    lines = export_in_a_process(tmp_path, "full disk")
+    assert lines[-1].startswith("4 cannot write")
+    assert "student.onnx" in lines[-1]
+    assert (tmp_path / "student.onnx").read_bytes() == b"of an earlier export"
+    assert {path.name for path in tmp_path.iterdir()} == {"student.onnx", "export.json"}
+
+
+def test_settings_refuse_what_they_do_not_know() -> None:
+    with pytest.raises(ValueError, match="calibration_imgs"):
+        Export(calibration_imgs=3)  # type: ignore[call-arg]
+    assert issubclass(GateError, CompressError)
