@@ -164,22 +164,30 @@ def test_a_sweep_of_students_shares_assistants(command: Command, tiny_recipe: Pa
     assert alone["student_sha256"] == json.loads(result.stdout)["runs"][1]["student_sha256"]
 
 
+LONG_CHAIN = ("--set", "teacher.epochs=1", "--set", f"teacher.assistants=[{FIRST}]")
+
+
+@pytest.fixture(scope="module")
+def whole(command: Command, long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The manifest of a run with an assistant that nothing disturbs."""
+    _, manifest, _ = run_of(command, long_recipe, *LONG_CHAIN, cwd=tmp_path_factory.mktemp("whole"))
+    return manifest
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_while_an_assistant_is_trained_it_goes_on_to_the_same_weights(
-    command: Command, start: Start, long_recipe: Path, tmp_path: Path, number: signal.Signals
+    command: Command, start: Start, long_recipe: Path, whole: dict[str, Any], tmp_path: Path, number: signal.Signals
 ) -> None:
-    chain = ("--set", "teacher.epochs=1", "--set", f"teacher.assistants=[{FIRST}]")
-    _, whole, _ = run_of(command, long_recipe, *chain, cwd=tmp_path)
     parts = tmp_path / "parts"
-    process = start("distill", long_recipe, *chain, cwd=parts)
+    process = start("distill", long_recipe, *LONG_CHAIN, cwd=parts)
     until(process, "assistant 1, resnet10t: student 3/6")
     process.send_signal(number)
     process.communicate()
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     (folder,) = parts.glob("runs/assistants/*/manifest.json")
     assert json.loads(folder.read_text())["status"] == "running"
-    _, resumed, errors = run_of(command, long_recipe, *chain, "--resume", cwd=parts)
+    _, resumed, errors = run_of(command, long_recipe, *LONG_CHAIN, "--resume", cwd=parts)
     assert "assistant 1, resnet10t: student" in errors
     assert "going on from epoch" in errors
     assert resumed["student_sha256"] == whole["student_sha256"]

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.losses import features
+from tests.helpers.operations import CountOperations
 from tests.reference import terms_reference as reference
 
 LOSSES = ["fitnet", "attention_transfer", "neuron_selectivity", "similarity_preserving", "relational"]
@@ -224,16 +225,6 @@ def test_what_must_be_equal_is_an_error_and_never_broadcast():
         features.fitnet(f, f[:, :1])
     for name in ("similarity_preserving", "relational"):
         getattr(features, name)(f, torch.randn(4, 5, 1, 3))
-
-
-class CountOperations(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 @losses

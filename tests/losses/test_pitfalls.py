@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.losses import adjust_targets
 from compress.losses.distillation import distillation_loss, dynamic_temperature
+from tests.helpers.operations import CountOperations
 from tests.reference import supervision_reference as reference
 from tests.reference.supervision_cases import (
     ADJUST,
@@ -195,16 +195,6 @@ def test_shapes(samples, classes, dynamic):
     result = distillation_loss(student, teacher, labels, dynamic=dynamic)
     assert result["temperature"].shape == (samples,)
     assert all(torch.as_tensor(result[part]).shape == () for part in PARTS)
-
-
-class CountOperations(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("dynamic", DYNAMIC)
