@@ -1,7 +1,7 @@
 """Makes batches from uint8 images on the device, with a separate random draw for every sample.
 
-In: a Dataset. Out: float32 batches. A draw is a hash of (seed, epoch, sample). It depends neither on the order of the
-batches nor on the number of processes, and a resumed run gets the same draws.
+In: a Dataset, then the rows of each batch. Out: float32 batches. A draw is a hash of (seed, epoch, sample). It depends
+neither on the order of the batches nor on the number of processes, and a resumed run gets the same draws.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Images:
             rows: int64 [B].
             augment: resolved (`compress.data.resolve_augment`).
             seed: of the training.
-            epoch: the number of the draw.
+            epoch: the epoch, or the number of the view where the teacher's logits are cached.
 
         Returns:
             float32 [B, 3, H, W] in channels_last memory.

@@ -80,8 +80,13 @@ def load_data(settings: Data) -> Dataset:
     """Reads the data set that the recipe names, from the cache where the cache is current.
 
     Raises:
-        InputError: the data set is missing or damaged, or has nothing to train or evaluate on.
-        MachineError: the cache cannot be written ($COMPRESS_CACHE).
+        InputError: for one of these reasons:
+
+            - The data set is missing or damaged.
+            - It has fewer than two classes.
+            - It has no evaluation split, and data.holdout is not set.
+            - data.holdout leaves no image to train on.
+        MachineError: the cache cannot be written. $COMPRESS_CACHE chooses another folder for it.
     """
     layout = LAYOUTS[settings.name]
     size = settings.image_size or layout.image_size
@@ -167,7 +172,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _open_cache(cache: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The cached content, or None where it is absent, damaged or older than its source."""
+    """The cached content, or None where it is absent or damaged, or its source has changed."""
     try:
         meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
         if meta.pop("fingerprint") != fingerprint:

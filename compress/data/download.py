@@ -158,8 +158,11 @@ def unpack(archive: Path, folder: Path, *, marker: str) -> None:
         marker: a path that the content must have.
 
     Raises:
-        InputError: the archive is damaged or lacks the marker, a member leaves the folder or is a link or device, or
-            there are more than MAX_UNPACKED_BYTES or MAX_MEMBERS.
+        InputError: for one of these reasons:
+
+            - The archive is damaged, or lacks the marker.
+            - A member leaves the folder, or is a link or a device.
+            - It has more than MAX_MEMBERS members, or unpacks to more than MAX_UNPACKED_BYTES.
     """
     with tempfile.TemporaryDirectory(
         prefix=f".{folder.name}.", suffix=".tmp", dir=archive.parent, ignore_cleanup_errors=True

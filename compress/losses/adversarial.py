@@ -83,7 +83,7 @@ def count_classes(model: nn.Module, images: Tensor) -> int:
     """
     was_training = model.training
     with torch.no_grad():
-        classes = model.eval().forward(images).shape[1]  # past torch.compile
+        classes = model.eval().forward(images).shape[1]  # forward() runs the model uncompiled
     model.train(was_training)
     return classes
 

@@ -154,6 +154,9 @@ def distillation_loss(
         group: processes that share the batch. Temperatures are then those of the global batch. loss, kd and ce stay
             means over the local samples.
 
+    Returns:
+        The loss and its parts: float64 for float64 logits, else float32.
+
     Raises:
         ValueError: an unknown adjust, dynamic, scale or normalize, a temperature not above 0, or shapes that do not
             fit.

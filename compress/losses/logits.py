@@ -1,7 +1,8 @@
 """Two more losses on logits, DKD and DIST, which are added to kd or ce.
 
-In: logits z_s and z_t [N, C] of any float type, labels [N]. Out: a scalar that is 0 at z_s = z_t.
+In: logits z_s (student) and z_t (teacher), [N, C] of any float type, and labels [N]. Out: a scalar.
 
+- With adjust="none" the loss is 0 at z_s = z_t. KA changes the targets, so that it is not 0 there.
 - The arithmetic is float32, or float64 for float64 logits. Finite logits give a finite loss.
 - z_t gets no gradient.
 - With one temperature and adjust="none" both losses are those of their papers.
@@ -48,7 +49,7 @@ def decoupled_kd(
         epsilon: the label smoothing of KA.
 
     Raises:
-        ValueError: an unknown adjust, a temperature not above 0, or shapes that do not fit.
+        ValueError: an unknown adjust, a single temperature not above 0, or shapes that do not fit.
     """
     log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon)
     at_label = labels.unsqueeze(1)
@@ -59,7 +60,7 @@ def decoupled_kd(
         """The log-odds [N, 1] of the label against the others, and the others' own log-probabilities [N, C - 1]."""
         others = log_p.gather(1, at_others)
         odds = log_p.gather(1, at_label) - others.logsumexp(dim=1, keepdim=True)
-        return odds.clamp(max=1e35), F.log_softmax(others, dim=1)  # a single class has infinite odds
+        return odds.clamp(max=1e35), F.log_softmax(others, dim=1)  # with C = 1 the odds are infinite
 
     (odds_s, others_s), (odds_t, others_t) = split(log_s), split(log_t)
     target = odds_t.sigmoid() * (F.logsigmoid(odds_t) - F.logsigmoid(odds_s)) + (-odds_t).sigmoid() * (
@@ -99,12 +100,12 @@ def dist_loss(
         epsilon: the label smoothing of KA.
 
     Raises:
-        ValueError: labels are missing, an unknown adjust, a temperature not above 0, or shapes that do not fit.
+        ValueError: labels are missing, an unknown adjust, a single temperature not above 0, or shapes that do not fit.
     """
     if labels is None:
         if adjust != "none":
             raise ValueError(f"adjust={adjust!r} needs labels")
-        labels = torch.zeros(len(z_t), dtype=torch.long, device=z_t.device)  # targets that are not adjusted need none
+        labels = torch.zeros(len(z_t), dtype=torch.long, device=z_t.device)  # not used: no target is adjusted
     log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon)
     p_s, p_t = log_s.exp(), log_t.exp()
     inter = (each**2 * _one_minus_pearson(p_s, p_t)).mean()

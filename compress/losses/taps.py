@@ -27,7 +27,7 @@ class Tap:
     The outputs of modules become maps:
 
     - Tokens [N, L, D] become [N, D, H, W], without class and register tokens.
-    - Channels last become channels first.
+    - [N, H, W, C] becomes [N, C, H, W].
     - Vectors [N, D] become [N, D, 1, 1].
     - A tuple that holds exactly one tensor stands for that tensor.
 
@@ -43,8 +43,12 @@ class Tap:
         role: "student" or "teacher", for error messages.
 
     Raises:
-        UsageError: a name does not exist (the message lists the nearest ones), a module does not put out one map for
-            each image, the position of its channels cannot be told, or a later module changes its output in place.
+        UsageError: for one of these reasons:
+
+            - A name does not exist. The hint lists the nearest ones.
+            - A module does not put out one map for each image.
+            - The position of its channels cannot be told.
+            - A later module changes its output in place.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str | None], images: Tensor, *, role: str) -> None:
@@ -71,7 +75,11 @@ class Tap:
             yield
 
     def features(self) -> dict[str, Tensor]:
-        """The maps of the last recorded pass, by path. They are handed over: a second call finds none."""
+        """The maps [N, C, H, W] of the last recorded pass, by path. The Tap then forgets them.
+
+        Raises:
+            UsageError: a module put out no map, or did not run since the last call.
+        """
         outputs, self._outputs = self._outputs, {}
         return {path: self._as_map(path, outputs.get(path)) for path in self._hooks}
 

@@ -49,7 +49,7 @@ def adjust_targets(
         Probabilities [N, C]: float64 for float64 logits, else float32. Each row sums to 1.
 
     Raises:
-        ValueError: an unknown kind, a temperature not above 0, or shapes that do not fit.
+        ValueError: an unknown kind, a single temperature not above 0, or shapes that do not fit.
     """
     check(kind, Adjust, "kind")
     logits = arithmetic(teacher_logits)
@@ -68,7 +68,8 @@ def log_targets(
         labels: [N], int64.
         kind: of KA, as in `adjust_targets`.
         temperature: from `column`.
-        epsilon: of `label_smoothing`.
+        epsilon: of `label_smoothing`. epsilon / C is raised to the smallest normal number, so that its logarithm is
+            finite.
         wrong: [N] bool, from `wrong_rows`.
 
     Returns:

@@ -55,7 +55,7 @@ class Terms(nn.Module):
         epsilon: the label smoothing of KA.
 
     Raises:
-        UsageError: a term names a feature that is none (`compress.losses.taps`).
+        UsageError: a term names a feature that does not exist or is no map (`compress.losses.taps`).
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Terms(nn.Module):
 
 
 def tap(model: nn.Module, terms: Sequence[Term], images: Tensor, *, role: str) -> Tap:
-    """Records the features that the terms name for one role.
+    """Makes the Tap that records the features which the terms name for one role.
 
     Args:
         images: float32 [N, 3, S, S]. The model runs on them once.

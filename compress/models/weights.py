@@ -65,7 +65,11 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
     the data set's are taken, with a warning.
 
     Raises:
-        InputError: the weights cannot be read, they do not fit the model or the data, or config.json is damaged.
+        InputError: for one of these reasons:
+
+            - The weights cannot be read.
+            - They do not fit the model, or the classes of the data.
+            - config.json is damaged.
         UsageError: timm cannot make the model.
     """
     assert settings.checkpoint

@@ -34,10 +34,10 @@ class Renormalized(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Maps images [N, 3, H, W] to float32 logits [N, C]: the logarithm of the mean of the members' probabilities
-    (ours).
+    """Several models as one. Maps images [N, 3, H, W] to logits [N, C], float32.
 
-    The softmax of these logits is that mean. Finite logits of the members give finite logits.
+    The logits are the logarithm of the mean of the members' probabilities (ours). Their softmax is that mean. Finite
+    logits of the members give finite logits.
 
     Args:
         pretrained_cfg: as of a timm model: how its images are normalised, and the names of its classes.
