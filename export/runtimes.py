@@ -12,7 +12,7 @@ import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from torch import nn
 
-from compress.system.errors import InputError
+from compress.system.errors import InputError, first_line
 from export.onnx import INPUT_NAME, OUTPUT_NAME, open_session
 
 
@@ -85,7 +85,7 @@ class OrtRuntime:
         try:
             return np.asarray(self.session.run([OUTPUT_NAME], {INPUT_NAME: inputs})[0])
         except (Fail, InvalidArgument, RuntimeException, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"{self.path.name} does not run on input {inputs.shape}: {reason}",
                 'It must take "input", float32 NCHW, and give "logits"',

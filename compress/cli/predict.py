@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from compress.data.decode import read_image
 from compress.system import files
-from compress.system.errors import InputError
+from compress.system.errors import InputError, first_line
 from export.folder import ExportFolder
 from export.records import ExportRecord
 
@@ -78,8 +78,7 @@ def _from_onnx(path: Path) -> tuple[list[str], int, Classifier]:
         names, size = meta["class_names"].split("\n"), int(meta["image_size"])
         mean, std = ([float(value) for value in meta[key].split(",")] for key in ("mean", "std"))
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not an ONNX file of `compress export` ({reason})") from error
+        raise InputError(f"{path} is not an ONNX file of `compress export` ({first_line(error)})") from error
 
     def classify(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         if session.get_inputs()[0].name == "pixels":  # normalisation and softmax are inside

@@ -24,6 +24,7 @@ from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
 from compress.recipe import Augment, Data
 from compress.system import files
 from compress.system.errors import InputError
+from compress.system.hashes import sha256_json
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ def _build(source: Source, size: int, folder: Path, *, mmap: bool, fingerprint: 
         "eval_split": source.evaluation_name,
         "mean": mean,
         "std": std,
-        "sha256": _hash_json([hashes, source.class_names]),
+        "sha256": sha256_json([hashes, source.class_names]),
     }
     files.write_json(folder / "meta.json", {**meta, "arrays": hashes, "fingerprint": fingerprint})
     return {**_content(meta), **arrays}
@@ -251,7 +252,7 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         raise InputError(f"data.holdout {holdout} leaves nothing to train on", "Lower it, or add images.")
     if label_noise:
         noisy = noisy_labels(clean, label_noise, dataset.num_classes)
-        sha256 = _hash_json([dataset.sha256, "label_noise", label_noise])
+        sha256 = sha256_json([dataset.sha256, "label_noise", label_noise])
         dataset = replace(dataset, train_labels=noisy, sha256=sha256)
     if held is None:
         return dataset
@@ -262,7 +263,7 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         eval_images=dataset.train_images[held],
         eval_labels=clean[held],
         eval_split=f"{holdout:g} of train, held out",
-        sha256=_hash_json([dataset.sha256, holdout]),
+        sha256=sha256_json([dataset.sha256, holdout]),
     )
 
 
@@ -283,7 +284,3 @@ def noisy_labels(labels: NDArray[np.int64], part: float, num_classes: int) -> ND
     draws = np.random.PCG64(_NOISE_SEED).random_raw(2 * len(labels)).reshape(-1, 2)
     other = (labels + 1 + (draws[:, 1] % (num_classes - 1)).astype(np.int64)) % num_classes
     return np.where(draws[:, 0] / 2.0**64 < part, other, labels)
-
-
-def _hash_json(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from compress.system.errors import InputError
+from compress.system.errors import InputError, first_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 MAX_PIXELS = 100_000_000
@@ -129,8 +129,8 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else ""
-    return "not an image" if text.startswith("cannot identify") else text or type(error).__name__
+    text = first_line(error)
+    return "not an image" if text.startswith("cannot identify") else text
 
 
 def _worker() -> int:

@@ -1,7 +1,5 @@
 """The recipe as a whole: its sections, and the rules between them."""
 
-import hashlib
-import json
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -12,6 +10,7 @@ from compress.recipe.section import Section
 from compress.recipe.supervision import FeatureTerm, Supervision
 from compress.recipe.teacher import Model, Teacher
 from compress.recipe.train import Train
+from compress.system.hashes import sha256_json
 
 
 class Recipe(Section):
@@ -67,4 +66,4 @@ class Recipe(Section):
         """Hash of the recipe. The place of the data does not count."""
         content = self.dump()
         content["data"].pop("root")
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return sha256_json(content)

@@ -5,8 +5,6 @@ assistant is distilled from the model before it. Its run is kept below runs/assi
 it, so that other runs reuse it.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,6 +27,7 @@ from compress.runs.records import AssistantRecord
 from compress.runs.teacher import TRAINING_FORMAT
 from compress.system import files
 from compress.system.errors import CompressError, InputError
+from compress.system.hashes import sha256_json
 from compress.training.checkpoint import has_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -170,7 +169,7 @@ def _key(step: Recipe, dataset: Dataset, teacher_sha256: str) -> str:
         "train": {key: value for key, value in recipe["train"].items() if key not in HOUSEKEEPING},
         **{section: recipe[section] for section in ("teacher", "student", "supervision")},
     }
-    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_json(determines)[:16]
 
 
 def _is_kept(run: Run, last: AssistantRecord) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 from compress.data import Dataset
 from compress.losses.terms import tap
 from compress.recipe import Recipe
-from compress.system.errors import InputError
+from compress.system.errors import InputError, first_line
 
 
 def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
@@ -29,7 +29,7 @@ def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
             shape = list(model.eval()(torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)).shape)
         except Exception as error:
             raise InputError(
-                f"the {role} does not take images of {dataset.image_size} pixels ({str(error).splitlines()[0]})",
+                f"the {role} does not take images of {dataset.image_size} pixels ({first_line(error)})",
                 "Choose another data.image_size or model, or give a ViT its size, as in args: {img_size: 32}.",
             ) from error
     model.train(was_training)

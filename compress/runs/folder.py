@@ -64,8 +64,15 @@ class Run:
         Raises:
             InputError: the run is not finished, or its manifest lacks a result.
         """
-        finished_run(self.path)
+        self.check_finished()
         return FinishedManifest.read(self.manifest_file)
+
+    def check_finished(self) -> None:
+        """Raises InputError where the run is not finished."""
+        if not (manifest := self.manifest).finished:
+            raise InputError(
+                f"run {self.path} is not finished, but {manifest.status}", "Go on with `compress distill --resume`."
+            )
 
     @property
     def recipe_file(self) -> Path:
@@ -96,11 +103,11 @@ class Run:
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.training_files.metrics
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.training_files.checkpoints
 
     @property
     def qat_checkpoints(self) -> Path:
@@ -125,9 +132,10 @@ class Run:
         """The folder that `compress push` uploads."""
         return self.path / "hub"
 
+    @property
     def training_files(self) -> TrainingFiles:
         """Where the student's training writes."""
-        return TrainingFiles(self.metrics, self.checkpoints, self.path / "tensorboard")
+        return TrainingFiles.below(self.path)
 
     def finished_files(self) -> dict[Path, bytes]:
         """The content of recipe.yaml and manifest.json if the run is finished, else {}."""
@@ -160,17 +168,9 @@ class TeacherFolder:
         return self.path / "model"
 
     @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
     def training_files(self) -> TrainingFiles:
         """Where the teacher's training writes."""
-        return TrainingFiles(self.metrics, self.checkpoints, self.path / "tensorboard")
+        return TrainingFiles.below(self.path)
 
     @property
     def trained(self) -> bool:
@@ -257,10 +257,7 @@ def finished_run(path: Path | None) -> Run:
     """
     if path is not None:
         run = Run(path)
-        if not (manifest := run.manifest).finished:
-            raise InputError(
-                f"run {path} is not finished, but {manifest.status}", "Go on with `compress distill --resume`."
-            )
+        run.check_finished()
         return run
     finished = [run for run in all_runs() if run.manifest.finished]
     if not finished:

@@ -9,22 +9,28 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from compress.runs.folder import MANIFEST, Run, TeacherFolder, all_runs, read_teacher_record, runs_root
+from compress.runs.folder import (
+    MANIFEST,
+    Run,
+    TeacherFolder,
+    all_runs,
+    assistants_root,
+    read_teacher_record,
+    runs_root,
+    teachers_root,
+)
 from compress.runs.locks import LOCK, is_held
 from compress.system.errors import InputError, MachineError
 
 
-def list_runs(root: Path | None = None) -> list[dict[str, Any]]:
-    """A row for each run, oldest first.
-
-    Args:
-        root: runs/ by default.
+def list_runs() -> list[dict[str, Any]]:
+    """A row for each run below runs/, oldest first.
 
     Returns:
         Dictionaries that JSON can hold. Accuracies are fractions, `megabytes` counts 10^6 bytes.
     """
     rows = []
-    for run in all_runs(root):
+    for run in all_runs():
         manifest = run.manifest
         rows.append(
             {
@@ -42,7 +48,7 @@ def list_runs(root: Path | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def prune(root: Path | None = None, *, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
+def prune(*, failed: bool = False, remove: bool = False) -> list[tuple[Path, int]]:
     """What can go, with its size in bytes. Only `remove` removes it.
 
     - Checkpoints of finished runs. Such a run can then not be extended.
@@ -51,38 +57,37 @@ def prune(root: Path | None = None, *, failed: bool = False, remove: bool = Fals
 
     Folders that a process holds are left alone. Teachers and assistants stay while any run is not finished.
 
-    Args:
-        root: runs/ by default.
-
     Raises:
         MachineError: a folder cannot be removed.
     """
-    root = root or runs_root()
     candidates: list[Path] = []
-    runs = all_runs(root)
+    runs = all_runs()
     for run in runs:
         if run.manifest.finished:
             candidates += [run.checkpoints, run.qat_checkpoints]
         elif failed and run.manifest.student_sha256 is None:  # a run that was finished once keeps its student
             candidates.append(run.path)
-    kept = [run.manifest for run in [*runs, *_further_down(root)] if run.path not in candidates]
+    kept = [run.manifest for run in [*runs, *_further_down()] if run.path not in candidates]
     if all(manifest.finished for manifest in kept):
         teachers = [manifest.teacher for manifest in kept if manifest.teacher is not None]
         used = {one.sha256 for teacher in teachers for one in [teacher, *(teacher.members or [])]}
         used |= {assistant.sha256 for manifest in kept for assistant in manifest.assistants}
-        for path in sorted((root / "teachers").glob("*")):
+        for path in sorted(teachers_root().glob("*")):
             folder = TeacherFolder(path)
-            if folder.metrics.exists() and (sha256 := _teacher_sha256(folder)) not in used and (sha256 or failed):
+            if not folder.training_files.metrics.exists():
+                continue
+            sha256 = _teacher_sha256(folder)
+            if sha256 not in used and (sha256 is not None or failed):
                 candidates.append(path)
-        assistants = all_runs(root / "assistants")
+        assistants = all_runs(assistants_root())
         candidates += [run.path for run in assistants if run.manifest.student_sha256 not in used]
     return [(path, size) for path in candidates if path.exists() and (size := _remove(path, remove)) is not None]
 
 
-def _further_down(root: Path) -> list[Run]:
+def _further_down() -> list[Run]:
     """Runs of sweeps and studies, which have their own folder."""
-    parents = {path.parent.parent for path in root.glob(f"*/*/**/{MANIFEST}")}
-    return [run for parent in sorted(parents - {root / "teachers", root / "assistants"}) for run in all_runs(parent)]
+    parents = {path.parent.parent for path in runs_root().glob(f"*/*/**/{MANIFEST}")}
+    return [run for parent in sorted(parents - {teachers_root(), assistants_root()}) for run in all_runs(parent)]
 
 
 def _status(run: Run) -> str:

@@ -22,6 +22,8 @@ class Record(BaseModel):
 
     def __getitem__(self, name: str) -> Any:
         """An entry by name. Older scripts read the manifest as a dictionary."""
+        if name not in type(self).model_fields and name not in (self.model_extra or {}):
+            raise KeyError(name)
         return getattr(self, name)
 
     def dump(self) -> dict[str, Any]:

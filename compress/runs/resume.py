@@ -3,7 +3,6 @@
 In: a recipe and the command's options. Out: the run, its resolved recipe, and whether there is work to do.
 """
 
-import logging
 from pathlib import Path
 
 import torch
@@ -16,8 +15,6 @@ from compress.runs.folder import Run, all_runs, new_run
 from compress.runs.resolve import resolve
 from compress.system.errors import CompressError, InputError, UsageError
 from compress.training.checkpoint import has_checkpoints, newest_checkpoint
-
-logger = logging.getLogger(__name__)
 
 _FREE_TO_CHANGE = {"data.root", *(f"train.{key}" for key in HOUSEKEEPING)}
 _EXTENSIONS = {"train.epochs", *(f"train.{key}" for key in FINE_TUNING)}

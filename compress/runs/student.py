@@ -132,7 +132,7 @@ def trained_student(
         objective=Objective.of(recipe.supervision, label_smoothing=settings.label_smoothing),
         settings=settings,
         augment=recipe.data.augment,
-        files=run.training_files(),
+        files=run.training_files,
         provenance={"data": dataset.sha256, "teacher": supervisor.sha256},
         views=_views(recipe, dataset, supervisor, splits.train.images.device),
         label=label,

@@ -5,8 +5,6 @@ comes from a checkpoint, from the timm hub or from the caller. It is trained to 
 """
 
 import copy
-import hashlib
-import json
 import logging
 import shutil
 from contextlib import nullcontext
@@ -28,6 +26,7 @@ from compress.runs.locks import in_turn, require_common_folder, scratch
 from compress.runs.records import MemberRecord, TeacherRecord
 from compress.system import files
 from compress.system.errors import InputError, UsageError
+from compress.system.hashes import sha256_json
 from compress.system.seeds import stream
 from compress.training import accuracy, finish, logits_of, train
 from compress.training.loop import Job
@@ -109,7 +108,7 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
         "seed": recipe.teacher.seed,
         "train": recipe.train.model_dump(exclude={"epochs", "seed", *HOUSEKEEPING, *FINE_TUNING}),
     }
-    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_json(determines)[:16]
 
 
 def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> TeacherFolder:
@@ -147,13 +146,13 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Teacher
         )
         trained = finish(train(model, job, splits))
         _save_with_record(trained, folder.model, dataset, splits, source="train")
-        world.from_leader(lambda: shutil.rmtree(folder.checkpoints, ignore_errors=True))
+        world.from_leader(lambda: shutil.rmtree(folder.training_files.checkpoints, ignore_errors=True))
     return folder
 
 
 def _take_over(kept: TeacherFolder, run: Run) -> None:
     files.link_folder(kept.model, run.teacher)
-    MetricsLog(run.metrics).replace_phase("teacher", kept.metrics)
+    MetricsLog(run.metrics).replace_phase("teacher", kept.training_files.metrics)
 
 
 def _save_foreign_teacher(settings: Member, folder: Path, dataset: Dataset, splits: Splits) -> Path:

@@ -18,7 +18,15 @@ from compress.runs.folder import finished_run
 from compress.sweeps.cells import Cell
 from compress.sweeps.lockstep import Outcome
 from compress.system import console
-from compress.system.errors import CompressError, InputError, Interrupted, MachineError, fault, install_extra
+from compress.system.errors import (
+    CompressError,
+    InputError,
+    Interrupted,
+    MachineError,
+    fault,
+    first_line,
+    install_extra,
+)
 from compress.system.interrupts import deferred
 
 RunGroup = Callable[..., dict[str, Outcome]]
@@ -125,8 +133,7 @@ def _left(cell: Cell, error: Exception) -> Outcome:
     try:
         return finished_run(cell.folder)
     except InputError:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return MachineError(f"its Ray worker died {_RETRIES + 1} times, at last with: {reason}")
+        return MachineError(f"its Ray worker died {_RETRIES + 1} times, at last with: {first_line(error)}")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
@@ -53,6 +53,11 @@ class TrainingFiles:
     metrics: Path
     checkpoints: Path
     tensorboard: Path
+
+    @classmethod
+    def below(cls, folder: Path) -> Self:
+        """Under their usual names, in the folder of a run or of a trained teacher."""
+        return cls(folder / "metrics.jsonl", folder / "checkpoints", folder / "tensorboard")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ folded into the weight.
 
 import copy
 import hashlib
-import logging
 import shutil
 from collections.abc import Generator
 from dataclasses import replace
@@ -33,8 +32,6 @@ from compress.system.errors import UsageError
 from compress.training.checkpoint import newest_checkpoint
 from compress.training.loop import Job, Position, train
 from compress.training.memo import Memo
-
-logger = logging.getLogger(__name__)
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _INPUT = "input_quantizer"

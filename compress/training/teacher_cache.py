@@ -3,8 +3,6 @@
 In: a function that computes logits. Out: float16 [N, C], memory-mapped. A view is complete or absent.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from compress.system import files
+from compress.system.hashes import sha256_json
 from compress.system.interrupts import Flag
 
 _FORMAT = 1  # raise it when the same key would mean other logits
@@ -31,9 +30,9 @@ class TeacherViews:
     """
 
     def __init__(self, *, count: int, samples: int, device: torch.device, determined_by: dict[str, Any]) -> None:
-        key = json.dumps({"format": _FORMAT, **determined_by}, sort_keys=True)
+        key = sha256_json({"format": _FORMAT, **determined_by})[:16]
         self.count, self._samples, self._device = count, samples, device
-        self.folder = files.cache_folder() / "teacher-logits" / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.folder = files.cache_folder() / "teacher-logits" / key
         self._open: tuple[int, Tensor] | None = None
 
     def logits(self, view: int, compute: Callable[[int, Tensor], Tensor], interrupted: Flag) -> Tensor:

@@ -4,7 +4,6 @@ Every block of numbers names its source: `measured`, `proxy` (measured on a stan
 Accuracies and drops are fractions, times milliseconds, sizes bytes or megabytes of 10^6.
 """
 
-import hashlib
 import json
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from compress.recipe import Section
 from compress.runs.folder import Run
 from compress.system import files
 from compress.system.errors import InputError
+from compress.system.hashes import sha256_json
 from export import statistics
 
 SCHEMA_VERSION = 1
@@ -290,7 +290,7 @@ def read_benchmark(run: Run) -> Benchmark:
 
 def _digest(content: dict[str, Any]) -> str:
     rest = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return sha256_json(rest)
 
 
 def benchmark_schema() -> dict[str, Any]:

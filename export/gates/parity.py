@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from scipy.special import betaincinv  # scipy.stats takes 0.7 s to import
 
-from compress.system.errors import GateError, InputError
+from compress.system.errors import GateError, InputError, first_line
 from export.onnx import load
 from export.records import DropRecord
 from export.statistics import CONFIDENCE, PairedDrop
@@ -32,7 +32,7 @@ def check_graph(path: Path) -> None:
     try:
         onnx.checker.check_model(load(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise GateError(f"{path.name} is not valid ONNX: {reason}", "This is a fault of the exporter") from error
 
 

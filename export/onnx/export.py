@@ -17,7 +17,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from compress.system.errors import GateError, InputError
+from compress.system.errors import GateError, InputError, first_line
 from export.onnx.file import INPUT_NAME, OUTPUT_NAME, load, save, set_metadata
 
 # LayerNormalization exists from opset 17 and Gelu from 20; without them both become chains of small operators.
@@ -63,7 +63,7 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, channels: int 
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise InputError(
             f"torch cannot export {type(model).__name__} to ONNX: {reason}",
             "The model must take one batch of images whose size does not matter to its control flow",

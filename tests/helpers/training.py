@@ -38,10 +38,6 @@ def splits(count: int = 50, *, size: int = 6, device: str = "cpu") -> Splits:
     return Splits(Images(pixels, labels, mean, std), Images(pixels[:20].clone(), labels[:20], mean, std))
 
 
-def training_files(folder: Path) -> TrainingFiles:
-    return TrainingFiles(folder / "metrics.jsonl", folder / "checkpoints", folder / "tensorboard")
-
-
 def trained(
     model: nn.Module,
     *,
@@ -62,7 +58,7 @@ def trained(
         objective=objective,
         settings=settings,
         augment=augment,
-        files=training_files(folder),
+        files=TrainingFiles.below(folder),
         provenance=provenance,
     )
     return finish(train(model, job, splits, teacher=teacher, memo=memo))

@@ -1,5 +1,6 @@
 """The Python API: recipes, modules handed over, and students that are loaded again."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from compress import distill, load_recipe, load_student
+from compress.runs import Run
 from compress.system.errors import InputError
 
 
@@ -39,6 +41,25 @@ def test_a_module_of_other_classes_is_refused(here: Path, tiny_recipe: Path) -> 
     for role in ("teacher", "student"):
         with pytest.raises(InputError, match=rf"the {role} has outputs of shape \[5\].* 3 classes"):
             distill(load_recipe(tiny_recipe), out=role, **{role: Net(5)})
+
+
+class Mute(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise ValueError
+
+
+def test_a_module_that_fails_without_a_word_is_refused_in_words(here: Path, tiny_recipe: Path) -> None:
+    with pytest.raises(InputError, match=r"the student does not take images of 8 pixels \(ValueError\)"):
+        distill(load_recipe(tiny_recipe), out="out", student=Mute())
+
+
+def test_the_manifest_reads_as_the_dictionary_that_it_was(finished: Path) -> None:
+    manifest = Run(finished).manifest
+    content = json.loads((finished / "manifest.json").read_text())
+    assert manifest["student_top1"] == content["student_top1"]
+    assert manifest["teacher"]["sha256"] == content["teacher"]["sha256"]
+    with pytest.raises(KeyError, match="nonsense"):
+        manifest["nonsense"]
 
 
 def test_a_student_whose_weights_were_altered_is_refused(here: Path, finished: Path, tmp_path: Path) -> None:

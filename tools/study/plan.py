@@ -3,8 +3,6 @@
 In: a YAML file of tools/study. Out: a Study, and its runs as cells of compress.sweeps.cells.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +16,7 @@ from compress.recipe.strict_yaml import parse_yaml
 from compress.runs.folder import runs_root
 from compress.sweeps.cells import Cell
 from compress.system.errors import UsageError
+from compress.system.hashes import sha256_json
 
 Values = dict[str, Any]
 """Keys of a recipe, with dots, and their values."""
@@ -74,7 +73,7 @@ class Study(Section):
     def sha256(self) -> str:
         """Of all but the seeds, to which more may be added."""
         content = self.model_dump(mode="json", exclude={"seeds"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return sha256_json(content)
 
     @property
     def folder(self) -> Path:

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from compress.recipe import Section
 from compress.runs.folder import Run, TeacherFolder, now, runs_root, teachers_root
 from compress.system import files
-from compress.system.errors import InputError, MachineError
+from compress.system.errors import InputError, MachineError, first_line
 
 PART_BYTES = 15_000_000
 INDEX = "state.json"
@@ -63,7 +63,7 @@ class State:
         try:
             found = Index.model_validate_json((folder / INDEX).read_bytes())
         except (OSError, ValidationError) as error:
-            raise _damaged(folder, f"{INDEX} cannot be read: {str(error).splitlines()[0]}") from None
+            raise _damaged(folder, f"{INDEX} cannot be read: {first_line(error)}") from None
         if (found.study, found.study_sha256) != (study, study_sha256):
             raise InputError(
                 f"{folder} is the state of another study, {found.study}, or of another version of it",
