@@ -127,11 +127,12 @@ def test_sigterm_saves_the_runs_of_all_workers_and_the_same_command_goes_on(
 
 def test_afterwards_signals_do_what_they_did_before(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray would leave a handler behind that ends the command with a code of its own."""
+    from compress.sweeps.local import run_group
     from compress.sweeps.ray import run_on_ray
 
     monkeypatch.setenv("RAY_ADDRESS", address)
     before = signal.getsignal(signal.SIGTERM)
-    assert list(run_on_ray([], recipe_name="none", device="cpu")) == []
+    assert list(run_on_ray([], run_group, recipe_name="none", device="cpu")) == []
     assert signal.getsignal(signal.SIGTERM) is before
 
 
