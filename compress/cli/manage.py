@@ -103,7 +103,7 @@ def recipe_list(json_: bool) -> None:
                     "teacher": one.teacher.model,
                     "student": one.student.model,
                     "method": one.supervision.method,
-                    "epochs": one.train.epochs,
+                    "epochs": one.training.epochs,
                 }
                 for name, one in recipes.items()
             ]
@@ -112,7 +112,7 @@ def recipe_list(json_: bool) -> None:
     for name, one in recipes.items():
         click.echo(
             f"{name:<26}{one.data.name}: {one.teacher.model} teaches {one.student.model}, "
-            f"{one.supervision.method}, {one.train.epochs} epochs"
+            f"{one.supervision.method}, {one.training.epochs} epochs"
         )
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from compress.recipe.schema import Recipe
     from compress.recipe.section import Section
     from compress.recipe.supervision import FeatureTerm, Supervision, Term
-    from compress.recipe.teacher import Member, Model, Teacher
-    from compress.recipe.train import Train
+    from compress.recipe.teacher import Member, Model, Student, Teacher
+    from compress.recipe.train import Train, TrainSettings
 
 __all__ = [
     "Augment",
@@ -28,10 +28,12 @@ __all__ = [
     "Model",
     "Recipe",
     "Section",
+    "Student",
     "Supervision",
     "Teacher",
     "Term",
     "Train",
+    "TrainSettings",
     "changed_keys",
     "load_recipe",
     "recipe_schema",
@@ -56,7 +58,9 @@ _HOMES = {
     "Term": "compress.recipe.supervision",
     "Member": "compress.recipe.teacher",
     "Model": "compress.recipe.teacher",
+    "Student": "compress.recipe.teacher",
     "Teacher": "compress.recipe.teacher",
     "Train": "compress.recipe.train",
+    "TrainSettings": "compress.recipe.train",
 }
 __getattr__ = hand_on(__name__, _HOMES)

@@ -33,6 +33,13 @@ class Data(Section):
     image_size: int | None = Field(
         default=None, ge=4, le=1024, description="Pixels a side. Default: the data set's own. Needed for folder."
     )
+    crop_pct: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="For evaluation the shorter side is resized to image_size / crop_pct, and the centre is cropped. "
+        "Default: what published weights of the student say, else 1.",
+    )
     augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
     holdout: float = Field(
         default=0.0,

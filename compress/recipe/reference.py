@@ -52,7 +52,9 @@ def _section(title: str, path: str, section: dict[str, Any], schema: dict[str, A
     parts += [_row(key, value, required=key in required) for key, value in properties.items()]
     parts.append("")
     for key, value in properties.items():
-        if "properties" in (inside := _resolved(value, schema)):
+        if path == "teacher" and key == "train":
+            parts += [f"### {path}.{key}", "", "The keys of [train](#train), apart from `seed` and `quantize...`.", ""]
+        elif "properties" in (inside := _resolved(value, schema)):
             parts += _section(f"### {path}.{key}", f"{path}.{key}", inside, schema)
     return parts
 

@@ -8,8 +8,8 @@ from compress.recipe.data import Data
 from compress.recipe.deploy import BenchmarkLimits, Export
 from compress.recipe.section import Section
 from compress.recipe.supervision import FeatureTerm, Supervision
-from compress.recipe.teacher import Model, Teacher
-from compress.recipe.train import Train
+from compress.recipe.teacher import Student, Teacher
+from compress.recipe.train import TeacherTrain, Train, TrainSettings
 from compress.system.hashes import sha256_json
 
 
@@ -18,25 +18,38 @@ class Recipe(Section):
 
     data: Data = Field(description="Which pictures.")
     teacher: Teacher = Field(description="The model that the student learns from.")
-    student: Model = Field(description="The model that is distilled.")
+    student: Student = Field(description="The model that is distilled.")
     supervision: Supervision = Field(default=Supervision(), description="The losses.")
     train: Train = Field(default=Train(), description="How models are trained.")
     export: Export = Field(default=Export(), description="How files are made, and their gates.")
     benchmark: BenchmarkLimits = Field(default=BenchmarkLimits(), description="Limits of the verdict.")
 
     @model_validator(mode="after")
-    def _warmups_are_parts_of_training(self) -> Self:
-        train = self.train
-        if train.warmup_epochs and train.schedule == "constant":
-            raise ValueError("train.warmup_epochs needs train.schedule: cosine or step")
-        trained = {"train.epochs": train.epochs}
+    def _epochs_have_room(self) -> Self:
+        """Epochs that are open are judged once they are decided (`compress.runs.resolve`)."""
+        trainings: list[tuple[str, TeacherTrain, int | None]] = [("", self.train, self.train.epochs)]
         for number, member in enumerate(self.teacher.members):
-            if member.source == "train" and member.epochs is not None:
-                trained[f"teacher.ensemble.{number - 1}.epochs" if number else "teacher.epochs"] = member.epochs
-        for key, epochs in trained.items():
-            if train.warmup_epochs >= epochs:
-                raise ValueError(f"train.warmup_epochs {train.warmup_epochs:g} must be less than {key}, {epochs}")
-        epochs, key = train.epochs, "train.epochs"
+            path = f"teacher.ensemble.{number - 1}." if number else "teacher."
+            if member.trained_here:
+                own = member.train
+                epochs = member.epochs or (None if own is None else own.epochs)
+                trainings.append((path, own or self.train, epochs))
+        for path, train, epochs in trainings:
+            warmup = train.warmup_epochs or 0.0
+            if warmup and train.schedule == "constant":
+                raise ValueError("train.warmup_epochs needs train.schedule: cosine or step")
+            key = f"{path}{'epochs' if path else 'train.epochs'}"
+            if epochs is not None and warmup >= epochs:
+                raise ValueError(f"train.warmup_epochs {warmup:g} must be less than {key}, {epochs}")
+            if epochs is not None and train.freeze_epochs >= epochs:
+                raise ValueError(f"train.freeze_epochs {train.freeze_epochs:g} must be less than {key}, {epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _terms_end_within_training(self) -> Self:
+        train, epochs, key = self.train, self.train.epochs, "train.epochs"
+        if epochs is None:
+            return self
         if train.quantize is not None:
             epochs, key = epochs + train.quantize_epochs, "train.epochs and train.quantize_epochs together"
         for number, (start, risen) in enumerate((t.schedule.start, t.schedule.risen) for t in self.supervision.terms):
@@ -48,6 +61,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _assistants_start_like_the_student(self) -> Self:
+        for number, assistant in enumerate(self.teacher.assistants):
+            if assistant.published != self.student.published:
+                raise ValueError(
+                    f"teacher.assistants.{number} and the student share the train section: both must start with "
+                    "published weights (pretrained), or neither"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _features_need_the_teacher_itself(self) -> Self:
         if features := [term.name for term in self.supervision.terms if isinstance(term, FeatureTerm)]:
             looks = f"{features[0]} of supervision.terms looks inside"
@@ -56,6 +79,11 @@ class Recipe(Section):
             if self.teacher.ensemble:
                 raise ValueError(f"{looks} one teacher, and teacher.ensemble has several: leave one out")
         return self
+
+    @property
+    def training(self) -> TrainSettings:
+        """The settings of the student's training. Open ones have their defaults."""
+        return self.train.decided(published=self.student.published)
 
     def dump(self) -> dict[str, Any]:
         """The recipe as plain data for JSON, with every key."""

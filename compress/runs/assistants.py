@@ -18,7 +18,7 @@ from compress import models
 from compress.data import Dataset
 from compress.distributed.world import current
 from compress.models import Ensemble
-from compress.recipe import Model, Recipe, Teacher, Train
+from compress.recipe import Member, Recipe, Student, Teacher, Train
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.runs.checks import check_features, check_logits
 from compress.runs.folder import Run, assistants_root
@@ -80,10 +80,16 @@ def assistant_step(
     return AssistantStep(f"assistant {number}, {settings.model}", step, run)
 
 
-def as_next_teacher(teacher: Teacher, assistant: Model, run: Run) -> Teacher:
+def as_next_teacher(teacher: Teacher, assistant: Student, run: Run) -> Teacher:
     """A finished assistant as the teacher in the recipe of the next step."""
-    return teacher.model_copy(
-        update={**dict(assistant), "ensemble": [], "source": "checkpoint", "checkpoint": str(run.student)}
+    return Teacher(
+        model=assistant.model,
+        stem=assistant.stem,
+        args=assistant.args,
+        source="checkpoint",
+        checkpoint=str(run.student),
+        seed=teacher.seed,
+        cache=teacher.cache,
     )
 
 
@@ -147,7 +153,7 @@ def check_assistants(recipe: Recipe, dataset: Dataset, given_teacher: nn.Module 
             check_features(learner, recipe, dataset, "student")
 
 
-def _made(settings: Model, dataset: Dataset) -> nn.Module:
+def _made(settings: Member | Student, dataset: Dataset) -> nn.Module:
     return models.create_model(settings, num_classes=dataset.num_classes, image_size=dataset.image_size)
 
 

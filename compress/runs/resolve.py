@@ -3,30 +3,32 @@
 In: a recipe and the device. Out: the recipe that a run records as its recipe.yaml.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from compress.data import resolve_augment
 from compress.data.sources import LAYOUTS
-from compress.recipe import Recipe
+from compress.recipe import Member, Recipe, Train, validate_recipe
 from compress.recipe.methods import default_alpha
+from compress.recipe.train import FINE_TUNING, OPEN, TeacherTrain
+
+_OF_THE_START = (*OPEN, "head_lr", "freeze_epochs")
+"""Settings that a teacher does not take from the recipe's train where it starts with weights of another kind."""
+_NEVER_THE_TEACHERS = ("freeze", "seed", *FINE_TUNING)
 
 
 def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> Recipe:
     """Gives every open setting of the recipe a value.
 
-    Image size, epochs of the teachers, alpha, precision and augmentation may be open.
-
     Args:
         device: decides `precision: auto`.
         like: the recipe of the run to continue. Open epochs and precision are taken from it.
+
+    Raises:
+        UsageError: a setting does not fit the decided epochs.
     """
     size = given.data.image_size or LAYOUTS[given.data.name].image_size
-    epochs = given.teacher.epochs
-    if epochs is None:
-        epochs = like.teacher.epochs if like is not None else given.train.epochs
-    members = [member.model_copy(update={"epochs": member.epochs or epochs}) for member in given.teacher.ensemble]
     method = given.supervision.method
     alpha = given.supervision.alpha
     if alpha is None and method != "ce":
@@ -34,14 +36,50 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
     precision = given.train.precision
     if precision == "auto":
         precision = like.train.precision if like is not None else fast_precision(device)
-    return given.model_copy(
-        update={
-            "train": given.train.model_copy(update={"precision": precision}),
-            "data": given.data.model_copy(update={"image_size": size, "augment": resolve_augment(given.data)}),
-            "teacher": given.teacher.model_copy(update={"epochs": epochs, "ensemble": members}),
-            "supervision": given.supervision.model_copy(update={"alpha": alpha}),
-        }
-    )
+    train = given.train.model_copy(update={"precision": precision})
+    first = _member(given.teacher, given, train, None if like is None else like.teacher, epochs=None)
+    epochs = first["train"]["epochs"] if first["train"] else None
+    others = [_member(member, given, train, None, epochs=epochs) for member in given.teacher.ensemble]
+    content = given.dump()
+    content["data"] |= {"image_size": size, "augment": resolve_augment(given.data).model_dump()}
+    content["teacher"] |= {**first, "ensemble": others}
+    content["supervision"]["alpha"] = alpha
+    content["train"] = train.decided(published=given.student.published).model_dump()
+    return validate_recipe(content)
+
+
+def _member(member: Member, given: Recipe, train: Train, like: Member | None, *, epochs: int | None) -> dict[str, Any]:
+    """A teacher as plain data, with settings of its own training where it is trained here.
+
+    Args:
+        train: the recipe's, from which it takes what it does not set itself.
+        like: the teacher of the run to continue.
+        epochs: of the first teacher, for the others of an ensemble.
+    """
+    content = {**member.model_dump(mode="json"), "epochs": None}
+    if not member.trained_here:
+        return {**content, "train": None}
+    published = member.source == "finetune"
+    alike = published == given.student.published
+    left_out = _NEVER_THE_TEACHERS if alike else (*_NEVER_THE_TEACHERS, *_OF_THE_START)
+    settings = {key: value for key, value in train.model_dump().items() if key not in left_out}
+    own = {} if member.train is None else member.train.model_dump(include=member.train.model_fields_set)
+    if own.get("precision") == "auto":
+        own.pop("precision")
+    settings |= {key: value for key, value in own.items() if value is not None}
+    if member.epochs is not None:
+        settings["epochs"] = member.epochs
+    elif own.get("epochs") is None and (kept := epochs or _epochs(like)):
+        settings["epochs"] = kept
+    decided = Train.model_validate(settings).decided(published=published)
+    return {**content, "train": decided.model_dump(include=set(TeacherTrain.model_fields))}
+
+
+def _epochs(like: Member | None) -> int | None:
+    """Those of the teacher in the recipe of a run; runs of earlier versions have them beside its train."""
+    if like is None:
+        return None
+    return like.epochs if like.train is None else like.train.epochs
 
 
 def fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:

@@ -4,19 +4,20 @@ In: a recipe and the command's options. Out: the run, its resolved recipe, and w
 """
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from compress.data import Dataset, load_data
 from compress.distributed.world import current, processes
-from compress.recipe import Recipe, changed_keys
+from compress.recipe import Member, Recipe, Train, changed_keys
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.runs.folder import Run, all_runs, new_run
 from compress.runs.resolve import resolve
 from compress.system.errors import CompressError, InputError, UsageError
 from compress.training.checkpoint import has_checkpoints, newest_checkpoint
 
-_FREE_TO_CHANGE = {"data.root", *(f"train.{key}" for key in HOUSEKEEPING)}
+M = TypeVar("M", bound=Member)
 _EXTENSIONS = {"train.epochs", *(f"train.{key}" for key in FINE_TUNING)}
 
 
@@ -47,11 +48,11 @@ def open_run(
     if old is None:
         resolved = resolve(given, device)
         return new_run(resolved, name, out), resolved, True
-    before = old.recipe
+    before = resolve(old.recipe, device, like=old.recipe)  # a run of an earlier version lacks newer settings
     resolved = resolve(given, device, like=before)
     changed = _changed(before, resolved)
     finished = old.manifest.finished
-    extends = extend and set(changed) <= _EXTENSIONS and resolved.train.epochs >= before.train.epochs
+    extends = extend and set(changed) <= _EXTENSIONS and resolved.training.epochs >= before.training.epochs
     if changed and not extends:
         if not _has_begun(old):
             return old if out is not None else new_run(resolved, name, out), resolved, True
@@ -76,16 +77,33 @@ def refuse_other_recipe(run: Run, given: Recipe) -> None:
         UsageError: the run began with another recipe or for another number of epochs.
     """
     try:
-        before, begun = run.recipe, _has_begun(run)
+        recorded, begun = run.recipe, _has_begun(run)
     except CompressError:
         return
-    changed = _changed(before, resolve(given, torch.device("cpu"), like=before))
+    cpu = torch.device("cpu")
+    before = resolve(recorded, cpu, like=recorded)
+    changed = _changed(before, resolve(given, cpu, like=before))
     if changed and begun:
         raise _other_recipe(run, changed, extend=False)
 
 
 def _changed(before: Recipe, resolved: Recipe) -> list[str]:
-    return [key for key in changed_keys(before, resolved) if key not in _FREE_TO_CHANGE]
+    return changed_keys(_without_free_keys(before), _without_free_keys(resolved))
+
+
+def _without_free_keys(recipe: Recipe) -> Recipe:
+    """The recipe with defaults for every setting that may change while a run goes on."""
+    data = recipe.data.model_copy(update={"root": None})
+    housekeeping = {key: Train.model_fields[key].default for key in HOUSEKEEPING}
+
+    def plain(member: M) -> M:
+        train = None if member.train is None else member.train.model_copy(update=housekeeping)
+        return member.model_copy(update={"train": train})
+
+    teacher = plain(recipe.teacher).model_copy(update={"ensemble": [*map(plain, recipe.teacher.ensemble)]})
+    return recipe.model_copy(
+        update={"data": data, "teacher": teacher, "train": recipe.train.model_copy(update=housekeeping)}
+    )
 
 
 def _has_begun(run: Run) -> bool:
@@ -114,8 +132,13 @@ def _run_to_resume(given: Recipe, name: str, out: Path | None, device: torch.dev
     if out is not None:
         return Run(out) if Run(out).manifest_file.exists() else None
     unfinished = [run for run in all_runs() if _is_unfinished(run, name)]
-    same = [run for run in unfinished if not changed_keys(run.recipe, resolve(given, device, like=run.recipe))]
+    same = [run for run in unfinished if _is_same(run.recipe, given, device)]
     return (same or unfinished or [None])[-1]
+
+
+def _is_same(recorded: Recipe, given: Recipe, device: torch.device) -> bool:
+    before = resolve(recorded, device, like=recorded)
+    return not changed_keys(before, resolve(given, device, like=before))
 
 
 def _is_unfinished(run: Run, name: str) -> bool:

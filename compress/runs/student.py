@@ -125,7 +125,7 @@ def trained_student(
         CompressError: whatever training and saving raise.
         Interrupted: a signal arrived.
     """
-    world, settings = current(), recipe.train
+    world, settings = current(), recipe.training
     job = Job(
         phase="student",
         epochs=settings.epochs,

@@ -104,9 +104,7 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
         "augment": recipe.data.augment.model_dump(),
         "architecture": models.architecture(recipe.teacher, dataset.image_size),
         "args": recipe.teacher.args,
-        "epochs": recipe.teacher.epochs,
-        "seed": recipe.teacher.seed,
-        "train": recipe.train.model_dump(exclude={"epochs", "seed", *HOUSEKEEPING, *FINE_TUNING}),
+        "train": recipe.teacher.training.model_dump(exclude={*HOUSEKEEPING, *FINE_TUNING}),
     }
     return sha256_json(determines)[:16]
 
@@ -134,12 +132,12 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Teacher
         check_features(model, recipe, dataset, "teacher")
         name = models.architecture(recipe.teacher, dataset.image_size)
         logger.info(f"teacher: {name}, to be trained in {folder.path}")
-        assert recipe.teacher.epochs is not None
+        settings = recipe.teacher.training
         job = Job(
             phase="teacher",
-            epochs=recipe.teacher.epochs,
-            objective=Objective(recipe.train.label_smoothing),
-            settings=recipe.train.model_copy(update={"seed": recipe.teacher.seed}),
+            epochs=settings.epochs,
+            objective=Objective(settings.label_smoothing),
+            settings=settings,
             augment=recipe.data.augment,
             files=folder.training_files,
             provenance={"data": dataset.sha256},

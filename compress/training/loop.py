@@ -76,7 +76,7 @@ class Job:
     phase: Phase
     epochs: int
     objective: Objective
-    settings: recipe.Train
+    settings: recipe.TrainSettings
     augment: recipe.Augment
     files: TrainingFiles
     provenance: dict[str, Any]
@@ -130,7 +130,9 @@ def train(
         take_terms(state, job.follows)
     log = None
     if state.world.leads:
-        log = MetricsLog(job.files.metrics, tensorboard=job.files.tensorboard if settings.tensorboard else None)
+        log = MetricsLog(
+            job.files.metrics, tensorboard=job.files.tensorboard if "tensorboard" in settings.tracker else None
+        )
     if log is not None:
         log.keep_before(phase, state.epoch)
     with memory_explained(state):

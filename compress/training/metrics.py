@@ -29,7 +29,9 @@ class MetricsLog:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise MachineError("train.tensorboard needs TensorBoard", install_extra("tensorboard")) from None
+                raise MachineError(
+                    "train.tracker: [tensorboard] needs TensorBoard", install_extra("tensorboard")
+                ) from None
             self._writer = SummaryWriter(str(tensorboard))
 
     def keep_before(self, phase: str, epoch: int) -> None:

@@ -55,7 +55,7 @@ class Training:
     terms: Terms | None
     adversary: torch.optim.Optimizer | None
     batches: Batches
-    settings: recipe.Train
+    settings: recipe.TrainSettings
     phase: Phase
     world: World
     epochs_before: int
@@ -118,7 +118,7 @@ def prepare(
     model: nn.Module,
     batches: Batches,
     objective: Objective,
-    settings: recipe.Train,
+    settings: recipe.TrainSettings,
     epochs: int,
     phase: Phase,
     *,
@@ -203,7 +203,7 @@ def _trained(model: nn.Module, terms: Terms | None) -> nn.ModuleList:
     return nn.ModuleList([model] if terms is None else [model, terms.projections])
 
 
-def _optimizer(model: nn.Module, settings: recipe.Train) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, settings: recipe.TrainSettings) -> torch.optim.Optimizer:
     groups = param_groups_weight_decay(model, settings.weight_decay)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)

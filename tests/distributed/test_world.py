@@ -63,7 +63,7 @@ def student(dropout: float = 0.0) -> nn.Sequential:
 
 def first_step(method: str, terms: list[dict[str, Any]], model: nn.Module) -> dict[str, Tensor]:
     """The parts of the loss and every gradient of the first step, as the loop makes them; of INT8 also the ranges."""
-    settings = recipe.Train.model_validate({"batch_size": 32, "precision": "fp32"})
+    settings = recipe.TrainSettings.model_validate({"batch_size": 32, "precision": "fp32"})
     objective = Objective.of(supervision(terms, method), label_smoothing=0.1)
     batches, cheap = batches_and_teacher(
         *(splits().train, network(2, channels=12), objective, settings, recipe.Augment(crop=1, flip=True), "student"),
@@ -105,7 +105,7 @@ def error_of(work: Callable[[], Any]) -> tuple[str, str]:
 
 
 def first_random_number() -> float:
-    settings = recipe.Train.model_validate({"batch_size": 16})
+    settings = recipe.TrainSettings.model_validate({"batch_size": 16})
     objective = Objective.of(supervision([], "ce"), label_smoothing=0.0)
     options = {"views": None, "memo": Memo()}
     batches, _ = batches_and_teacher(

@@ -44,7 +44,7 @@ def trained(
     splits: Splits,
     teacher: nn.Module | None,
     objective: Objective,
-    settings: recipe.Train,
+    settings: recipe.TrainSettings,
     augment: recipe.Augment,
     epochs: int,
     folder: Path,
@@ -78,7 +78,7 @@ def run(
     **options: Any,
 ) -> nn.Module:
     """The small network, trained as the recipe's defaults and these options say."""
-    settings = recipe.Train.model_validate({"epochs": max(epochs, 1), "batch_size": 16, "lr": 0.05, **options})
+    settings = recipe.TrainSettings.model_validate({"epochs": max(epochs, 1), "batch_size": 16, "lr": 0.05, **options})
     return trained(
         model if model is not None else network(1, dropout=0.1),
         splits=data if data is not None else splits(),

@@ -110,7 +110,7 @@ def test_a_step_of_the_discriminator_is_one_of_adam_on_its_own_loss(tmp_path: Pa
         splits=splits(),
         teacher=teacher,
         objective=Objective.of(supervision([{**TERM, "lr": 0.02}], "ce"), label_smoothing=0.0),
-        settings=recipe.Train.model_validate({"epochs": 1, "lr": 0.1, "seed": 3, **options}),
+        settings=recipe.TrainSettings.model_validate({"epochs": 1, "lr": 0.1, "seed": 3, **options}),
         augment=recipe.Augment(crop=0, flip=False),
         epochs=1,
         folder=tmp_path,

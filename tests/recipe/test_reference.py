@@ -27,6 +27,6 @@ def test_every_key_has_a_row_with_a_type_and_a_description() -> None:
 
 
 def test_defaults_are_those_that_the_schema_names() -> None:
-    assert "| `epochs` | integer, at least 1, at most 100,000 | `200` |" in PAGE
+    assert "| `batch_size` | integer, at least 1, at most 1,000,000 | `128` |" in PAGE
     assert "| `cache` | section | `null` |" in PAGE
     assert re.search(r"^\| `views` \| .* \| needed \|", PAGE, re.M)

@@ -89,7 +89,7 @@ def test_one_step_of_plain_kd_is_the_textbook_step(tmp_path: Path) -> None:
     data = splits(16)
     student, teacher = network(1), network(2).eval()
     reference = copy.deepcopy(student)
-    settings = recipe.Train.model_validate(
+    settings = recipe.TrainSettings.model_validate(
         {"epochs": 1, "batch_size": 16, "lr": 0.1, "precision": "fp32", "schedule": "constant", "weight_decay": 0.0}
     )
     result = trained(

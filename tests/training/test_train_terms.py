@@ -42,7 +42,7 @@ def test_a_projection_is_trained_with_the_student_s_learning_rate_and_weight_dec
     """One step of SGD, written out."""
     student, teacher = network(1), network(2, channels=12).eval()
     options = {"batch_size": 50, "precision": "fp32", "schedule": "constant", "momentum": 0.0, "nesterov": False}
-    settings = recipe.Train.model_validate({"epochs": 1, "lr": 0.1, "weight_decay": 0.01, "seed": 3, **options})
+    settings = recipe.TrainSettings.model_validate({"epochs": 1, "lr": 0.1, "weight_decay": 0.01, "seed": 3, **options})
     before = make([FITNET], student, teacher, seed=stream(3, "student", "terms")).projections["fitnet"]
     images = ((splits().train.images / 255 - 0.4) / 0.2).permute(0, 3, 1, 2)
     loss = F.mse_loss(before(student.train()[:3](images)), teacher[:3](images))

@@ -154,7 +154,7 @@ def main(
         whose = write_cifar100(folder / "data" / "cifar-100-python", images)
         os.environ["COMPRESS_CACHE"] = str(folder / "cache")
         recipe = load_recipe(recipe_, method="kd", overrides=["data.name=cifar100", f"data.root={folder / 'data'}"])
-        settings, distillation = recipe.train, distillation_settings(recipe.supervision)
+        settings, distillation = recipe.training, distillation_settings(recipe.supervision)
         assert distillation is not None
         model = functools.partial(models.create_model, num_classes=CLASSES, image_size=SIZE)
         work = Work(

@@ -136,7 +136,7 @@ def training(
         views=views,
         memo=memo or Memo(),
     )
-    return prepare(student, batches, objective, settings.train, settings.train.epochs, "student", teacher=cheap)
+    return prepare(student, batches, objective, settings.training, settings.training.epochs, "student", teacher=cheap)
 
 
 def steps_of_an_epoch(state: Training) -> Generator[Position, None, None]:

@@ -69,7 +69,7 @@ def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Split
     )
     columns: dict[str, list[float]] = {"temperature": [], "cosine": [], "confidence": [], "right": []}
     for step in range(min(BATCHES, batches.steps_per_epoch)):
-        batch = batches.get(recipe.train.epochs - 1, step, Flag())
+        batch = batches.get(recipe.training.epochs - 1, step, Flag())
         assert batch.teacher_logits is not None
         with torch.inference_mode():
             logits = student(batch.images)

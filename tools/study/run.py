@@ -142,7 +142,7 @@ def planned(progress: Progress) -> list[tuple[str, str, int]]:
         for number in range(len(grid))
         for seed in tune.seeds
     ]
-    epochs = {setting: teacher_recipe(study, setting).train.epochs for setting in progress.settings}
+    epochs = {setting: teacher_recipe(study, setting).training.epochs for setting in progress.settings}
     return rows + [
         (final_name(setting, arm.name, seed), setting, epochs[setting])
         for setting in progress.settings
@@ -159,8 +159,8 @@ def outlook(progress: Progress) -> str:
     runs = [("student", setting, progress.study.folder / name, epochs) for name, setting, epochs in planned(progress)]
     teachers = []
     for setting, folder in progress.teachers.items():
-        recipe = teacher_recipe(progress.study, setting)
-        teachers.append(("teacher", setting, folder, recipe.teacher.epochs or recipe.train.epochs))
+        teacher = resolve(teacher_recipe(progress.study, setting), torch.device("cpu")).teacher
+        teachers.append(("teacher", setting, folder, teacher.training.epochs))
     seconds: dict[tuple[str, str], list[float]] = {}
     left: list[tuple[str, str, int]] = []
     for phase, setting, folder, epochs in [*teachers, *runs]:
