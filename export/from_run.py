@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from compress import models
-from compress.data import Dataset, load_data
+from compress.data import Dataset
 from compress.recipe import Export
+from compress.runs.data import data_of_student, data_of_teacher
 from compress.runs.folder import Run, finished_run
 from compress.runs.locks import held
 from compress.runs.student import load_student
@@ -70,11 +71,11 @@ def export_run(
     folder = ExportFolder(run.export)
     with held(run.path), _warning_of_bundles(folder):
         student = load_student(run)
-        dataset = _data(run)
+        dataset = data_of_student(run)
         record = export_model(_student(run, student, dataset), folder, settings, wanted)
         if teacher:
             unprocessed = dataclasses.replace(wanted, preprocess=False)
-            export_model(_teacher(run, dataset), folder.of("teacher"), settings, unprocessed)
+            export_model(_teacher(run), folder.of("teacher"), settings, unprocessed)
         if bundle is not None:
             _bundle(run, folder, dataset, bundle, threads)
     return record
@@ -93,29 +94,18 @@ def _settings(run: Run, formats: Collection[Format], capabilities: Collection[st
         raise UsageError(f"--capability {strange!r} names no GPU", "For example: --capability 89.") from None
 
 
-def _data(run: Run) -> Dataset:
-    dataset = load_data(run.recipe.data)
-    if dataset.sha256 != run.result.data.sha256:
-        raise InputError(
-            f"the {dataset.name} data here is not what {run.path} was trained on", "Point data.root to that data."
-        )
-    return dataset
-
-
 def _student(run: Run, student: nn.Module, dataset: Dataset) -> Source:
     manifest = run.result
     provenance = _provenance(run, dataset, manifest.student_sha256)
     return Source(student, dataset, provenance, manifest.int8_input_ranges)
 
 
-def _teacher(run: Run, dataset: Dataset) -> Source:
+def _teacher(run: Run) -> Source:
     recorded, weights = run.result.teacher.sha256, run.teacher / models.WEIGHTS
     if not weights.is_file() or sha256_file(weights) != recorded:
         raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")
-    model = models.load_model(run.teacher)
-    mean, std = models.normalization(model, dataset)
-    seen = dataclasses.replace(dataset, mean=mean, std=std)
-    return Source(model, seen, _provenance(run, dataset, recorded))
+    dataset = data_of_teacher(run)
+    return Source(models.load_model(run.teacher), dataset, _provenance(run, dataset, recorded))
 
 
 def _provenance(run: Run, dataset: Dataset, weights: str) -> dict[str, str]:
@@ -159,7 +149,7 @@ def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, 
     manifest = run.result
     card = (
         f"Distilled by {manifest.method}: top-1 {manifest.student_top1:.2%} on {manifest.data.eval_split} of "
-        f"{dataset.name} ({manifest.data.eval_images:,} images), its teacher {manifest.teacher_top1:.2%}.\n"
+        f"{dataset.name} ({manifest.data.eval_images:,} images), its teacher {manifest.teacher_accuracy}.\n"
     )
     if kind == "zip":
         make_bundle(folder.bundle_zip, files, dataset, card=card, threads=threads)

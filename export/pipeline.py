@@ -148,6 +148,8 @@ def _metadata(source: Source) -> dict[str, str]:
         "mean": ",".join(f"{value:.9g}" for value in data.mean),
         "std": ",".join(f"{value:.9g}" for value in data.std),
         "image_size": str(data.eval_images.shape[1]),
+        "interpolation": data.interpolation,
+        "crop_pct": f"{data.crop_pct:.9g}",
         "color_order": "RGB",
         **{f"version_{package}": version(package) for package in ("torch", "timm", "onnxscript")},
     }

@@ -129,5 +129,7 @@ class BundleManifest(Record):
     class_names: list[str] = Field(default=[])
     mean: list[float]
     std: list[Annotated[float, Field(gt=0)]]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
     files: dict[str, str]
     """SHA-256 of every other file, by its POSIX path in the bundle."""

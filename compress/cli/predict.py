@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from compress.data.decode import read_image
+from compress.data.decode import Square
+from compress.data.preprocessing import Preprocessing
 from compress.system import files
 from compress.system.errors import InputError, first_line
 from export.folder import ExportFolder
@@ -35,17 +36,17 @@ def predict(model: Path, images: list[Path], *, top: int = 3) -> list[dict[str, 
     Raises:
         InputError: `model` is neither of the two, its weights were altered, or a file is no image.
     """
-    names, size, classify = _from_onnx(model) if model.suffix == ".onnx" else _from_run(model)
+    names, square, classify = _from_onnx(model) if model.suffix == ".onnx" else _from_run(model)
     rows = []
     for path in images:
-        (probabilities,) = classify(read_image(path, size)[None])
+        (probabilities,) = classify(square.read(path)[None])
         best = np.argsort(-probabilities, kind="stable")[:top]
         classes = [{"class": names[c], "probability": round(float(probabilities[c]), 6)} for c in best]
         rows.append({"image": str(path), "classes": classes})
     return rows
 
 
-def _from_run(path: Path) -> tuple[list[str], int, Classifier]:
+def _from_run(path: Path) -> tuple[list[str], Square, Classifier]:
     import torch
 
     from compress import models
@@ -62,10 +63,12 @@ def _from_run(path: Path) -> tuple[list[str], int, Classifier]:
             logits = student(torch.from_numpy(normalise(pixels, mean, std)))
         return softmax(logits.numpy(), axis=1)
 
-    return list(config["label_names"]), cfg["input_size"][-1], classify
+    seen = Preprocessing.of(cfg, str(path))
+    square = Square(cfg["input_size"][-1], seen.interpolation, seen.crop_pct)
+    return list(config["label_names"]), square, classify
 
 
-def _from_onnx(path: Path) -> tuple[list[str], int, Classifier]:
+def _from_onnx(path: Path) -> tuple[list[str], Square, Classifier]:
     from export.onnx import INPUT_NAME, OUTPUT_NAME, open_session
     from export.runtimes import normalise
 
@@ -75,7 +78,9 @@ def _from_onnx(path: Path) -> tuple[list[str], int, Classifier]:
     try:
         session = open_session(path)
         meta = session.get_modelmeta().custom_metadata_map
-        names, size = meta["class_names"].split("\n"), int(meta["image_size"])
+        names = meta["class_names"].split("\n")
+        seen = Preprocessing.of({key: meta.get(key) for key in ("interpolation", "crop_pct")}, str(path))
+        square = Square(int(meta["image_size"]), seen.interpolation, seen.crop_pct)
         mean, std = ([float(value) for value in meta[key].split(",")] for key in ("mean", "std"))
     except Exception as error:
         raise InputError(f"{path} is not an ONNX file of `compress export` ({first_line(error)})") from error
@@ -86,7 +91,7 @@ def _from_onnx(path: Path) -> tuple[list[str], int, Classifier]:
         logits = np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: normalise(pixels, mean, std)})[0])
         return softmax(logits, axis=1)
 
-    return names, size, classify
+    return names, square, classify
 
 
 def _check_recorded(path: Path) -> None:

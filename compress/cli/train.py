@@ -51,7 +51,7 @@ def distill(
         return
     balanced = "" if manifest.data.balanced else f"   balanced {manifest.student_balanced_top1:.2%}"
     console.say(
-        f"\nteacher  top1 {manifest.teacher_top1:.2%}\n"
+        f"\nteacher  top1 {manifest.teacher_accuracy}\n"
         f"student  top1 {manifest.student_top1:.2%}   ({manifest.method}){balanced}\n"
         f"run      {run.path}\n"
         f"student  {run.student / 'model.safetensors'}   metrics  {run.metrics}"

@@ -19,7 +19,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from compress.data.decode import read_images, square
+from compress.data.decode import Square, read_images
+from compress.data.preprocessing import Interpolation, Preprocessing
 from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
 from compress.recipe import Augment, Data
 from compress.system import files
@@ -43,8 +44,13 @@ class Dataset:
         eval_images: uint8 [M, H, W, 3].
         eval_labels: int64 [M].
         eval_split: the name of the evaluation split, for people.
-        mean: of each channel of the train split, in 0..1.
-        std: of each channel of the train split, in 0..1.
+        mean: of each channel in 0..1, with which images are normalised: what published weights expect, else
+            `own_mean`.
+        std: the same for the standard deviation.
+        own_mean: of each channel of the train split, in 0..1.
+        own_std: of each channel of the train split, in 0..1.
+        interpolation: with which images were resized.
+        crop_pct: of the evaluation images. The shorter side was resized to image_size / crop_pct.
         sha256: of all pixels, labels and class names, of the part that is held out, and of the label noise.
     """
 
@@ -57,6 +63,10 @@ class Dataset:
     eval_split: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    own_mean: tuple[float, ...]
+    own_std: tuple[float, ...]
+    interpolation: Interpolation
+    crop_pct: float
     sha256: str
 
     @property
@@ -77,8 +87,13 @@ class Dataset:
         )
 
 
-def load_data(settings: Data) -> Dataset:
+def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dataset:
     """Reads the data set that the recipe names, from the cache where the cache is current.
+
+    Args:
+        settings: the recipe's. Its crop_pct comes before that of the preprocessing.
+        preprocessing: how the model that gets the images sees them. Default: bicubic, whole, normalised with the mean
+            and std of the train split.
 
     Raises:
         InputError: for one of these reasons:
@@ -90,14 +105,23 @@ def load_data(settings: Data) -> Dataset:
         MachineError: the cache cannot be written. $COMPRESS_CACHE chooses another folder for it.
     """
     layout = LAYOUTS[settings.name]
-    size = settings.image_size or layout.image_size
+    seen = preprocessing or Preprocessing()
+    crop_pct = settings.crop_pct or seen.crop_pct
+    square = Square(settings.image_size or layout.image_size, seen.interpolation, crop_pct)
     folder = locate(settings.name, settings.root)
     if settings.name == "digits":
         with tempfile.TemporaryDirectory() as scratch:
-            content = _build(layout.read(folder), size, Path(scratch), mmap=False)
+            content = _build(layout.read(folder), square, Path(scratch), mmap=False)
     else:
-        content = _cached(settings.name, folder, size, layout.read)
-    dataset = Dataset(name=settings.name, **content)
+        content = _cached(settings.name, folder, square, layout.read)
+    dataset = Dataset(
+        name=settings.name,
+        mean=seen.mean or content["own_mean"],
+        std=seen.std or content["own_std"],
+        interpolation=seen.interpolation,
+        crop_pct=crop_pct,
+        **content,
+    )
     if not settings.holdout and not len(dataset.eval_labels):
         raise InputError(
             f"{folder} has no val, valid or test folder", "Add one, or set data.holdout to keep back a part of train."
@@ -123,9 +147,10 @@ def resolve_augment(settings: Data) -> Augment:
     )
 
 
-def _cached(name: str, folder: Path, size: int, read: Callable[[Path], Source]) -> dict[str, Any]:
+def _cached(name: str, folder: Path, square: Square, read: Callable[[Path], Source]) -> dict[str, Any]:
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-    cache = files.cache_folder() / "data" / f"{name}-{size}-{place}"
+    kind = "" if square == Square(square.size) else f"-{square.interpolation}-{square.crop_pct:g}"
+    cache = files.cache_folder() / "data" / f"{name}-{square.size}{kind}-{place}"
     fingerprint = _fingerprint(folder)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -134,14 +159,14 @@ def _cached(name: str, folder: Path, size: int, read: Callable[[Path], Source]) 
                 return content
             source = read(folder)
             count = len(source.train.labels) + (len(source.evaluation.labels) if source.evaluation else 0)
-            needed = count * size * size * 3
+            needed = count * square.size**2 * 3
             logger.info(f"decoding {count:,} images of {name} once, {needed / 1e6:,.0f} MB, into {cache}")
             files.remove_leftovers(cache.parent, f"{cache.name}.*.tmp")
             with tempfile.TemporaryDirectory(
                 prefix=f"{cache.name}.", suffix=".tmp", dir=cache.parent, ignore_cleanup_errors=True
             ) as scratch:
                 try:
-                    content = _build(source, size, Path(scratch), mmap=True, fingerprint=fingerprint)
+                    content = _build(source, square, Path(scratch), mmap=True, fingerprint=fingerprint)
                 except OSError as error:
                     raise OSError(error.errno, f"{error.strerror or error}; {needed:,} bytes needed") from error
                 shutil.rmtree(cache, ignore_errors=True)
@@ -186,15 +211,19 @@ def _open_cache(cache: Path, fingerprint: str) -> dict[str, Any] | None:
         return None
 
 
-def _build(source: Source, size: int, folder: Path, *, mmap: bool, fingerprint: str = "") -> dict[str, Any]:
-    """Writes the arrays and meta.json into `folder` and returns the content of a Dataset."""
-    empty = Split(np.zeros((0, size, size, 3), np.uint8), [])
-    for name, split in (("train", source.train), ("eval", source.evaluation or empty)):
+def _build(source: Source, square: Square, folder: Path, *, mmap: bool, fingerprint: str = "") -> dict[str, Any]:
+    """Writes the arrays and meta.json into `folder` and returns the content of a Dataset.
+
+    Images to train on are whole, since augmentation crops them. Those of evaluation are cropped.
+    """
+    empty = Split(np.zeros((0, square.size, square.size, 3), np.uint8), [])
+    splits = (("train", source.train, replace(square, crop_pct=1.0)), ("eval", source.evaluation or empty, square))
+    for name, split, cut in splits:
         out = folder / f"{name}_images.npy"
         if isinstance(split.images, list):
-            read_images(split.images, size, out)
+            read_images(split.images, cut, out)
         else:
-            np.save(out, _resize(split.images, size))
+            np.save(out, _resize(split.images, cut))
         np.save(folder / f"{name}_labels.npy", np.asarray(split.labels, dtype=np.int64))
     arrays = _open_arrays(folder, mmap=mmap)
     mean, std = _channel_statistics(arrays["train_images"])
@@ -211,7 +240,8 @@ def _build(source: Source, size: int, folder: Path, *, mmap: bool, fingerprint: 
 
 
 def _content(meta: dict[str, Any]) -> dict[str, Any]:
-    return {**meta, "mean": tuple(meta["mean"]), "std": tuple(meta["std"])}
+    mean, std = (tuple(meta.pop(key)) for key in ("mean", "std"))
+    return {**meta, "own_mean": mean, "own_std": std}
 
 
 def _open_arrays(folder: Path, *, mmap: bool) -> dict[str, NDArray[Any]]:
@@ -220,12 +250,12 @@ def _open_arrays(folder: Path, *, mmap: bool) -> dict[str, NDArray[Any]]:
     return {name: files.map_array(path) if mmap else np.load(path, allow_pickle=False) for name, path in paths.items()}
 
 
-def _resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    if images.shape[1] == size:
+def _resize(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
+    if images.shape[1] == square.size and square.crop_pct == 1:
         return np.ascontiguousarray(images)
     from PIL import Image
 
-    return np.stack([square(Image.fromarray(image), size) for image in images])
+    return np.stack([square(Image.fromarray(image)) for image in images])
 
 
 def _channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
@@ -260,7 +290,10 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         dataset,
         train_images=dataset.train_images[~held],
         train_labels=dataset.train_labels[~held],
-        eval_images=dataset.train_images[held],
+        # Squares that are cropped again: the files would have to be decoded once more for the few that are held out.
+        eval_images=_resize(
+            dataset.train_images[held], Square(dataset.image_size, dataset.interpolation, dataset.crop_pct)
+        ),
         eval_labels=clean[held],
         eval_split=f"{holdout:g} of train, held out",
         sha256=sha256_json([dataset.sha256, holdout]),

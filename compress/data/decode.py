@@ -8,17 +8,20 @@ multiprocessing would import an unguarded script of the user again.
 import contextlib
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from compress.data.preprocessing import FILTERS, Interpolation
 from compress.system.errors import InputError, first_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
@@ -26,65 +29,87 @@ MAX_PIXELS = 100_000_000
 _WORTH_A_PROCESS = 2_000
 
 
-def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """The image as uint8 [size, size, 3].
+@dataclass(frozen=True)
+class Square:
+    """How a picture becomes a square.
 
-    The shorter side is resized to `size` (bicubic, antialiased), then the centre is cropped.
+    Attributes:
+        size: pixels a side.
+        interpolation: with which the shorter side is resized, antialiased.
+        crop_pct: the shorter side is resized to size / crop_pct, rounded down as timm does. The centre is cropped.
     """
+
+    size: int
+    interpolation: Interpolation = "bicubic"
+    crop_pct: float = 1.0
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """The picture as uint8 [size, size, 3]."""
+        image, size, kernel = _rgb(image), self.size, FILTERS[self.interpolation]
+        if self.crop_pct < 1:  # the sizes and offsets of timm's evaluation transform
+            shorter = math.floor(size / self.crop_pct)
+            width, height = (int(shorter * side / min(image.size)) for side in image.size)
+            left, top = round((width - size) / 2), round((height - size) / 2)
+            image = image.resize((width, height), kernel).crop((left, top, left + size, top + size))
+        elif image.size != (size, size):
+            image = ImageOps.fit(image, (size, size), kernel)
+        return np.asarray(image, dtype=np.uint8)
+
+    def read(self, path: str | Path) -> NDArray[np.uint8]:
+        """The same from a file. EXIF rotation is applied.
+
+        Raises:
+            InputError: the file is missing, is no complete image, or has more than 100 million pixels. The message
+                names it.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(path) as image:
+                    if image.width * image.height > MAX_PIXELS:
+                        raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
+                    image.load()
+                    return self(ImageOps.exif_transpose(image))
+        except InputError:
+            raise
+        except FileNotFoundError:
+            raise InputError(f"no image at {path}") from None
+        except Exception as error:
+            raise InputError(
+                f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out."
+            ) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bit(image)
     if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image, dtype=np.uint8)
+    return image.convert("RGB")
 
 
-def read_image(path: str | Path, size: int) -> NDArray[np.uint8]:
-    """Like `square`, from a file. EXIF rotation is applied.
-
-    Raises:
-        InputError: the file is missing, is no complete image, or has more than 100 million pixels. The message names
-            it.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
-                image.load()
-                return square(ImageOps.exif_transpose(image), size)
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"no image at {path}") from None
-    except Exception as error:
-        raise InputError(f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out.") from error
-
-
-def read_images(paths: Sequence[str], size: int, out: Path) -> None:
+def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
     """Decodes all files, with as many workers as there are processors.
 
     Args:
+        square: how each becomes a square.
         out: a new .npy file of uint8 [N, size, size, 3].
 
     Raises:
         InputError: an image cannot be read.
         OSError: the disk is full.
     """
-    array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
+    array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), square.size, square.size, 3))
     with out.open("r+b") as file:  # a full disk raises here; later a write to the mapped file would kill the process
         os.posix_fallocate(file.fileno(), 0, out.stat().st_size)
     workers = min(len(os.sched_getaffinity(0)), max(1, len(paths) // _WORTH_A_PROCESS))
     if workers == 1:
         for row, path in enumerate(paths):
-            array[row] = read_image(path, size)
+            array[row] = square.read(path)
     else:
         bounds = [len(paths) * k // workers for k in range(workers + 1)]
         jobs = [
-            {"out": str(out), "first": low, "size": size, "paths": list(paths[low:high])}
+            {"out": str(out), "first": low, "square": asdict(square), "paths": list(paths[low:high])}
             for low, high in itertools.pairwise(bounds)
         ]
         _run_workers(jobs)
@@ -135,10 +160,10 @@ def _reason(error: Exception) -> str:
 
 def _worker() -> int:
     job = json.load(sys.stdin)
-    array = np.load(job["out"], mmap_mode="r+", allow_pickle=False)
+    array, square = np.load(job["out"], mmap_mode="r+", allow_pickle=False), Square(**job["square"])
     try:
         for row, path in enumerate(job["paths"], start=job["first"]):
-            array[row] = read_image(path, job["size"])
+            array[row] = square.read(path)
     except InputError as error:
         print(json.dumps([error.message, error.hint]))
         return error.code

@@ -11,21 +11,21 @@ from compress.system.lazy import hand_on
 if TYPE_CHECKING:
     from compress.models.create import architecture, create_model
     from compress.models.folder import CONFIG, WEIGHTS, load_model, load_weights, read_config, save_model
-    from compress.models.weights import as_teacher, checkpoint_teacher, normalization, pretrained_teacher
-    from compress.models.wrappers import Ensemble, Renormalized
+    from compress.models.weights import adapted, as_teacher, checkpoint_teacher, pretrained_teacher
+    from compress.models.wrappers import Adapted, Ensemble
 
 __all__ = [
     "CONFIG",
     "WEIGHTS",
+    "Adapted",
     "Ensemble",
-    "Renormalized",
+    "adapted",
     "architecture",
     "as_teacher",
     "checkpoint_teacher",
     "create_model",
     "load_model",
     "load_weights",
-    "normalization",
     "pretrained_teacher",
     "read_config",
     "save_model",
@@ -41,10 +41,10 @@ _HOMES = {
     "read_config": "compress.models.folder",
     "save_model": "compress.models.folder",
     "checkpoint_teacher": "compress.models.weights",
+    "adapted": "compress.models.weights",
     "as_teacher": "compress.models.weights",
-    "normalization": "compress.models.weights",
     "pretrained_teacher": "compress.models.weights",
     "Ensemble": "compress.models.wrappers",
-    "Renormalized": "compress.models.wrappers",
+    "Adapted": "compress.models.wrappers",
 }
 __getattr__ = hand_on(__name__, _HOMES)

@@ -13,15 +13,18 @@ from compress.models import small_stem
 from compress.recipe import Model
 from compress.system.errors import UsageError, first_line
 
-_RESERVED = ("num_classes", "in_chans", "pretrained", "pretrained_cfg", "checkpoint_path", "features_only")
-_OF_OTHER_WEIGHTS = ("url", "file", "hf_hub_id", "tag", "license", "origin_url", "paper_ids", "notes")
+RESERVED = ("num_classes", "in_chans", "pretrained", "pretrained_cfg", "checkpoint_path", "features_only")
+_OF_PUBLISHED_WEIGHTS = (
+    *("url", "file", "hf_hub_id", "hf_hub_filename", "source", "tag", "state_dict", "custom_load"),
+    *("test_input_size", "test_crop_pct", "label_offset"),
+)
 
 
 def architecture(settings: Model, image_size: int) -> str:
     """The timm name that the recipe's model and stem stand for.
 
     Args:
-        image_size: pixels. `stem: auto` takes the small stem up to 64.
+        image_size: pixels. `stem: auto` takes the small stem up to 64, where weights are random.
 
     Raises:
         UsageError: timm has no such model, or the small stem is asked for where there is none.
@@ -30,7 +33,9 @@ def architecture(settings: Model, image_size: int) -> str:
         small = settings.model.split(".")[0] + small_stem.SUFFIX
         if settings.stem == "small" and not timm.is_model(small):
             raise UsageError(f"stem: small is for timm's ResNets, and {settings.model} is none", "Use stem: stock.")
-        wants_small = settings.stem == "small" or (settings.stem == "auto" and image_size <= 64)
+        wants_small = settings.stem == "small" or (
+            settings.stem == "auto" and image_size <= 64 and not settings.published
+        )
         return small if wants_small and timm.is_model(small) else settings.model
     if ":" in settings.model:  # local-dir:PATH, hf-hub:REPO
         return settings.model
@@ -53,11 +58,16 @@ def create_model(settings: Model, *, num_classes: int, image_size: int) -> nn.Mo
         UsageError: timm has no such model or refuses the arguments.
     """
     name = architecture(settings, image_size)
-    if reserved := [key for key in settings.args if key in _RESERVED]:
-        raise UsageError(f"args cannot set {reserved[0]}", "It follows from the data and the recipe.")
     model: Any = make_timm_model(name, settings.args, image_size, num_classes=num_classes)
-    model.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in _OF_OTHER_WEIGHTS}
+    origin = ("license", "origin_url", "paper_ids", "notes")
+    cfg = {key: value for key, value in without_origin(model.pretrained_cfg).items() if key not in origin}
+    model.pretrained_cfg = {**cfg, "input_size": (3, image_size, image_size)}
     return model
+
+
+def without_origin(cfg: dict[str, Any]) -> dict[str, Any]:
+    """timm's pretrained_cfg without what is only true of the published weights: where they are, and for which size."""
+    return {key: value for key, value in cfg.items() if key not in _OF_PUBLISHED_WEIGHTS}
 
 
 def make_timm_model(name: str, args: dict[str, Any], image_size: int, **kwargs: Any) -> nn.Module:
@@ -69,8 +79,12 @@ def make_timm_model(name: str, args: dict[str, Any], image_size: int, **kwargs: 
 
     Raises:
         UsageError: timm cannot make the model with these arguments.
-        Exception: with pretrained=True, whatever timm raises where published weights are not available.
+        Exception: with pretrained=True, whatever timm raises where the weights do not fit.
     """
+    if reserved := [key for key in args if key in RESERVED]:
+        key = reserved[0]
+        hint = "Set student.pretrained, or teacher.source." if key == "pretrained" else "It follows from the data."
+        raise UsageError(f"args cannot set {key}", hint)
     merged = {**args, **kwargs}
     published = None if ":" in name else timm.get_pretrained_cfg(name)
     if published is not None and published.fixed_input_size:
@@ -79,7 +93,7 @@ def make_timm_model(name: str, args: dict[str, Any], image_size: int, **kwargs: 
         return timm.create_model(name, **merged)
     except Exception as error:
         if kwargs.get("pretrained") and not isinstance(error, TypeError):
-            raise  # the weights are not available; the caller explains it
+            raise  # the weights do not fit; the caller explains it
         # timm answers a wrong argument with any kind of exception.
         raise UsageError(
             f"timm cannot make {name} with {args} ({first_line(error)})", "Check model and args."

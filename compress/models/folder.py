@@ -7,6 +7,7 @@ import copy
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 
 from compress.data import Dataset
 from compress.models import small_stem
-from compress.models.wrappers import Ensemble, Renormalized
+from compress.models.wrappers import Adapted, Ensemble
 from compress.system import files
 from compress.system.errors import InputError, first_line
 
@@ -28,18 +29,19 @@ ENSEMBLE = "ensemble"
 """The architecture that config.json names for an ensemble."""
 
 
-def _write_model(model: Any, folder: Path, dataset: Dataset, *, own_normalization: bool) -> None:
-    """Fills an empty folder. own_normalization: the model keeps its own mean and std, not the data set's."""
-    if getattr(model, "pretrained_cfg", None) is None:
-        save_file(model.state_dict(), folder / WEIGHTS)
-        files.write_json(folder / CONFIG, {"architecture": None, "module": type(model).__qualname__})
+def _write_model(model: Any, folder: Path, dataset: Dataset) -> None:
+    """Fills an empty folder."""
+    inner: Any = model.model if isinstance(model, Adapted) else model
+    if getattr(inner, "pretrained_cfg", None) is None:
+        save_file(inner.state_dict(), folder / WEIGHTS)
+        files.write_json(folder / CONFIG, {"architecture": None, "module": type(inner).__qualname__})
         return
     if isinstance(model, Ensemble):
         _write_ensemble(model, folder, dataset)
         return
-    _write_timm_model(model, folder, dataset, own_normalization=own_normalization)
+    _write_timm_model(model, folder, dataset)
     size = dataset.image_size
-    name = model.pretrained_cfg["architecture"]
+    name = inner.pretrained_cfg["architecture"]
     card = (
         f"---\nlibrary_name: timm\ntags: [image-classification, timm, knowledge-distillation]\n---\n"
         f"# {name}, {dataset.num_classes} classes of {dataset.name}, {size} x {size} pixels\n\n"
@@ -49,17 +51,21 @@ def _write_model(model: Any, folder: Path, dataset: Dataset, *, own_normalizatio
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _write_timm_model(model: nn.Module, folder: Path, dataset: Dataset, *, own_normalization: bool) -> None:
-    """config.json and model.safetensors, as the Hugging Face Hub and timm expect."""
+def _write_timm_model(model: nn.Module, folder: Path, dataset: Dataset) -> None:
+    """config.json and model.safetensors, as the Hugging Face Hub and timm expect. An Adapted model has its own mean
+    and std there, and the size that it expects.
+    """
+    data_config: dict[str, Any] = {"interpolation": dataset.interpolation, "crop_pct": dataset.crop_pct}
     size = dataset.image_size
-    data_config = {"input_size": (3, size, size), "crop_pct": 1.0, "interpolation": "bicubic"}
-    if not own_normalization:
+    if isinstance(model, Adapted):
+        size = model.image_size or size
+    else:
         data_config |= {"mean": dataset.mean, "std": dataset.std}
     timm.models.save_for_hf(
-        model,
+        model.model if isinstance(model, Adapted) else model,
         str(folder),
         model_config={"label_names": dataset.class_names},
-        data_config=data_config,
+        data_config={**data_config, "input_size": (3, size, size)},
         safe_serialization=True,
     )
 
@@ -69,10 +75,11 @@ def _write_ensemble(model: Ensemble, folder: Path, dataset: Dataset) -> None:
     members = []
     for number, member in enumerate(model.members):
         inner = folder / f"member-{number}"
-        renormalized = isinstance(member, Renormalized)
-        _write_timm_model(member.model if renormalized else member, inner, dataset, own_normalization=renormalized)
+        _write_timm_model(member, inner, dataset)
         (inner / WEIGHTS).unlink()
-        members.append({"config": inner.name, "renormalized": renormalized})
+        adapted = isinstance(member, Adapted)
+        size = member.image_size if adapted else None
+        members.append({"config": inner.name, "renormalized": adapted, "image_size": size})
     save_file(model.state_dict(), folder / WEIGHTS)
     content = {
         "architecture": ENSEMBLE,
@@ -84,6 +91,8 @@ def _write_ensemble(model: Ensemble, folder: Path, dataset: Dataset) -> None:
             "input_size": [3, dataset.image_size, dataset.image_size],
             "mean": list(dataset.mean),
             "std": list(dataset.std),
+            "interpolation": dataset.interpolation,
+            "crop_pct": dataset.crop_pct,
         },
         "members": members,
     }
@@ -95,7 +104,9 @@ def _empty_ensemble(folder: Path, config: dict[str, Any]) -> Ensemble:
     members = []
     for entry in config["members"]:
         member = timm.create_model(f"local-dir:{(folder / entry['config']).resolve()}", pretrained=False)
-        members.append(Renormalized(member, torch.ones(3), torch.zeros(3)) if entry["renormalized"] else member)
+        if entry["renormalized"]:
+            member = Adapted(member, torch.ones(3), torch.zeros(3), entry.get("image_size"))
+        members.append(member)
     return Ensemble(members, {**config["pretrained_cfg"], "label_names": config["label_names"]})
 
 
@@ -110,14 +121,13 @@ def save_model(model: nn.Module, folder: Path, dataset: Dataset) -> str:
     Raises:
         MachineError: the disk is full or the folder cannot be written.
     """
-    own_normalization = isinstance(model, Renormalized)
-    plain: Any = copy.deepcopy(model.model if own_normalization else model).cpu()
+    plain: Any = copy.deepcopy(model).cpu()
     plain = plain.to(memory_format=torch.contiguous_format)
     try:
         with tempfile.TemporaryDirectory(
             prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent, ignore_cleanup_errors=True
         ) as scratch:
-            _write_model(plain, Path(scratch), dataset, own_normalization=own_normalization)
+            _write_model(plain, Path(scratch), dataset)
             for path in Path(scratch).rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
             sha256 = files.sha256_file(Path(scratch) / WEIGHTS)
@@ -183,3 +193,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG} is not a model's configuration")
     return config
+
+
+def label_names(content: Any, path: Path) -> list[str] | None:
+    """Class names of a config.json as a list, as timm writes them, or as a mapping from the number of the class."""
+    if content is None:
+        return None
+    if isinstance(content, Mapping) and all(str(number) in content for number in range(len(content))):
+        content = [content[str(number)] for number in range(len(content))]
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise InputError(f"{path}: label_names are not names of classes", "A list of texts is expected, one a class.")
+    return content

@@ -5,57 +5,58 @@ model or the data is an error that names the difference.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 from torch import nn
 
 from compress.data import Dataset
-from compress.models import small_stem
+from compress.data.preprocessing import Preprocessing
 from compress.models.checkpoints import read_checkpoint, weights_in, without_prefix
-from compress.models.create import architecture, create_model, make_timm_model
-from compress.models.folder import CONFIG, read_config
-from compress.models.wrappers import Renormalized
+from compress.models.create import create_model
+from compress.models.folder import CONFIG, label_names, read_config
+from compress.models.published import find_published, published_model
+from compress.models.wrappers import Adapted
 from compress.recipe import Member
-from compress.system.errors import InputError, MachineError, UsageError, first_line
+from compress.system.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 
-class _Normalization(BaseModel):
-    """How timm's pretrained_cfg normalises RGB values, which are in 0..1 before."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    mean: tuple[float, float, float] | None = None
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-
-
 def pretrained_teacher(settings: Member, dataset: Dataset) -> nn.Module:
-    """A teacher with its published weights, from the timm hub or from local-dir:PATH.
+    """A teacher with published weights as they are.
+
+    Args:
+        dataset: as the teacher sees it.
 
     Raises:
         MachineError: the weights are neither in the cache nor on the network.
-        UsageError: timm cannot make the model.
-        InputError: its classes are not those of the data.
+        UsageError: timm cannot make the model, or publishes no such weights.
+        InputError: the weights do not fit, or its classes are not those of the data.
     """
-    name = architecture(settings, dataset.image_size)
-    if name.endswith(small_stem.SUFFIX) and settings.stem == "auto":
-        name = settings.model  # there are published weights for the stock stem only
-    try:
-        model = make_timm_model(name, settings.args, dataset.image_size, pretrained=True)
-    except UsageError:
-        raise
-    except Exception as error:
-        raise MachineError(
-            f"the pretrained weights of {name} cannot be had ({first_line(error)})",
-            "It needs the network once, or weights that the Hugging Face cache already holds.",
-        ) from error
-    return as_teacher(model, dataset, name)
+    return as_teacher(published_model(settings, dataset.image_size), dataset, settings.weights or settings.model)
+
+
+def teacher_preprocessing(settings: Member) -> Preprocessing:
+    """How a teacher sees pictures: as its weights expect, or as the data's own statistics say.
+
+    Raises:
+        InputError: its config.json is damaged.
+        UsageError: timm publishes no such weights.
+        MachineError: its configuration is on the Hub, which cannot be reached.
+    """
+    if settings.published:
+        return find_published(settings).preprocessing
+    if settings.checkpoint is None:
+        return Preprocessing()
+    path = Path(settings.checkpoint).expanduser()
+    folder = path if path.is_dir() else path.parent
+    if not (folder / CONFIG).exists():
+        return Preprocessing()
+    return Preprocessing.of(read_config(folder).get("pretrained_cfg") or {}, str(folder / CONFIG))
 
 
 def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
@@ -88,7 +89,8 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
         if all(name.rpartition(".")[0] == last for name in differing):
             raise InputError(
                 f"teacher {path} has {weights[key].shape[0]} classes and {dataset.name} has {dataset.num_classes}",
-                "Fine-tune it on this data first.",
+                "Fine-tune it on this data: teacher.source: finetune, with teacher.weights in place of "
+                "teacher.checkpoint.",
             )
         raise InputError(
             f"{path} does not fit {settings.model}: "
@@ -100,18 +102,11 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
         what = f"lacks {min(missing)}" if missing else f"has a strange {min(strange)}"
         raise InputError(f"{path} does not fit {settings.model}: it {what}", "Check teacher.model and teacher.args.")
     model.load_state_dict(weights)
-    try:
-        own = _Normalization.model_validate(config.get("pretrained_cfg") or {})
-    except ValidationError as error:
-        key = ".".join(map(str, ("pretrained_cfg", *error.errors()[0]["loc"])))
-        raise InputError(
-            f"{path.parent / CONFIG}: {key} is not as timm writes it",
-            "mean and std are three numbers each, std above 0.",
-        ) from None
+    own = Preprocessing.of(config.get("pretrained_cfg") or {}, str(path.parent / CONFIG))
     model.pretrained_cfg |= {
         "mean": own.mean or dataset.mean,
         "std": own.std or dataset.std,
-        "label_names": _label_names(config.get("label_names"), path.parent / CONFIG),
+        "label_names": label_names(config.get("label_names"), path.parent / CONFIG),
     }
     if not (own.mean and own.std):
         mean, std = ([round(value, 4) for value in model.pretrained_cfg[key]] for key in ("mean", "std"))
@@ -124,24 +119,24 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
 
 
 def as_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
-    """The teacher behind the normalisation that its weights expect.
+    """The teacher behind what makes the images of a data set those that its weights expect.
 
     Args:
-        model: a timm model or an Ensemble.
-        dataset: its images are normalised with its own mean and std.
+        model: a timm model or an Ensemble. One without a last layer (num_classes 0) is for feature terms alone.
+        dataset: as another model sees it.
         name: for error messages.
 
     Returns:
-        The model itself where its mean and std are the data set's, else a Renormalized model.
+        The model itself where its mean, std and image size are the data set's, else an Adapted model.
 
     Raises:
         InputError: the model's classes are not those of the data.
     """
     classes, cfg = model.num_classes, model.pretrained_cfg
-    if classes != dataset.num_classes:
+    if classes not in (0, dataset.num_classes):
         raise InputError(
             f"teacher {name} has {classes} classes and {dataset.name} has {dataset.num_classes}",
-            "Fine-tune it on this data first, or set teacher.source: train.",
+            "Fine-tune it on this data: teacher.source: finetune.",
         )
     labels = cfg.get("label_names")
     if labels and list(labels) != dataset.class_names:
@@ -151,28 +146,27 @@ def as_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
             f"teacher {name} has other classes than {dataset.name}: class {number} is {theirs!r} there, {ours!r} here",
             "Order counts, too.",
         )
-    mean, std = (torch.tensor(cfg.get(key) or getattr(dataset, key), dtype=torch.float32) for key in ("mean", "std"))
-    data_mean, data_std = torch.tensor(dataset.mean), torch.tensor(dataset.std)
-    if torch.allclose(mean, data_mean, atol=1e-3) and torch.allclose(std, data_std, atol=1e-3):
-        return model
-    return Renormalized(model, data_std / std, (data_mean - mean) / std)
+    return adapted(model, dataset, cfg.get("mean"), cfg.get("std"), (cfg.get("input_size") or [None])[-1])
 
 
-def _label_names(content: Any, path: Path) -> list[str] | None:
-    """Class names as a list, as timm writes them, or as a mapping from the number of the class."""
-    if content is None:
-        return None
-    if isinstance(content, Mapping) and all(str(number) in content for number in range(len(content))):
-        content = [content[str(number)] for number in range(len(content))]
-    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise InputError(f"{path}: label_names are not names of classes", "A list of texts is expected, one a class.")
-    return content
+def adapted(
+    model: nn.Module,
+    dataset: Dataset,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    image_size: int | None = None,
+) -> nn.Module:
+    """The model for the images of a data set, where it expects others.
 
-
-def normalization(model: nn.Module, dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and the standard deviation with which the model's input is normalised, for RGB values in 0..1.
-
-    A model that does not say takes the data set's.
+    Args:
+        mean: that the model expects, of channels in 0..1; None for the data set's.
+        std: the same.
+        image_size: that the model expects, in pixels a side; None for any.
     """
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    return tuple(cfg.get("mean", dataset.mean)), tuple(cfg.get("std", dataset.std))
+    own_mean, own_std = torch.tensor(mean or dataset.mean), torch.tensor(std or dataset.std)
+    data_mean, data_std = torch.tensor(dataset.mean), torch.tensor(dataset.std)
+    size = image_size if image_size not in (None, dataset.image_size) else None
+    same = torch.allclose(own_mean, data_mean, atol=1e-3) and torch.allclose(own_std, data_std, atol=1e-3)
+    if same and size is None:
+        return model
+    return Adapted(model, data_std / own_std, (data_mean - own_mean) / own_std, size)

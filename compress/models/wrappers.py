@@ -1,4 +1,4 @@
-"""Modules around other models: one that renormalises images, and an ensemble.
+"""Modules around other models: one that adapts images, and an ensemble.
 
 In: models. Out: a module that maps images [N, 3, H, W] to logits [N, C].
 """
@@ -12,24 +12,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Renormalized(nn.Module):
-    """A model whose weights expect another mean and standard deviation than those of the images.
+class Adapted(nn.Module):
+    """A model whose weights expect another mean, standard deviation or size than those of the images.
 
     Args:
         scale: [3], the images' std divided by the model's std.
         shift: [3], (images' mean - model's mean) / model's std.
+        image_size: pixels a side to which images are resized (bicubic, antialiased); None leaves their size.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: nn.Module, scale: Tensor, shift: Tensor) -> None:
+    def __init__(self, model: nn.Module, scale: Tensor, shift: Tensor, image_size: int | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.image_size = model, image_size
         self.register_buffer("scale", scale.view(1, -1, 1, 1))
         self.register_buffer("shift", shift.view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.image_size is not None and images.shape[-1] != self.image_size:
+            size = (self.image_size, self.image_size)
+            resized = F.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
+            images = resized.to(images.dtype, memory_format=torch.channels_last)
         return self.model(images * self.scale + self.shift)
 
 

@@ -20,6 +20,11 @@ class Model(Section):
     )
     args: dict[str, Any] = Field(default_factory=dict, description="Arguments for timm.create_model.")
 
+    @property
+    def published(self) -> bool:
+        """Whether it starts with published weights."""
+        return False
+
     @field_validator("args")
     @classmethod
     def _finite(cls, value: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,54 @@
 """Checks a model before hours are spent on it.
 
 In: a model and the data set. Out: nothing, or an error. The model must accept the images, give logits of the right
-shape and have the features that the terms name.
+shape and have the features that the terms name. A teacher must know more than chance.
 """
 
+import logging
+
+import numpy as np
 import torch
+from scipy.stats import binomtest
 from torch import nn
 
 from compress.data import Dataset
 from compress.losses.terms import tap
 from compress.recipe import Recipe
 from compress.system.errors import InputError, first_line
+
+logger = logging.getLogger(__name__)
+
+_DOUBT = 0.01
+_WORTHLESS = 0.25
+
+
+def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe) -> None:
+    """Refuses a teacher whose accuracy is that of chance. Whoever guesses the most frequent class has that accuracy.
+
+    Chance must not explain the number of right answers (one-sided binomial test, 1 %). Where so few images are
+    evaluated that a useful teacher cannot be told from chance, it is a warning. Useful is here: a quarter of the way
+    from chance to perfect (ours).
+
+    Args:
+        top1: of the teacher.
+        dataset: on whose evaluation split it was measured.
+        recipe: method ce without terms does not use the teacher, so any is allowed.
+
+    Raises:
+        InputError: the teacher is not above chance.
+    """
+    if recipe.supervision.method == "ce" and not recipe.supervision.terms:
+        return
+    images = len(dataset.eval_labels)
+    chance = float(np.bincount(dataset.eval_labels).max() / images)
+    test = binomtest(round(top1 * images), images, chance, alternative="greater")
+    if test.pvalue < _DOUBT:
+        return
+    highest = binomtest(round(top1 * images), images).proportion_ci(1 - 2 * _DOUBT).high
+    what = f"the teacher's top-1 of {top1:.2%} on {images:,} images is not above chance ({chance:.2%})"
+    if highest < chance + _WORTHLESS * (1 - chance):
+        raise InputError(what, "A student cannot learn from it: train it longer, or choose other weights.")
+    logger.warning(f"{what} beyond doubt: more images to evaluate on would tell")
 
 
 def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:

@@ -19,12 +19,13 @@ from torch import nn
 from compress.distributed.world import current, explained, joined
 from compress.recipe import Recipe
 from compress.runs.assistants import as_next_teacher, assistant_step, keep_assistants, kept_assistants
+from compress.runs.data import loaded_data
 from compress.runs.folder import Run, now
 from compress.runs.locks import held, require_common_folder
 from compress.runs.records import AssistantRecord, Manifest
 from compress.runs.resume import open_run
-from compress.runs.student import Supervisor, checked_student, loaded_data, trained_student
-from compress.runs.teacher import loaded_teacher, obtain_teacher
+from compress.runs.student import Supervisor, checked_student, trained_student
+from compress.runs.teacher import check_teacher_without_head, loaded_teacher, obtain_teacher
 from compress.system import files
 from compress.system.distribution import version
 from compress.system.errors import CompressError, InputError, MachineError
@@ -192,6 +193,7 @@ class _Work:
         current().from_leader(lambda: None)  # wait until the leader holds the folder
         require_common_folder(run.path)
         newest_checkpoint(run.checkpoints)  # raises where none is valid, before hours of teacher training
+        check_teacher_without_head(recipe)
         dataset, splits = loaded_data(recipe, self.device, memo)
         # The student is checked first, so that a mistake in it shows before its teacher is trained.
         student = checked_student(recipe, dataset, self.given_student, self.given_teacher)

@@ -61,7 +61,7 @@ class MemberRecord(Record):
     model: str
     source: str
     sha256: str
-    top1: float
+    top1: float | None = None
 
 
 class TeacherRecord(Record):
@@ -72,13 +72,15 @@ class TeacherRecord(Record):
     Attributes:
         sha256: of the weights.
         data: hash of the data on which it was measured.
+        top1: None for a teacher without a last layer.
+        balanced_top1: None for a teacher without a last layer.
     """
 
     source: str
     sha256: str
     data: str
-    top1: float
-    balanced_top1: float
+    top1: float | None = None
+    balanced_top1: float | None = None
     members: list[MemberRecord] | None = None
 
 
@@ -142,7 +144,11 @@ class FinishedManifest(Manifest):
 
     data: DataRecord  # type: ignore[assignment]
     teacher: TeacherRecord  # type: ignore[assignment]
-    teacher_top1: float  # type: ignore[assignment]
     student_top1: float  # type: ignore[assignment]
     student_balanced_top1: float  # type: ignore[assignment]
     student_sha256: str  # type: ignore[assignment]
+
+    @property
+    def teacher_accuracy(self) -> str:
+        """For people. A teacher without a last layer has none."""
+        return "without a last layer" if self.teacher_top1 is None else f"{self.teacher_top1:.2%}"

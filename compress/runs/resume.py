@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import torch
 
-from compress.data import Dataset, load_data
 from compress.distributed.world import current, processes
 from compress.recipe import Member, Recipe, Train, changed_keys
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
+from compress.runs.data import data_of_student
 from compress.runs.folder import Run, all_runs, new_run
 from compress.runs.resolve import resolve
 from compress.system.errors import CompressError, InputError, UsageError
@@ -64,7 +64,7 @@ def open_run(
             f"Go on with {processes(begun_by)}, or start a new run without --resume, in another folder.",
         )
     if finished and resolved.data.root != before.data.root:
-        _check_data_of_finished(old, load_data(resolved.data))
+        data_of_student(old, resolved.data)
     if finished and changed and newest_checkpoint(old.checkpoints) is None:
         raise InputError(f"the checkpoints of {old.path} were removed, so it cannot go on", "Start a new run.")
     return old, resolved, not finished or bool(changed)
@@ -117,15 +117,6 @@ def _other_recipe(run: Run, changed: list[str], *, extend: bool) -> UsageError:
         if extend
         else "Runs that are compared are not extended: undo that, or have them in another folder.",
     )
-
-
-def _check_data_of_finished(run: Run, dataset: Dataset) -> None:
-    recorded = run.manifest.data
-    if recorded is None or dataset.sha256 != recorded.sha256:
-        raise InputError(
-            f"{run.path} was trained on other {dataset.name} data than is here",
-            "Point data.root to that data, or start a new run.",
-        )
 
 
 def _run_to_resume(given: Recipe, name: str, out: Path | None, device: torch.device) -> Run | None:

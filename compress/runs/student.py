@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from compress import models
-from compress.data import Dataset, Splits, load_data, on_device
+from compress.data import Dataset, Splits
 from compress.distributed.world import current
 from compress.losses import Objective
-from compress.recipe import Augment, Recipe
+from compress.models.published import published_model
+from compress.recipe import Recipe
 from compress.runs.assistants import check_assistants
 from compress.runs.checks import check_features, check_logits
 from compress.runs.folder import Run, finished_run
@@ -49,26 +50,6 @@ class Supervisor:
     folder: Path
 
 
-def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Dataset, Splits]:
-    """The data set, and its splits on the device. Runs with one memo share them.
-
-    Raises:
-        InputError: the data is missing or damaged.
-        MachineError: the cache cannot be written.
-    """
-
-    def load() -> tuple[Dataset, Splits]:
-        dataset = load_data(recipe.data)
-        logger.info(_describe(dataset, recipe.data.augment))
-        if unseen := set(range(dataset.num_classes)) - set(dataset.eval_labels.tolist()):
-            name = dataset.class_names[min(unseen)]
-            logger.warning(f"class {name!r} has no image to evaluate on ({len(unseen)} such classes)")
-        return dataset, on_device(dataset, device)
-
-    key = ("data", recipe.data.model_dump_json(), device)
-    return memo.once(key, lambda: current().leader_first(load))
-
-
 def checked_student(
     recipe: Recipe, dataset: Dataset, given: nn.Module | None, given_teacher: nn.Module | None
 ) -> nn.Module:
@@ -80,13 +61,18 @@ def checked_student(
 
     Raises:
         UsageError: the student or an assistant cannot be made, quantised, or looked into as a term asks.
-        InputError: the student or an assistant does not fit the data.
+        InputError: the student or an assistant does not fit the data, or published weights do not fit the student.
+        MachineError: published weights cannot be downloaded.
     """
     student = given
     if student is None:
         torch.manual_seed(stream(recipe.train.seed, "student", "weights"))
-        student = models.create_model(recipe.student, num_classes=dataset.num_classes, image_size=dataset.image_size)
-        name = models.architecture(recipe.student, dataset.image_size)
+        size = dataset.image_size
+        if recipe.student.published:
+            student = published_model(recipe.student, size, class_names=dataset.class_names)
+        else:
+            student = models.create_model(recipe.student, num_classes=dataset.num_classes, image_size=size)
+        name = models.architecture(recipe.student, size)
         supervision = ", ".join([recipe.supervision.method, *(term.name for term in recipe.supervision.terms)])
         logger.info(f"student: {name}, supervised by {supervision}")
     check_logits(student, dataset, "student")
@@ -192,6 +178,7 @@ def _views(recipe: Recipe, dataset: Dataset, supervisor: Supervisor, device: tor
         "teacher": supervisor.sha256,
         "config": files.sha256_file(supervisor.folder / models.CONFIG),
         "data": dataset.sha256,
+        "normalization": [dataset.mean, dataset.std],
         "augment": recipe.data.augment.model_dump(),
         "seed": recipe.train.seed,
         "precision": recipe.train.precision,
@@ -203,14 +190,4 @@ def _views(recipe: Recipe, dataset: Dataset, supervisor: Supervisor, device: tor
         samples=len(dataset.train_labels),
         device=device,
         determined_by=determined_by,
-    )
-
-
-def _describe(dataset: Dataset, augment: Augment) -> str:
-    kinds = {"crop": augment.crop, "flip": augment.flip, "erase": augment.erase, "scale": augment.scale < 1}
-    used = ", ".join(name for name, value in kinds.items() if value) or "none"
-    return (
-        f"data: {dataset.name}, {len(dataset.train_labels):,} images to train on, "
-        f"{len(dataset.eval_labels):,} to evaluate on ({dataset.eval_split}), "
-        f"{dataset.num_classes} classes, {dataset.image_size} pixels; augmentation: {used}"
     )

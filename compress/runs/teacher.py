@@ -9,6 +9,7 @@ import logging
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,9 +19,11 @@ from compress.data import Dataset, Splits
 from compress.distributed.world import current
 from compress.losses import Objective
 from compress.models import Ensemble
-from compress.recipe import Member, Recipe
+from compress.models.published import find_published, published_model
+from compress.recipe import FeatureTerm, Member, Recipe
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
-from compress.runs.checks import check_features, check_logits
+from compress.runs.checks import check_above_chance, check_features, check_logits
+from compress.runs.data import teacher_data
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teacher_record_file, teachers_root
 from compress.runs.locks import in_turn, require_common_folder, scratch
 from compress.runs.records import MemberRecord, TeacherRecord
@@ -56,32 +59,59 @@ def obtain_teacher(
         MachineError: published weights are not available.
     """
     world = current()
-    if given is not None or not world.from_leader(teacher_record_file(run.teacher).exists):
-        if given is not None:
-            model = copy.deepcopy(given)
-            check_logits(model, dataset, "teacher")
-            _save_with_record(model, run.teacher, dataset, splits, source="module")
+    alone = given is None and not recipe.teacher.ensemble
+    own, own_splits = teacher_data(recipe.teacher, recipe, dataset, splits, memo) if alone else (dataset, splits)
+    module = None if given is None else _given_teacher(given, dataset)
+    if module is not None or not world.from_leader(teacher_record_file(run.teacher).exists):
+        if module is not None:
+            _save_with_record(module, run.teacher, dataset, splits, source="module")
         elif recipe.teacher.ensemble:
-            _save_ensemble(run, recipe, dataset, splits)
-        elif recipe.teacher.source == "train":
-            kept = trained_teacher(recipe, dataset, splits)
+            _save_ensemble(run, recipe, dataset, splits, memo)
+        elif recipe.teacher.trained_here:
+            kept = trained_teacher(recipe, own, own_splits)
             world.from_leader(lambda: _take_over(kept, run))
         else:
             measured = memo.once(
-                ("foreign teacher", recipe.teacher.model_dump_json(), dataset.sha256),
-                lambda: _save_foreign_teacher(recipe.teacher, run.teacher, dataset, splits),
+                ("foreign teacher", recipe.teacher.model_dump_json(), own.sha256),
+                lambda: _save_foreign_teacher(recipe.teacher, run.teacher, own, own_splits),
             )
             if measured != run.teacher:
                 files.link_folder(measured, run.teacher)
     record = read_teacher_record(run.teacher)
-    if record.data != dataset.sha256:
+    if record.data != own.sha256:
         raise InputError(
             f"the teacher in {run.teacher} was measured on other {dataset.name} data than is here",
             "Point data.root to that data, or start a new run.",
         )
-    teacher = copy.deepcopy(given) if given is not None else loaded_teacher(run.teacher, record.sha256, dataset, memo)
-    logger.info(f"teacher: top1 {record.top1:.2%} on {dataset.eval_split} of {dataset.name}")
-    return teacher, record
+    if record.top1 is None:
+        logger.info("teacher: without a last layer, so it has no accuracy")
+    else:
+        logger.info(f"teacher: top1 {record.top1:.2%} on {own.eval_split} of {own.name}")
+        check_above_chance(record.top1, own, recipe)
+    if module is not None:
+        return module, record
+    return loaded_teacher(run.teacher, record.sha256, dataset, memo), record
+
+
+def check_teacher_without_head(recipe: Recipe) -> None:
+    """Only terms on features can use a teacher whose published weights have no last layer, such as DINOv2.
+
+    Raises:
+        UsageError: the recipe needs logits of such a teacher.
+        InputError: the configuration of its weights is damaged.
+        MachineError: its configuration is on the Hub, which cannot be reached.
+    """
+    if not any(one.source == "pretrained" and find_published(one).headless for one in recipe.teacher.members):
+        return
+    what = f"the teacher {recipe.teacher.model} has no last layer, so it gives no logits"
+    hint = "Give it one by teacher.source: finetune, or use method: ce with terms on features, such as fitnet."
+    if recipe.teacher.ensemble:
+        raise UsageError(f"{what}, and an ensemble needs them", "Give it one by source: finetune, or leave it out.")
+    if recipe.supervision.method != "ce":
+        raise UsageError(f"{what}, and method {recipe.supervision.method} needs them", hint)
+    for term in recipe.supervision.terms:
+        if not isinstance(term, FeatureTerm):
+            raise UsageError(f"{what}, and {term.name} of supervision.terms needs them", hint)
 
 
 def loaded_teacher(folder: Path, sha256: str, dataset: Dataset, memo: Memo) -> nn.Module:
@@ -92,18 +122,26 @@ def loaded_teacher(folder: Path, sha256: str, dataset: Dataset, memo: Memo) -> n
     Raises:
         InputError: the folder holds no complete model, or its classes are not those of the data.
     """
-    return memo.once(("teacher", sha256), lambda: models.as_teacher(models.load_model(folder), dataset, str(folder)))
+    key = ("teacher", sha256, dataset.mean, dataset.std, dataset.image_size)
+    return memo.once(key, lambda: models.as_teacher(models.load_model(folder), dataset, str(folder)))
 
 
 def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
-    """Names a trained teacher by all that determines it: data, architecture, training, and the number of processes."""
+    """Names a trained teacher by all that determines it: data, architecture, published weights, training, and the
+    number of processes.
+
+    Args:
+        dataset: as the teacher sees it.
+    """
     determines = {
         **current().identity,
         "format": TRAINING_FORMAT,
         "data": dataset.sha256,
+        "normalization": [dataset.mean, dataset.std],
         "augment": recipe.data.augment.model_dump(),
         "architecture": models.architecture(recipe.teacher, dataset.image_size),
         "args": recipe.teacher.args,
+        "weights": find_published(recipe.teacher).sha256 if recipe.teacher.published else None,
         "train": recipe.teacher.training.model_dump(exclude={*HOUSEKEEPING, *FINE_TUNING}),
     }
     return sha256_json(determines)[:16]
@@ -114,6 +152,8 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Teacher
 
     Args:
         recipe: resolved (`compress.runs.resolve`).
+        dataset: as the teacher sees it.
+        splits: of that.
 
     Raises:
         CompressError: whatever training raises. The teacher is then not kept.
@@ -143,9 +183,16 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Teacher
             provenance={"data": dataset.sha256},
         )
         trained = finish(train(model, job, splits))
-        _save_with_record(trained, folder.model, dataset, splits, source="train")
+        _save_with_record(trained, folder.model, dataset, splits, source=recipe.teacher.source)
         world.from_leader(lambda: shutil.rmtree(folder.training_files.checkpoints, ignore_errors=True))
     return folder
+
+
+def _given_teacher(given: nn.Module, dataset: Dataset) -> nn.Module:
+    """A copy of the caller's teacher. It gets images that are normalised with the data's own mean and std."""
+    model = models.adapted(copy.deepcopy(given), dataset, dataset.own_mean, dataset.own_std)
+    check_logits(model, dataset, "teacher")
+    return model
 
 
 def _take_over(kept: TeacherFolder, run: Run) -> None:
@@ -155,33 +202,35 @@ def _take_over(kept: TeacherFolder, run: Run) -> None:
 
 def _save_foreign_teacher(settings: Member, folder: Path, dataset: Dataset, splits: Splits) -> Path:
     make = models.checkpoint_teacher if settings.source == "checkpoint" else models.pretrained_teacher
-    model = make(settings, dataset)
-    check_logits(model, dataset, "teacher")
+    model: Any = make(settings, dataset)
+    if model.num_classes:
+        check_logits(model, dataset, "teacher")
     _save_with_record(model, folder, dataset, splits, source=settings.source)
     return folder
 
 
-def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits) -> None:
+def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, memo: Memo) -> None:
     """Saves teacher and ensemble members as one model. Trained members are kept as if each were alone."""
     # Every mistake must show before the first member is trained.
     alone = [
         recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={**dict(member), "ensemble": []})})
         for member in recipe.teacher.members
     ]
+    seen = [teacher_data(member, recipe, dataset, splits, memo) for member in recipe.teacher.members]
     with scratch(run.path) as own:
         folders = [own / str(number) for number in range(len(alone))]
         names = []
-        for one, folder in zip(alone, folders, strict=True):
-            if one.teacher.source == "train":
-                check_logits(_new_model(one, dataset), dataset, "teacher")
-                names.append(teacher_hash(one, dataset))
+        for one, folder, (own, own_splits) in zip(alone, folders, seen, strict=True):
+            if one.teacher.trained_here:
+                check_logits(_new_model(one, own), own, "teacher")
+                names.append(teacher_hash(one, own))
             else:
-                _save_foreign_teacher(one.teacher, folder, dataset, splits)
+                _save_foreign_teacher(one.teacher, folder, own, own_splits)
                 names.append(read_teacher_record(folder).sha256)
         _refuse_twins(alone, names)
-        for number, one in enumerate(alone):
-            if one.teacher.source == "train":
-                folders[number] = trained_teacher(one, dataset, splits).model
+        for number, (one, (own, own_splits)) in enumerate(zip(alone, seen, strict=True)):
+            if one.teacher.trained_here:
+                folders[number] = trained_teacher(one, own, own_splits).model
         records = [read_teacher_record(folder) for folder in folders]
         _refuse_twins(alone, [record.sha256 for record in records])
         members = [models.as_teacher(models.load_model(folder), dataset, str(folder)) for folder in folders]
@@ -203,6 +252,8 @@ def _refuse_twins(alone: list[Recipe], names: list[str]) -> None:
 
 def _new_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
     torch.manual_seed(stream(recipe.teacher.seed, "teacher", "weights"))
+    if recipe.teacher.published:
+        return published_model(recipe.teacher, dataset.image_size, class_names=dataset.class_names)
     return models.create_model(recipe.teacher, num_classes=dataset.num_classes, image_size=dataset.image_size)
 
 
@@ -217,11 +268,13 @@ def _save_with_record(
 ) -> None:
     """Saves the model and then its record: a folder without a record is not complete."""
     model = model.to(splits.evaluation.images.device)
-    result = accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels)
+    measured: dict[str, float] = {}
+    if getattr(model, "num_classes", None) != 0:
+        measured = vars(accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels))
 
     def save() -> None:
         sha256 = models.save_model(model, folder, dataset)
-        record = TeacherRecord(source=source, sha256=sha256, data=dataset.sha256, members=members, **vars(result))
+        record = TeacherRecord(source=source, sha256=sha256, data=dataset.sha256, members=members, **measured)
         record.write(teacher_record_file(folder))
 
     current().from_leader(save)

@@ -6,18 +6,18 @@ It reads top to bottom: find the candidates, score each once, time them in turns
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from compress.data import Dataset, load_data
+from compress.runs.data import data_of_student, data_of_teacher
 from compress.runs.folder import Run, finished_run, now
 from compress.runs.locks import held
 from compress.system.errors import InputError, UsageError
 from export.benchmark import latency, scoring
-from export.benchmark.candidates import RUNTIMES, Candidate, find_candidates, reason_not_timed, try_evaluate
+from export.benchmark.candidates import RUNTIMES, Candidate, Role, find_candidates, reason_not_timed, try_evaluate
 from export.benchmark.machine import this_machine
 from export.benchmark.results import AccuracyResult, Benchmark, NotRun, Settings, write_benchmark
 from export.benchmark.summary import Measured, candidate_result, judged, summary
@@ -72,12 +72,18 @@ def benchmark_run(
     )
     _check(settings)
     with held(run.path):
+        if run.result.teacher_top1 is None:
+            raise InputError(
+                f"the teacher of {run.path} has no last layer, and a benchmark compares the student with its answers",
+                "Benchmark a run whose teacher classifies, such as the same recipe with teacher.source: finetune.",
+            )
         candidates = find_candidates(run)
-        dataset = _data(run)
+        dataset = data_of_student(run)
+        images: dict[Role, np.ndarray] = {"student": dataset.eval_images, "teacher": data_of_teacher(run).eval_images}
         _say_plan(candidates, settings, len(dataset.eval_labels))
-        logits, scores = _score(candidates, dataset, settings.threads[0])
+        logits, scores = _score(candidates, images, dataset.eval_labels, settings.threads[0])
         chosen = [candidate for candidate in candidates if reason_not_timed(candidate, settings.runtimes) is None]
-        timed, aa = time_candidates(chosen, dataset, settings)
+        timed, aa = time_candidates(chosen, images, settings)
         measured = Measured(dataset, logits, scores, timed, aa, settings)
         results = [candidate_result(candidate, measured) for candidate in candidates]
         verdict = judged(run, results, measured)
@@ -93,16 +99,6 @@ def _check(settings: Settings) -> None:
         raise UsageError("batches, threads and runs must be at least 1, and seconds at least 0")
 
 
-def _data(run: Run) -> Dataset:
-    dataset = load_data(run.recipe.data)
-    if dataset.sha256 != run.result.data.sha256:
-        raise InputError(
-            f"{dataset.name} is no longer the data that {run.path} was trained on: its hash differs",
-            "Restore it, or train again.",
-        )
-    return dataset
-
-
 def _say_plan(candidates: Sequence[Candidate], settings: Settings, images: int) -> None:
     timed = [candidate for candidate in candidates if reason_not_timed(candidate, settings.runtimes) is None]
     groups = len(settings.threads) * len(settings.batches) * len(SCOPES)
@@ -116,7 +112,7 @@ def _say_plan(candidates: Sequence[Candidate], settings: Settings, images: int) 
 
 
 def _score(
-    candidates: Sequence[Candidate], dataset: Dataset, threads: int
+    candidates: Sequence[Candidate], images: Mapping[Role, np.ndarray], labels: np.ndarray, threads: int
 ) -> tuple[dict[str, np.ndarray], dict[str, AccuracyResult | NotRun]]:
     """Each candidate's logits on the evaluation split, computed once, and what they score."""
     logits: dict[str, np.ndarray] = {}
@@ -126,16 +122,14 @@ def _score(
     try:
         for candidate in candidates:
             name = candidate.name
-            answer = try_evaluate(candidate, dataset.eval_images, threads)
+            answer = try_evaluate(candidate, images[candidate.role], threads)
             if isinstance(answer, str):
                 scores[name] = NotRun(reason=answer)
                 continue
             if not np.isfinite(answer).all():
                 raise InputError(f"{name} gives logits that are not finite", "Run `compress export` again.")
             logits[name] = answer
-            scores[name] = score = scoring.accuracy(
-                answer, dataset.eval_labels, "proxy" if candidate.proxy else "measured"
-            )
+            scores[name] = score = scoring.accuracy(answer, labels, "proxy" if candidate.proxy else "measured")
             logger.info(f"{name:<24} top1 {score.top1.value:.2%}{' (proxy)' if candidate.proxy else ''}")
     finally:
         torch.set_num_threads(before)

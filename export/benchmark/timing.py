@@ -1,18 +1,17 @@
 """Timing all candidates of a benchmark in turns, at each number of threads, batch size and scope.
 
-In: Candidates and a data set, whose real images are the input. Out: Latency entries by candidate, and the A/A runs.
+In: Candidates and the images of the evaluation split. Out: Latency entries by candidate, and the A/A runs.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 
-from compress.data import Dataset
 from export.benchmark import latency
-from export.benchmark.candidates import STUDENT_FILE, TEACHER, Candidate, Opened, open_candidate
+from export.benchmark.candidates import STUDENT_FILE, TEACHER, Candidate, Opened, Role, open_candidate
 from export.benchmark.latency import Series, Timed
 from export.benchmark.results import AARun, Interval, Latency, Settings
 
@@ -25,9 +24,12 @@ _TWIN = " (again)"
 
 
 def time_candidates(
-    candidates: Sequence[Candidate], dataset: Dataset, settings: Settings
+    candidates: Sequence[Candidate], images: Mapping[Role, np.ndarray], settings: Settings
 ) -> tuple[dict[str, list[Latency]], list[AARun]]:
     """Times all candidates in turns, for each number of threads, batch size and scope. One goes twice, as an A/A run.
+
+    Args:
+        images: uint8 [N, H, W, 3], as teacher and student see them.
 
     Returns:
         The entries by candidate, and the A/A runs.
@@ -42,9 +44,9 @@ def time_candidates(
             torch.set_num_threads(threads)
             opened = {candidate.name: open_candidate(candidate, threads) for candidate in candidates}
             for batch in settings.batches:
-                pixels = _pixels(dataset, batch)
+                pixels = {role: _pixels(seen, batch) for role, seen in images.items()}
                 for scope in SCOPES:
-                    calls = [_timed(name, entry, pixels, scope) for name, entry in opened.items()]
+                    calls = [_timed(c.name, opened[c.name], pixels[c.role], scope) for c in candidates]
                     if twin and scope == "model":
                         calls.append(Timed(twin + _TWIN, *_call_and_clock(calls, twin)))
                     series = latency.interleave(
@@ -67,10 +69,9 @@ def _call_and_clock(calls: Sequence[Timed], name: str) -> tuple[latency.Call, la
     return same.call, same.clock
 
 
-def _pixels(dataset: Dataset, batch: int) -> list[np.ndarray]:
+def _pixels(images: np.ndarray, batch: int) -> list[np.ndarray]:
     """Real images of the evaluation split, uint8 [batch, H, W, 3]: zeros would flatter kernels that skip them."""
-    count = len(dataset.eval_images)
-    return [np.asarray(dataset.eval_images[np.arange(n * batch, (n + 1) * batch) % count]) for n in range(INPUTS)]
+    return [np.asarray(images[np.arange(n * batch, (n + 1) * batch) % len(images)]) for n in range(INPUTS)]
 
 
 def _timed(name: str, opened: Opened, pixels: list[np.ndarray], scope: Scope) -> Timed:

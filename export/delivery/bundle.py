@@ -3,6 +3,7 @@
 The folder is also a model folder for Triton Inference Server: config.pbtxt, and the ONNX files in version folder 1.
 """
 
+import math
 import shutil
 import tempfile
 import zipfile
@@ -64,6 +65,8 @@ def make_bundle(
             class_names=list(data.class_names),
             mean=list(data.mean),
             std=list(data.std),
+            interpolation=data.interpolation,
+            crop_pct=data.crop_pct,
             files={name: sha256_file(folder / name) for name in _files(folder)},
         )
         manifest.write(folder / MANIFEST)
@@ -216,6 +219,8 @@ def _card(models: Sequence[Path], data: Dataset, card: str) -> str:
         "# Image classifier",
         "",
         f"{len(class_names)} classes ({shown}), {side} x {side} RGB images, values / 255, normalised by mean and std.",
+        f"Before, the shorter side is resized to {math.floor(side / data.crop_pct)} pixels ({data.interpolation}), and "
+        "the centre is cropped.",
         "",
         *([card.strip(), ""] if card.strip() else []),
         "## Files",

@@ -153,7 +153,7 @@ def _card(run: Run, repo: str) -> str:
 # {architecture}, {data.num_classes} classes of {data.name}
 
 Distilled with `{manifest.method}` from {models.read_config(run.teacher).get("architecture") or "a module"}: top-1
-{top1:.2%} on {data.eval_split} ({data.eval_images:,} images), its teacher {manifest.teacher_top1:.2%}. How it
+{top1:.2%} on {data.eval_split} ({data.eval_images:,} images), its teacher {manifest.teacher_accuracy}. How it
 was trained stands in `recipe.yaml`, from which paths are left out; the hash of the recipe is
 `{manifest.recipe_sha256}`.
 
@@ -163,6 +163,7 @@ was trained stands in `recipe.yaml`, from which paths are left out; the hash of 
 model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()
 ```
 
-Images come as RGB in 0..1, normalised with `mean` and `std` of `config.json`.
+Images come as RGB in 0..1, resized and cropped as `crop_pct` and `interpolation` of `config.json` say, and normalised
+with its `mean` and `std`: `timm.data.create_transform(**timm.data.resolve_model_data_config(model))` does it.
 
 {measured}"""

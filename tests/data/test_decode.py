@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from compress.data.dataset import load_data
-from compress.data.decode import read_image
+from compress.data.decode import Square
 from compress.recipe import Data
 from compress.system.errors import InputError
 from tests.helpers.damage import empty, not_an_image, truncate
@@ -30,7 +30,7 @@ def test_every_kind_of_image_is_read_like_its_rgb_original(tmp_path: Path, mode:
     path = tmp_path / ("image.tif" if mode in ("CMYK", "I") else "image.png")
     image.save(path)
     expected = (grey > 127) * 255 if mode == "1" else grey
-    found = read_image(path, 8).astype(int)
+    found = Square(8).read(path).astype(int)
     tolerance = 255 if mode == "1" else 1  # a bilevel image is dithered
     assert np.abs(found - expected[..., None].astype(int)).max() <= tolerance
     assert set(np.unique(found)) <= {0, 255} or mode != "1"
@@ -42,7 +42,7 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned right by 90 degrees
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    turned = read_image(tmp_path / "turned.png", 8)
+    turned = Square(8).read(tmp_path / "turned.png")
     assert turned[:, -1].min() == 255
     assert turned[:, 0].max() == 0
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compress.losses.taps import Tap
-from compress.models.wrappers import Renormalized
+from compress.models.wrappers import Adapted
 from compress.system.errors import UsageError
 
 # Layouts: maps with channels first and last, tokens with one, two and no prefix tokens.
@@ -127,7 +127,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 def test_a_teacher_behind_its_own_normalisation_has_its_own_names() -> None:
     model = family("resnet")
-    wrapped = Renormalized(model, torch.ones(3), torch.zeros(3)).eval()
+    wrapped = Adapted(model, torch.ones(3), torch.zeros(3)).eval()
     tap = Tap(wrapped, ["layer3"], images(), role="teacher")
     with torch.no_grad(), tap.recording():
         wrapped(images())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compress import models
 from compress.data import Dataset, load_data
 from compress.models.inference import for_inference
-from compress.models.wrappers import Ensemble, Renormalized
+from compress.models.wrappers import Adapted, Ensemble
 from compress.recipe import Data
 from compress.system.errors import InputError
 from tests.helpers.networks import relative_error, with_statistics
@@ -50,7 +50,7 @@ def trio() -> Ensemble:
     mobile = timm.create_model("mobilenetv3_small_050", num_classes=10)
     other: Any = timm.create_model("resnet18", num_classes=10)
     other.pretrained_cfg = {**other.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
-    wrapped = Renormalized(other, torch.tensor([0.5, 1.0, 2.0]), torch.tensor([0.1, -0.2, 0.3]))
+    wrapped = Adapted(other, torch.tensor([0.5, 1.0, 2.0]), torch.tensor([0.1, -0.2, 0.3]))
     return Ensemble([with_statistics(one) for one in (small, mobile, wrapped)]).eval()
 
 
@@ -95,7 +95,7 @@ def test_saved_and_loaded_it_has_the_same_logits_and_hash(
     fitted = models.as_teacher(opened, digits, "it")
     assert fitted is opened  # the images of this data need no other normalisation
     assert models.save_model(opened, tmp_path / "again", digits) == sha256
-    assert models.normalization(opened, digits) == (digits.mean, digits.std)
+    assert (tuple(opened.pretrained_cfg["mean"]), tuple(opened.pretrained_cfg["std"])) == (digits.mean, digits.std)
 
 
 def test_a_saved_one_is_refused_where_it_is_not_whole_or_has_other_classes(

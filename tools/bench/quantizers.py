@@ -28,7 +28,8 @@ from harness import json_option, run, show
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from compress.data import Dataset, load_data
+from compress.data import Dataset
+from compress.runs.data import data_of_student
 from compress.runs.folder import Run
 from compress.system.errors import InputError, MachineError
 from export.benchmark.candidates import read_export
@@ -75,11 +76,10 @@ def with_optimum(source: Path, inputs: np.ndarray, folder: Path, optimum: Path) 
 
 def data_of(run: Run) -> Dataset | None:
     try:
-        dataset = load_data(run.recipe.data)
+        return data_of_student(run)
     except InputError as error:
         logger.warning(f"{run.path.name}: no accuracy, calibrated on noise: {error}")
         return None
-    return dataset if dataset.sha256 == run.result.data.sha256 else None
 
 
 def compare(run: Run, optimum: Path | None, seconds: float, images: int | None, folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,253 @@
+"""Models that start with published weights: those that timm names, those of a folder, or those of a file.
+
+In: a recipe's student or teacher. Out: what the weights say of themselves, then the model with them. Weights fit whole
+or are refused. Only the last layer may be new.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+
+from compress.data.preprocessing import Preprocessing
+from compress.models import small_stem
+from compress.models.checkpoints import read_checkpoint, weights_in, without_prefix
+from compress.models.create import RESERVED, architecture, make_timm_model, without_origin
+from compress.models.folder import CONFIG, WEIGHTS, label_names, read_config
+from compress.models.hub import check_published, hub_file
+from compress.recipe import Member, Student
+from compress.system import files
+from compress.system.errors import CompressError, InputError, UsageError, first_line
+
+logger = logging.getLogger(__name__)
+
+_TORCH_WEIGHTS = "pytorch_model.bin"
+_SOURCES = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "state_dict")
+_CFG_KEYS = {field.name for field in fields(PretrainedCfg)}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that are published, or that a user has, before they are loaded.
+
+    Attributes:
+        name: for messages: timm's name with the tag, or a path.
+        architecture: timm's name without a tag.
+        args: arguments that the model was made with.
+        cfg: timm's pretrained_cfg: how its images are normalised, and the names of its classes.
+        place: a file, or a repository of the Hugging Face Hub and the names that the file may have.
+    """
+
+    name: str
+    architecture: str
+    args: dict[str, Any]
+    cfg: dict[str, Any]
+    place: Path | tuple[str, tuple[str, ...]]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the model sees pictures. Raises InputError where its config.json is damaged."""
+        return Preprocessing.of(self.cfg, self.name)
+
+    @property
+    def headless(self) -> bool:
+        """Whether the weights have no last layer for classes, as those of DINOv2."""
+        return self.cfg.get("num_classes") == 0
+
+    @cached_property
+    def file(self) -> Path:
+        """The file of the weights, downloaded where the Hub's cache does not have it.
+
+        Raises:
+            MachineError: it cannot be downloaded.
+            InputError: the repository or the file does not exist.
+        """
+        return self.place if isinstance(self.place, Path) else hub_file(*self.place)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file."""
+        return files.sha256_file(self.file)
+
+
+def find_published(settings: Student | Member) -> Published:
+    """What the published weights of a recipe's student or teacher say of themselves. They are not downloaded yet.
+
+    Raises:
+        UsageError: timm has no such model, or publishes no such weights.
+        InputError: the weights are of another architecture, or their config.json cannot be read.
+        MachineError: the configuration is on the Hub, which cannot be reached.
+    """
+    given = settings.weights if isinstance(settings, Member) else settings.pretrained
+    if isinstance(given, str):
+        return _of_path(settings, Path(given).expanduser())
+    scheme, _, place = settings.model.partition(":")
+    if scheme == "local-dir" and place:
+        return _of_folder(Path(place).expanduser(), settings.args)
+    if scheme == "hf-hub" and place:
+        repo, _, revision = place.partition("@")
+        config = hub_file(repo, (CONFIG,), revision=revision or None)
+        return _of_folder(config.parent, settings.args, place=(repo, (WEIGHTS, _TORCH_WEIGHTS)), name=settings.model)
+    check_published(settings.model)
+    if settings.stem == "small":
+        raise UsageError(
+            f"{settings.model} is published with its stock stem, and stem: small is asked for", "Use stem: stock."
+        )
+    name, cfg = settings.model, timm.get_pretrained_cfg(settings.model)
+    assert cfg is not None
+    assert cfg.hf_hub_id
+    names = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else (WEIGHTS, _TORCH_WEIGHTS)
+    return Published(name, name.split(".")[0], dict(settings.args), cfg.to_dict(), (cfg.hf_hub_id, names))
+
+
+def published_model(settings: Student | Member, image_size: int, *, class_names: list[str] | None = None) -> nn.Module:
+    """A model with published weights.
+
+    Args:
+        settings: the recipe's student or teacher.
+        image_size: pixels a side.
+        class_names: of the data. The last layer is new, from torch's random stream, where its classes are others. None
+            keeps the last layer as it is.
+
+    Raises:
+        UsageError: timm has no such model, publishes no such weights, or refuses the arguments.
+        InputError: the weights cannot be read or do not fit the model.
+        MachineError: they cannot be downloaded.
+    """
+    found = find_published(settings)
+    classes = None if class_names is None else len(class_names)
+    cfg = {key: value for key, value in found.cfg.items() if key in _CFG_KEYS and key not in _SOURCES}
+    target: Any = make_timm_model(
+        found.architecture, found.args, image_size, pretrained_cfg=cfg, num_classes=classes or 1
+    )
+    head = head_of(target)
+    weights = without_prefix(read_checkpoint(found.file), target.state_dict(), found.file)
+    kept_classes = _classes_of(weights, head, found)
+    loaded = _loaded(found, cfg, weights, kept_classes, image_size)
+    if classes is None:
+        model = loaded
+    elif kept_classes == classes and _may_be(found.cfg.get("label_names"), class_names):
+        model = loaded
+        logger.info(f"{found.name}: weights of {found.file}, with their last layer of {classes} classes")
+    else:
+        body = {key: value for key, value in loaded.state_dict().items() if not key.startswith(head)}
+        missing = target.load_state_dict(body, strict=False).missing_keys
+        if strange := [key for key in missing if not key.startswith(head)]:
+            raise _misfit(found, f"{strange[0]} is missing")
+        model = target
+        logger.info(f"{found.name}: weights of {found.file}, with a new last layer for {classes} classes")
+    own = {
+        **cfg,
+        "num_classes": kept_classes if classes is None else classes,
+        "architecture": found.architecture,
+        "input_size": (3, image_size, image_size),
+    }
+    if model is target:
+        own.pop("label_names", None)
+    model.pretrained_cfg = without_origin(own)
+    return model
+
+
+def head_of(model: Any) -> tuple[str, ...]:
+    """What the names of the last layer's weights begin with, such as ("classifier.",).
+
+    Several for a model with several heads.
+    """
+    last = model.get_classifier()
+    heads = list(last) if isinstance(last, tuple | list | nn.ModuleList) else [last]
+    return tuple(f"{name}." for name, module in model.named_modules() if any(module is head for head in heads))
+
+
+def _of_path(settings: Student | Member, path: Path) -> Published:
+    name = architecture(settings, image_size=1024)
+    if path.is_dir():
+        found = _of_folder(path, settings.args)
+        if _plain(found.architecture) != _plain(name):
+            raise InputError(
+                f"{path} holds weights of {found.architecture}, and the recipe asks for {settings.model}",
+                f"Set model: {found.architecture}, or give other weights.",
+            )
+        return found
+    if (path.parent / CONFIG).is_file():
+        beside = _of_folder(path.parent, settings.args, name=str(path))
+        if _plain(beside.architecture) == _plain(name):
+            return Published(str(path), beside.architecture, beside.args, beside.cfg, path)
+    published = timm.get_pretrained_cfg(name.split(".")[0])
+    cfg = {} if published is None else {**published.to_dict(), "label_names": None, "num_classes": None}
+    mean, std = ([round(value, 4) for value in cfg.get(key) or ()] for key in ("mean", "std"))
+    logger.warning(
+        f"{path} does not say how its images were normalised: mean {mean} and std {std}, those of timm's "
+        f"{name.split('.')[0]}, are taken. A {CONFIG} beside it sets others."
+    )
+    return Published(str(path), name.split(".")[0], dict(settings.args), cfg, path)
+
+
+def _of_folder(
+    folder: Path,
+    args: Mapping[str, Any],
+    *,
+    place: tuple[str, tuple[str, ...]] | None = None,
+    name: str = "",
+) -> Published:
+    """Weights beside a config.json. place: where they are, if they are on the Hub."""
+    config = read_config(folder)
+    if not config.get("architecture"):
+        raise InputError(f"{folder / CONFIG} names no architecture of timm", "timm's save_for_hf writes one.")
+    cfg = dict(config.get("pretrained_cfg") or {})
+    cfg["label_names"] = label_names(config.get("label_names"), folder / CONFIG)
+    if isinstance(config.get("num_classes"), int):
+        cfg["num_classes"] = config["num_classes"]
+    recorded = config.get("model_args") or {}
+    made_with = {key: value for key, value in recorded.items() if key not in (*RESERVED, "img_size")}
+    return Published(
+        name or str(folder), config["architecture"], {**made_with, **args}, cfg, place or weights_in(folder)
+    )
+
+
+def _plain(name: str) -> str:
+    """An architecture without tag and stem."""
+    return name.split(".")[0].removesuffix(small_stem.SUFFIX)
+
+
+def _classes_of(weights: Mapping[str, Tensor], head: tuple[str, ...], found: Published) -> int:
+    """The number of classes of the last layer in the file; 0 where it has none."""
+    for prefix in head:
+        if (weight := weights.get(f"{prefix}weight")) is not None:
+            return weight.shape[0]
+    return found.cfg.get("num_classes") or 0
+
+
+def _loaded(found: Published, cfg: dict[str, Any], weights: dict[str, Tensor], classes: int, image_size: int) -> Any:
+    """The model as published. timm adapts names and position embeddings, and every weight must fit."""
+    try:
+        return make_timm_model(
+            found.architecture,
+            found.args,
+            image_size,
+            num_classes=classes,
+            pretrained=True,
+            pretrained_cfg={**cfg, "num_classes": classes, "label_offset": 0, "state_dict": weights},
+        )
+    except CompressError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise _misfit(found, lines[1] if len(lines) > 1 else first_line(error)) from error
+
+
+def _misfit(found: Published, why: str) -> InputError:
+    short = why if len(why) <= 160 else why[:157] + "..."
+    return InputError(
+        f"{found.file} does not fit {found.architecture}: {short}", "Check model, stem and args, or give other weights."
+    )
+
+
+def _may_be(known: list[str] | None, class_names: list[str] | None) -> bool:
+    """Whether the classes of a last layer can be those of the data."""
+    return not known or known == class_names

@@ -1,0 +1,116 @@
+"""The data of a run, as each of its models sees it.
+
+In: a recipe's data section, and how a model sees pictures. Out: a Dataset and its splits on the device. Models with
+published weights have their own mean, std, interpolation and crop, so the data of the teacher may differ from the
+student's.
+"""
+
+import logging
+from typing import Any
+
+import torch
+
+from compress import models
+from compress.data import Dataset, Splits, load_data, on_device
+from compress.data.preprocessing import Preprocessing
+from compress.distributed.world import current
+from compress.models.published import find_published
+from compress.models.weights import teacher_preprocessing
+from compress.recipe import Augment, Data, Member, Recipe
+from compress.runs.folder import Run
+from compress.system.errors import InputError
+from compress.training.memo import Memo
+
+logger = logging.getLogger(__name__)
+
+
+def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Dataset, Splits]:
+    """The data set as the student sees it, and its splits on the device. Runs with one memo share them.
+
+    Raises:
+        InputError: the data is missing or damaged, or so is the configuration of the student's published weights.
+        UsageError: timm publishes no such weights.
+        MachineError: the cache cannot be written, or the Hub cannot be reached.
+    """
+    seen = find_published(recipe.student).preprocessing if recipe.student.published else Preprocessing()
+
+    def load() -> tuple[Dataset, Splits]:
+        dataset = load_data(recipe.data, seen)
+        logger.info(_describe(dataset, recipe.data.augment))
+        if unseen := set(range(dataset.num_classes)) - set(dataset.eval_labels.tolist()):
+            name = dataset.class_names[min(unseen)]
+            logger.warning(f"class {name!r} has no image to evaluate on ({len(unseen)} such classes)")
+        return dataset, on_device(dataset, device)
+
+    key = ("data", recipe.data.model_dump_json(), seen, device)
+    return memo.once(key, lambda: current().leader_first(load))
+
+
+def teacher_data(
+    member: Member, recipe: Recipe, dataset: Dataset, splits: Splits, memo: Memo
+) -> tuple[Dataset, Splits]:
+    """The data set as a teacher sees it, and its splits on the device.
+
+    Args:
+        dataset: as the student sees it. The teacher gets the same where it sees it alike.
+        splits: of that.
+
+    Raises:
+        InputError: the teacher's config.json is damaged, or the data is.
+        UsageError: timm publishes no such weights.
+        MachineError: the cache cannot be written, or the Hub cannot be reached.
+    """
+    seen = teacher_preprocessing(member)
+    settings = recipe.data
+    if member.image_size is not None:
+        settings = settings.model_copy(update={"image_size": member.image_size})
+    key = ("teacher data", settings.model_dump_json(), seen)
+    found = memo.once(key, lambda: current().leader_first(lambda: load_data(settings, seen)))
+    if (found.sha256, found.mean, found.std) == (dataset.sha256, dataset.mean, dataset.std):
+        return dataset, splits
+    return found, on_device(found, splits.train.images.device)
+
+
+def data_of_student(run: Run, settings: Data | None = None) -> Dataset:
+    """The data of a finished run as its student sees it.
+
+    Args:
+        settings: where the data is now. Default: as the run's recipe says.
+
+    Raises:
+        InputError: it is not the data that the run was trained on.
+    """
+    return _recorded(run, settings or run.recipe.data, models.read_config(run.student), run.result.data.sha256)
+
+
+def data_of_teacher(run: Run) -> Dataset:
+    """The data of a finished run as its teacher sees it.
+
+    Raises:
+        InputError: it is not the data that the teacher was measured on.
+    """
+    config = models.read_config(run.teacher)
+    size = (config.get("pretrained_cfg") or {}).get("input_size", [run.recipe.data.image_size])[-1]
+    data = run.recipe.data.model_copy(update={"image_size": size})
+    return _recorded(run, data, config, run.result.teacher.data)
+
+
+def _recorded(run: Run, data: Data, config: dict[str, Any], sha256: str) -> Dataset:
+    cfg = config.get("pretrained_cfg") or {}
+    dataset = load_data(data, Preprocessing.of(cfg, str(run.path)))
+    if dataset.sha256 != sha256:
+        raise InputError(
+            f"the {dataset.name} data here is not what {run.path} was trained on",
+            "Point data.root to that data, or train again.",
+        )
+    return dataset
+
+
+def _describe(dataset: Dataset, augment: Augment) -> str:
+    kinds = {"crop": augment.crop, "flip": augment.flip, "erase": augment.erase, "scale": augment.scale < 1}
+    used = ", ".join(name for name, value in kinds.items() if value) or "none"
+    return (
+        f"data: {dataset.name}, {len(dataset.train_labels):,} images to train on, "
+        f"{len(dataset.eval_labels):,} to evaluate on ({dataset.eval_split}), "
+        f"{dataset.num_classes} classes, {dataset.image_size} pixels; augmentation: {used}"
+    )
