@@ -44,9 +44,9 @@ class _Wanted:
     setting: str
 
     def unavailable(self, reason: str) -> MachineError:
-        return MachineError(f"the weights {self.repo} cannot be fetched ({reason})", self._elsewhere())
+        return MachineError(f"the weights {self.repo} cannot be fetched ({reason})", self.elsewhere())
 
-    def _elsewhere(self) -> str:
+    def elsewhere(self) -> str:
         """How another machine fetches them, and which setting then names them."""
         from huggingface_hub import constants
 
@@ -110,7 +110,7 @@ def hub_file(
         if constants.HF_HUB_OFFLINE:
             raise MachineError(
                 f"the weights {repo} are not in the cache, and HF_HUB_OFFLINE does not let them be fetched",
-                wanted._elsewhere(),
+                wanted.elsewhere(),
             )
         with _quiet():
             return _download(_look_up(wanted), wanted)
@@ -151,8 +151,6 @@ def _look_up(wanted: _Wanted) -> _Found:
         except EntryNotFoundError:
             continue
         except Exception as error:
-            if _status(error) == 404 and type(error).__name__ == "HfHubHTTPError":  # a mirror without the Hub's codes
-                continue
             raise _explained(error, wanted) from error
         etag, commit = about.etag or "", about.commit_hash or ""
         if not (_PLAIN.fullmatch(etag) and _PLAIN.fullmatch(commit)):
@@ -271,8 +269,9 @@ def _explained(error: Exception, wanted: _Wanted) -> CompressError:
     """What the Hub's answer, or that there is none, means for the user."""
     from huggingface_hub import errors
 
-    repo, status = wanted.repo, _status(error)
+    repo = wanted.repo
     response: Any = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return MachineError(
             f"{repo} is gated", f"Accept its licence at https://huggingface.co/{repo}, then run `hf auth login`."
@@ -294,10 +293,6 @@ def _explained(error: Exception, wanted: _Wanted) -> CompressError:
     if isinstance(error, OSError) and error.filename:  # that of the token
         return MachineError(f"cannot read {error.filename}: {error.strerror}", "HF_HOME sets another folder.")
     return wanted.unavailable(f"{_host()}: {first_line(error)}")
-
-
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _host() -> str:

@@ -15,6 +15,7 @@ _REFUSALS = {
     "gated": (403, {"X-Error-Code": "GatedRepo"}),
     "token": (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
     "forbidden": (403, {}),
+    "strange": (404, {}),
     "busy": (503, {}),
     "limited": (429, {"Retry-After": "3600"}),
 }
@@ -25,10 +26,12 @@ class Hub(ThreadingHTTPServer):
 
     `behaviour` is what it does instead:
         missing, no revision, no repository, unknown, gated, token, forbidden, busy, limited   an answer of the Hub
+        strange             404 without the Hub's headers
         hang, hang at get   it takes the request, or that of the content, and never answers
         cut                 half of what is asked for, then the end
         other bytes         content of the same length
         no hub              200 without the Hub's headers
+        wait for two        content comes once two have asked for the file
         warn                as usual, with a warning for people
     """
 
@@ -75,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         if behaviour == "hang" or (behaviour == "hang at get" and get):
             self.server.closing.wait(60)
             return
+        while behaviour == "wait for two" and get and sum("HEAD" in each for each in self.server.requests) < 2:
+            time.sleep(0.01)
         if behaviour in _REFUSALS:
             self._send(*_REFUSALS[behaviour])
             return

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,14 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(ask: Ask, hub: Hub) -> 
     assert hub.requests == [HEAD, f"{GET} bytes=128000-"]
 
 
+def test_of_two_processes_one_downloads_and_the_other_waits_for_it(ask: Ask, hub: Hub) -> None:
+    hub.behaviour = "wait for two"
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: ask(HF_HUB_ETAG_TIMEOUT="60"), range(2)))
+    assert found(results[0]) == found(results[1]) == CONTENT
+    assert sorted(hub.requests) == [GET, HEAD, HEAD]
+
+
 def test_bytes_other_than_the_hub_s_are_never_cached(ask: Ask, hub: Hub) -> None:
     hub.behaviour = "other bytes"
     assert_fails(ask(), 4, "arrived damaged", "Run it again")
@@ -160,6 +169,7 @@ REFUSALS = {
     "gated": (4, (f"{REPO} is gated", f"https://huggingface.co/{REPO}", "hf auth login")),
     "token": (4, ("refuses the token", REPO, "hf auth login")),
     "forbidden": (4, (REPO, "403 Forbidden", COMMAND, SETTING)),
+    "strange": (4, (REPO, "404 Not Found", COMMAND, SETTING)),
     "busy": (4, (REPO, "503 Service Unavailable", COMMAND, SETTING)),
     "limited": (4, (REPO, "429 Too Many Requests", COMMAND, SETTING)),
     "no hub": (4, (REPO, "does not answer as the Hugging Face Hub does", COMMAND, SETTING)),
@@ -188,7 +198,7 @@ def test_without_a_network_the_line_says_how_another_machine_fetches_it(ask: Ask
         assert_one_line(ask(HF_ENDPOINT=closed), 4, "Connection refused", COMMAND, SETTING)
         assert_one_line(ask(HTTP_PROXY=closed), 4, "Connection refused", COMMAND, SETTING)
     assert_one_line(ask(HF_ENDPOINT="http://hub.invalid"), 4, "hub.invalid", COMMAND, SETTING)
-    assert_one_line(ask(HF_HUB_OFFLINE="1"), 4, "HF_HUB_OFFLINE", COMMAND, SETTING)
+    assert_one_line(ask(HF_HUB_OFFLINE="1"), 4, "not in the cache, and HF_HUB_OFFLINE", COMMAND, SETTING)
     of_config = ask("config.json", revision="v1", HF_HUB_OFFLINE="1")
     assert_one_line(of_config, 4, f"{NAME} config.json --revision v1 --local-dir")
     of_other = ask("open_clip.bin", HF_HUB_OFFLINE="1")
