@@ -7,6 +7,7 @@ prefix is before their names. It never runs code from a file.
 import argparse
 import json
 import logging
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "weights", "para
 _INDEX = f"{WEIGHTS}.index.json"
 _TORCH_WEIGHTS = "pytorch_model.bin"
 _LFS = b"version https://git-lfs"
+_ZIP = b"PK\x03\x04"
+_MAX_HEADER_BYTES = 100_000_000
+"""Of safetensors, as that library limits it."""
 
 
 def weights_in(folder: Path) -> Path:
@@ -43,7 +47,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             average (EMA) is taken, and a log line says so.
 
     Raises:
-        InputError: the file is missing, holds code or no weights, or a weight is not finite.
+        InputError: the file is missing or not whole, holds code or no weights, or a weight is not finite.
     """
     weights = _chosen(_content(path), path)
     for name, value in weights.items():
@@ -100,6 +104,10 @@ def _content(path: Path) -> Any:
     except InputError:
         raise
     except Exception as error:
+        if _is_cut_short(path, error):
+            raise InputError(
+                f"{path} is not whole: its end is missing", "Delete it, and download or copy it again."
+            ) from error
         raise InputError(
             f"{path} does not hold plain weights ({first_line(error)})",
             "Convert it to safetensors where you trust it.",
@@ -114,8 +122,30 @@ def _shards(index: Path) -> dict[str, Tensor]:
             raise InputError(f"{index} names {name}, which is outside of its folder")
         if not (index.parent / name).is_file():
             raise InputError(f"{index} names {name}, which is missing", "Download the rest of the shards.")
-        weights |= load_file(index.parent / name)
+        weights |= _content(index.parent / name)
     return weights
+
+
+def _is_cut_short(path: Path, error: Exception) -> bool:
+    """Whether a file that could not be read is the beginning of a longer one, as a download leaves it."""
+    if isinstance(error, EOFError) or "unexpected EOF" in str(error):  # torch's format before 1.6
+        return True
+    try:
+        with path.open("rb") as file:
+            start, size = file.read(8), path.stat().st_size
+            if path.suffix != ".safetensors":
+                return start.startswith(_ZIP) and not zipfile.is_zipfile(path)
+            length = int.from_bytes(start, "little")
+            if length > _MAX_HEADER_BYTES:  # it is another format
+                return False
+            if len(start) < 8 or size < 8 + length:
+                return True
+            entries = json.loads(file.read(length)).items()
+            return size < 8 + length + max(
+                about["data_offsets"][1] for name, about in entries if name != "__metadata__"
+            )
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return False
 
 
 def _chosen(content: Any, path: Path) -> dict[str, Tensor]:

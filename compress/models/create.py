@@ -3,13 +3,13 @@
 In: the recipe's model entry. Out: the timm name that it stands for, and a model with fresh or published weights.
 """
 
-import difflib
 from typing import Any
 
 import timm
 from torch import nn
 
 from compress.models import small_stem
+from compress.models.registry import known_architecture
 from compress.recipe import Model
 from compress.system.errors import UsageError, first_line
 
@@ -29,21 +29,14 @@ def architecture(settings: Model, image_size: int) -> str:
     Raises:
         UsageError: timm has no such model, or the small stem is asked for where there is none.
     """
-    if timm.is_model(settings.model.split(".")[0]):
-        small = settings.model.split(".")[0] + small_stem.SUFFIX
-        if settings.stem == "small" and not timm.is_model(small):
-            raise UsageError(f"stem: small is for timm's ResNets, and {settings.model} is none", "Use stem: stock.")
-        wants_small = settings.stem == "small" or (
-            settings.stem == "auto" and image_size <= 64 and not settings.published
-        )
-        return small if wants_small and timm.is_model(small) else settings.model
     if ":" in settings.model:  # local-dir:PATH, hf-hub:REPO
         return settings.model
-    close = difflib.get_close_matches(settings.model, timm.list_models(), n=1)
-    raise UsageError(
-        f"timm has no model {settings.model!r}",
-        f"Did you mean {close[0]}?" if close else "timm.list_models() names them all.",
-    )
+    small = known_architecture(settings.model) + small_stem.SUFFIX
+    if settings.stem == "small" and not timm.is_model(small):
+        raise UsageError(f"stem: small is for timm's ResNets, and {settings.model} is none", "Use stem: stock.")
+    automatic = settings.stem == "auto" and image_size <= 64 and not settings.published
+    wants_small = settings.stem == "small" or automatic
+    return small if wants_small and timm.is_model(small) else settings.model
 
 
 def create_model(settings: Model, *, num_classes: int, image_size: int) -> nn.Module:

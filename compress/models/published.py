@@ -6,7 +6,7 @@ or are refused. Only the last layer may be new.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from compress.models import small_stem
 from compress.models.checkpoints import read_checkpoint, weights_in, without_prefix
 from compress.models.create import RESERVED, architecture, make_timm_model, without_origin
 from compress.models.folder import CONFIG, WEIGHTS, label_names, read_config
-from compress.models.hub import check_published, hub_file
+from compress.models.hub import hub_file
+from compress.models.registry import check_published
 from compress.recipe import Member, Student
 from compress.system import files
 from compress.system.errors import CompressError, InputError, UsageError, first_line
@@ -42,6 +43,8 @@ class Published:
         args: arguments that the model was made with.
         cfg: timm's pretrained_cfg: how its images are normalised, and the names of its classes.
         place: a file, or a repository of the Hugging Face Hub and the names that the file may have.
+        setting: the recipe's key that names a place of other weights, for messages.
+        revision: of the repository.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Published:
     args: dict[str, Any]
     cfg: dict[str, Any]
     place: Path | tuple[str, tuple[str, ...]]
+    setting: str = "student.pretrained"
+    revision: str | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -68,7 +73,9 @@ class Published:
             MachineError: it cannot be downloaded.
             InputError: the repository or the file does not exist.
         """
-        return self.place if isinstance(self.place, Path) else hub_file(*self.place)
+        if isinstance(self.place, Path):
+            return self.place
+        return hub_file(*self.place, revision=self.revision, setting=self.setting)
 
     @cached_property
     def sha256(self) -> str:
@@ -84,7 +91,9 @@ def find_published(settings: Student | Member) -> Published:
         InputError: the weights are of another architecture, or their config.json cannot be read.
         MachineError: the configuration is on the Hub, which cannot be reached.
     """
+    of_teacher = isinstance(settings, Member)
     given = settings.weights if isinstance(settings, Member) else settings.pretrained
+    setting = "teacher.weights" if of_teacher else "student.pretrained"
     if isinstance(given, str):
         return _of_path(settings, Path(given).expanduser())
     scheme, _, place = settings.model.partition(":")
@@ -92,8 +101,10 @@ def find_published(settings: Student | Member) -> Published:
         return _of_folder(Path(place).expanduser(), settings.args)
     if scheme == "hf-hub" and place:
         repo, _, revision = place.partition("@")
-        config = hub_file(repo, (CONFIG,), revision=revision or None)
-        return _of_folder(config.parent, settings.args, place=(repo, (WEIGHTS, _TORCH_WEIGHTS)), name=settings.model)
+        config = hub_file(repo, (CONFIG,), revision=revision or None, setting=setting)
+        found = _of_folder(config.parent, settings.args)
+        place = (repo, (WEIGHTS, _TORCH_WEIGHTS))
+        return replace(found, name=settings.model, place=place, setting=setting, revision=revision or None)
     check_published(settings.model)
     if settings.stem == "small":
         raise UsageError(
@@ -101,9 +112,13 @@ def find_published(settings: Student | Member) -> Published:
         )
     name, cfg = settings.model, timm.get_pretrained_cfg(settings.model)
     assert cfg is not None
-    assert cfg.hf_hub_id
+    if not cfg.hf_hub_id:
+        raise UsageError(
+            f"the weights of {name} are not on the Hugging Face Hub",
+            f"Download {cfg.url} and set {setting} to the file.",
+        )
     names = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else (WEIGHTS, _TORCH_WEIGHTS)
-    return Published(name, name.split(".")[0], dict(settings.args), cfg.to_dict(), (cfg.hf_hub_id, names))
+    return Published(name, name.split(".")[0], dict(settings.args), cfg.to_dict(), (cfg.hf_hub_id, names), setting)
 
 
 def published_model(settings: Student | Member, image_size: int, *, class_names: list[str] | None = None) -> nn.Module:
@@ -175,9 +190,9 @@ def _of_path(settings: Student | Member, path: Path) -> Published:
             )
         return found
     if (path.parent / CONFIG).is_file():
-        beside = _of_folder(path.parent, settings.args, name=str(path))
+        beside = _of_folder(path.parent, settings.args)
         if _plain(beside.architecture) == _plain(name):
-            return Published(str(path), beside.architecture, beside.args, beside.cfg, path)
+            return replace(beside, name=str(path), place=path)
     published = timm.get_pretrained_cfg(name.split(".")[0])
     cfg = {} if published is None else {**published.to_dict(), "label_names": None, "num_classes": None}
     mean, std = ([round(value, 4) for value in cfg.get(key) or ()] for key in ("mean", "std"))
@@ -188,14 +203,8 @@ def _of_path(settings: Student | Member, path: Path) -> Published:
     return Published(str(path), name.split(".")[0], dict(settings.args), cfg, path)
 
 
-def _of_folder(
-    folder: Path,
-    args: Mapping[str, Any],
-    *,
-    place: tuple[str, tuple[str, ...]] | None = None,
-    name: str = "",
-) -> Published:
-    """Weights beside a config.json. place: where they are, if they are on the Hub."""
+def _of_folder(folder: Path, args: Mapping[str, Any]) -> Published:
+    """Weights beside a config.json."""
     config = read_config(folder)
     if not config.get("architecture"):
         raise InputError(f"{folder / CONFIG} names no architecture of timm", "timm's save_for_hf writes one.")
@@ -205,9 +214,7 @@ def _of_folder(
         cfg["num_classes"] = config["num_classes"]
     recorded = config.get("model_args") or {}
     made_with = {key: value for key, value in recorded.items() if key not in (*RESERVED, "img_size")}
-    return Published(
-        name or str(folder), config["architecture"], {**made_with, **args}, cfg, place or weights_in(folder)
-    )
+    return Published(str(folder), config["architecture"], {**made_with, **args}, cfg, weights_in(folder))
 
 
 def _plain(name: str) -> str:

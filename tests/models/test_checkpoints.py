@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from compress.models.checkpoints import read_checkpoint, weights_in, without_prefix
 from compress.system.errors import InputError
+from tests.helpers.damage import truncate
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,38 @@ def test_a_pointer_of_git_lfs_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     with pytest.raises(InputError, match="git lfs pull"):
         read_checkpoint(tmp_path / "w.pth")
+
+
+def save_old(content: object, path: Path) -> None:
+    """In the format of torch before 1.6."""
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("save", [save_file, torch.save, save_old])
+def test_a_file_whose_download_broke_off_is_told_apart_from_one_of_another_kind(
+    tmp_path: Path, save: Callable[[object, Path], None]
+) -> None:
+    path = tmp_path / ("w.safetensors" if save is save_file else "w.pth")
+    save({"a": torch.ones(2000), "b": torch.ones(100, 10)}, path)
+    whole = path.read_bytes()
+    for length in (0, 40, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError) as raised:
+            read_checkpoint(path)
+        assert (
+            str(raised.value) == f"{path} is not whole: its end is missing. Delete it, and download or copy it again."
+        )
+    path.write_text("<html>Log in first, then you may download the file.</html>")
+    with pytest.raises(InputError, match="does not hold plain weights"):
+        read_checkpoint(path)
+
+
+def test_of_shards_the_one_that_is_not_whole_is_named(tmp_path: Path, model: nn.Module) -> None:
+    huggingface_hub.save_torch_state_dict(model.state_dict(), tmp_path, max_shard_size="20KB")
+    second = sorted(tmp_path.glob("*.safetensors"))[1]
+    truncate(second)
+    with pytest.raises(InputError, match=f"{second.name} is not whole"):
+        read_checkpoint(weights_in(tmp_path))
 
 
 @pytest.mark.parametrize(
