@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _TORCH_WEIGHTS = "pytorch_model.bin"
 _SOURCES = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "state_dict")
+_MISFIT_HINT = "Check model, stem and args, or give other weights."
 _CFG_KEYS = {field.name for field in fields(PretrainedCfg)}
 
 
@@ -95,10 +96,10 @@ def find_published(settings: Student | Member) -> Published:
     given = settings.weights if isinstance(settings, Member) else settings.pretrained
     setting = "teacher.weights" if of_teacher else "student.pretrained"
     if isinstance(given, str):
-        return _of_path(settings, Path(given).expanduser())
+        return replace(_of_path(settings, Path(given).expanduser()), setting=setting)
     scheme, _, place = settings.model.partition(":")
     if scheme == "local-dir" and place:
-        return _of_folder(Path(place).expanduser(), settings.args)
+        return replace(_of_folder(Path(place).expanduser(), settings.args), setting=setting)
     if scheme == "hf-hub" and place:
         repo, _, revision = place.partition("@")
         config = hub_file(repo, (CONFIG,), revision=revision or None, setting=setting)
@@ -180,6 +181,8 @@ def head_of(model: Any) -> tuple[str, ...]:
 
 
 def _of_path(settings: Student | Member, path: Path) -> Published:
+    if not path.exists():
+        raise InputError(f"no weights at {path}")
     name = architecture(settings, image_size=1024)
     if path.is_dir():
         found = _of_folder(path, settings.args)
@@ -245,14 +248,17 @@ def _loaded(found: Published, cfg: dict[str, Any], weights: dict[str, Tensor], c
         raise
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise _misfit(found, lines[1] if len(lines) > 1 else first_line(error)) from error
+        hint, made_for = _MISFIT_HINT, (found.cfg.get("input_size") or [image_size])[-1]
+        default = timm.get_pretrained_cfg(found.architecture)
+        if made_for != image_size and default is not None and default.fixed_input_size:
+            key = "teacher.image_size" if found.setting.startswith("teacher") else "data.image_size"
+            hint = f"They are for images of {made_for} pixels, which timm cannot change: set {key}={made_for}."
+        raise _misfit(found, lines[1] if len(lines) > 1 else first_line(error), hint) from error
 
 
-def _misfit(found: Published, why: str) -> InputError:
+def _misfit(found: Published, why: str, hint: str = _MISFIT_HINT) -> InputError:
     short = why if len(why) <= 160 else why[:157] + "..."
-    return InputError(
-        f"{found.file} does not fit {found.architecture}: {short}", "Check model, stem and args, or give other weights."
-    )
+    return InputError(f"{found.file} does not fit {found.architecture}: {short}", hint)
 
 
 def _may_be(known: list[str] | None, class_names: list[str] | None) -> bool:

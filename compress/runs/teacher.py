@@ -203,9 +203,10 @@ def _take_over(kept: TeacherFolder, run: Run) -> None:
 def _save_foreign_teacher(settings: Member, folder: Path, dataset: Dataset, splits: Splits) -> Path:
     make = models.checkpoint_teacher if settings.source == "checkpoint" else models.pretrained_teacher
     model: Any = make(settings, dataset)
-    if model.num_classes:
+    headless = model.num_classes == 0
+    if not headless:
         check_logits(model, dataset, "teacher")
-    _save_with_record(model, folder, dataset, splits, source=settings.source)
+    _save_with_record(model, folder, dataset, splits, source=settings.source, headless=headless)
     return folder
 
 
@@ -265,11 +266,15 @@ def _save_with_record(
     *,
     source: str,
     members: list[MemberRecord] | None = None,
+    headless: bool = False,
 ) -> None:
-    """Saves the model and then its record: a folder without a record is not complete."""
+    """Saves the model and then its record: a folder without a record is not complete.
+
+    headless: the model has no last layer, so there is no accuracy to measure.
+    """
     model = model.to(splits.evaluation.images.device)
     measured: dict[str, float] = {}
-    if getattr(model, "num_classes", None) != 0:
+    if not headless:
         measured = vars(accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels))
 
     def save() -> None:
