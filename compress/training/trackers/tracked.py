@@ -7,6 +7,7 @@ tracker can end it: one that fails is left out with a warning, and gets what it 
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -123,7 +124,7 @@ class Trackers:
                 action()
         except Exception as error:  # noqa: BLE001 - whatever it is, the training is worth more
             if name not in self._lost:
-                logger.warning(f"{name}: {first_line(error)}. The run goes on without it; metrics.jsonl has all")
+                logger.warning(f"{name}: {_reason(error)}. The run goes on without it; metrics.jsonl has all")
             self._lost.add(name)
 
 
@@ -170,7 +171,7 @@ def add_artifacts(folder: Path, paths: Sequence[Path]) -> None:
                     tracker.log_artifact(path)
                 tracker.finish("finished")
         except Exception as error:  # noqa: BLE001 - the files are written, which is what was asked for
-            logger.warning(f"{name}: {first_line(error)}. It did not get {', '.join(path.name for path in paths)}")
+            logger.warning(f"{name}: {_reason(error)}. It did not get {', '.join(path.name for path in paths)}")
 
 
 def _remembered(folder: Path) -> dict[str, Tracked]:
@@ -200,15 +201,20 @@ def _explained(name: str) -> Iterator[None]:
         raise MachineError(f"train.tracker: [{name}] needs packages that are missing", install_extra(name)) from None
     except Exception as error:
         raise MachineError(
-            f"train.tracker: [{name}] cannot be used ({first_line(error)})", "Mend that, or leave it out."
+            f"train.tracker: [{name}] cannot be used ({_reason(error)})", "Mend that, or leave it out."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of the error, without a password in an address."""
+    return re.sub(r"//[^/@\s]*@", "//", first_line(error))
 
 
 def _flat(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Nested content by dotted keys. Entries of lists are numbered."""
     entries = dict(enumerate(content)) if isinstance(content, list) else content
-    if not isinstance(entries, dict) or not entries:
-        yield key, content if isinstance(content, str | int | float) else str(content)
+    if not isinstance(entries, dict) or (key and not entries):
+        yield key, content if isinstance(content, str | int | float | None) else str(content)
         return
     for name, value in entries.items():
         yield from _flat(value, f"{key}.{name}" if key else str(name))
