@@ -138,6 +138,7 @@ def test_a_fine_tuning_that_is_done_again_has_a_series_of_its_own(tiny_recipe: P
     finished = run(tiny_recipe, ALL, INT8, "train.quantize_epochs=2", resume=True)
     second = expected_points(finished.path)
     assert tensorboard_points(finished.path) == rounded(second)
+    assert len(list((finished.path / "tensorboard").iterdir())) == 1
     both = first | {(name.replace("quantize/", "quantize-2/"), epoch): value for (name, epoch), value in second.items()}
     assert ("quantize/loss", 0) in both
     assert ("quantize-2/loss", 1) in both
