@@ -155,6 +155,18 @@ def test_a_tracker_that_is_added_to_a_run_gets_its_earlier_epochs(tiny_recipe: P
     assert mlflow_points(client, id_) == rounded(expected_points(finished.path))
 
 
+def test_epochs_of_a_disabled_tracker_are_logged_once_it_is_on(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run(tiny_recipe, WANDB)
+    assert wandb_runs(Path("wandb")) == {}
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    finished = run(tiny_recipe, "train.epochs=3", WANDB, resume=True)
+    assert only_wandb_run().points == rounded(expected_points(finished.path))
+
+
 def test_runs_in_lockstep_do_not_mix_and_each_has_the_kept_teacher_once(tiny_recipe: Path, client: Any) -> None:
     memo = Memo()
     outcomes = run_in_lockstep(

@@ -35,15 +35,17 @@ class WandB:
         import wandb
 
         self._wandb, self._name, self._tracked = wandb, name, tracked
-        online = wandb.setup().settings.mode not in _WITHOUT_LOGIN
+        mode = wandb.setup().settings.mode
+        online = mode not in _WITHOUT_LOGIN
         if online and not wandb.login(prompt=False):
             raise MachineError(
                 "train.tracker: [wandb] needs a login at Weights & Biases",
                 "Give `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline to upload later.",
             )
         project = os.environ.get("WANDB_PROJECT") or _PROJECT
-        if tracked.place != project:
-            tracked.begin(secrets.token_hex(4), project)
+        place = "" if mode == "disabled" else project  # what goes nowhere is logged again once W&B is on
+        if not place or tracked.place != place:
+            tracked.begin(secrets.token_hex(4), place)
         options: dict[str, Any] = {"console": "off", "silent": True}
         if "WANDB_FINISH_TIMEOUT" not in os.environ:
             options["finish_timeout"] = _UPLOAD_SECONDS  # what is not sent by then is left for `wandb sync`
