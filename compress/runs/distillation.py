@@ -33,6 +33,8 @@ from compress.system.interrupts import deferred
 from compress.training import Position, finish
 from compress.training.checkpoint import has_checkpoints, newest_checkpoint
 from compress.training.memo import Memo
+from compress.training.metrics import read_metrics
+from compress.training.trackers import TRACKED, Trackers, open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -110,15 +112,17 @@ def distill_in_steps(
     work = _Work(run, resolved, place, teacher, student, memo, label)
     if not world.leads:
         with explained():
-            yield from work.steps()
+            yield from work.steps(Trackers())
             return world.from_leader(lambda: run)
     with held(run.path):
         finished_before = run.finished_files()
         manifest = _begin(work, name)
         began = time.perf_counter() - manifest.seconds
+        trackers = Trackers()
         try:
+            trackers = _trackers(run, resolved)
             with explained():
-                results = yield from work.steps()
+                results = yield from work.steps(trackers)
         except BaseException as stop:
             # The first error counts, also where the manifest cannot be written. A second signal waits.
             with contextlib.suppress(CompressError), deferred():
@@ -127,8 +131,11 @@ def distill_in_steps(
                 # A finished run stays finished until it is extended to its end.
                 for path, content in finished_before.items():
                     files.write_bytes(path, content)
+            trackers.finish("failed" if isinstance(stop, Exception) else "interrupted")
             raise
         run.update({**results, "status": "finished", "seconds": round(time.perf_counter() - began, 3)})
+        measured = {name: value for name, value in run.manifest.dump().items() if isinstance(value, float)}
+        trackers.finish("finished", lines=read_metrics(run.metrics), results=measured, artifacts=[run.student])
     return world.from_leader(lambda: run)
 
 
@@ -155,7 +162,8 @@ def _begin(work: "_Work", name: str) -> Manifest:
         for folder in (run.teacher, run.assistant):  # the run starts afresh, and its teacher may be another one
             shutil.rmtree(folder, ignore_errors=True)
         kept.pop("assistants", None)
-        run.metrics.unlink(missing_ok=True)
+        for path in (run.metrics, run.path / TRACKED):
+            path.unlink(missing_ok=True)
     run.write_recipe(recipe)
     entries = {
         "schema_version": 1,
@@ -175,6 +183,15 @@ def _begin(work: "_Work", name: str) -> Manifest:
     return manifest
 
 
+def _trackers(run: Run, recipe: Recipe) -> Trackers:
+    """The trackers that the recipe names, for the student or a teacher. They get the lines of a finished teacher."""
+    members = [member.train for member in recipe.teacher.members if member.train is not None]
+    names = [name for train in (recipe.train, *members) for name in train.tracker]
+    trackers = open_trackers(names, run.path, recipe.dump())
+    trackers.log([line for line in read_metrics(run.metrics) if line["phase"] == "teacher"])
+    return trackers
+
+
 @dataclass(frozen=True)
 class _Work:
     """One run that all processes make together."""
@@ -187,7 +204,7 @@ class _Work:
     memo: Memo
     label: str
 
-    def steps(self) -> Generator[Position, None, dict[str, Any]]:
+    def steps(self, trackers: Trackers) -> Generator[Position, None, dict[str, Any]]:
         """Teacher and assistants to their end, then the student step by step. Returns the manifest's results."""
         run, recipe, memo = self.run, self.recipe, self.memo
         current().from_leader(lambda: None)  # wait until the leader holds the folder
@@ -197,12 +214,14 @@ class _Work:
         dataset, splits = loaded_data(recipe, self.device, memo)
         # The student is checked first, so that a mistake in it shows before its teacher is trained.
         student = checked_student(recipe, dataset, self.given_student, self.given_teacher)
-        teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo)
+        teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo, trackers)
         supervisor = Supervisor(teacher, measured.sha256, run.teacher)
         if assistants := self._assistants(measured.sha256):
             last = assistants[-1].sha256
             supervisor = Supervisor(loaded_teacher(run.assistant, last, dataset, memo), last, run.assistant)
-        results = yield from trained_student(student, supervisor, run, recipe, dataset, splits, memo, self.label)
+        results = yield from trained_student(
+            student, supervisor, run, recipe, dataset, splits, memo, self.label, trackers
+        )
         return {
             **results,
             "teacher": measured,

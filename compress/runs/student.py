@@ -32,6 +32,7 @@ from compress.training.loop import Job
 from compress.training.memo import Memo
 from compress.training.metrics import MetricsLog
 from compress.training.teacher_cache import TeacherViews
+from compress.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ def trained_student(
     splits: Splits,
     memo: Memo,
     label: str,
+    trackers: Trackers,
 ) -> Generator[Position, None, dict[str, Any]]:
     """Trains a copy of the student, fine-tunes it for INT8 if the recipe says so, and saves it.
 
@@ -100,6 +102,7 @@ def trained_student(
         supervisor: the model from which it learns.
         memo: what the runs that take turns have in common.
         label: is put before each line of progress.
+        trackers: of the run.
 
     Yields:
         The position before each step.
@@ -122,6 +125,7 @@ def trained_student(
         provenance={"data": dataset.sha256, "teacher": supervisor.sha256},
         views=_views(recipe, dataset, supervisor, splits.train.images.device),
         label=label,
+        trackers=trackers,
     )
     trained = yield from train(copy.deepcopy(student), job, splits, teacher=supervisor.model, memo=memo)
     ranges = None

@@ -35,6 +35,7 @@ from compress.training import accuracy, finish, logits_of, train
 from compress.training.loop import Job
 from compress.training.memo import Memo
 from compress.training.metrics import MetricsLog
+from compress.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ TRAINING_FORMAT = 2  # raise it when the same recipe leads to other weights
 
 
 def obtain_teacher(
-    run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None, memo: Memo
+    run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, given: nn.Module | None, memo: Memo, trackers: Trackers
 ) -> tuple[nn.Module, TeacherRecord]:
     """The teacher, and what was measured of it. Afterwards it is also in run/teacher.
 
@@ -51,6 +52,7 @@ def obtain_teacher(
     Args:
         recipe: resolved (`compress.runs.resolve`).
         given: the teacher module that the caller handed over, instead of the recipe's. It is copied.
+        trackers: of the run. They get the lines of a teacher that is trained here, also those of earlier runs.
 
     Raises:
         InputError: the teacher's classes are not those of the data, its weights cannot be read, or run/teacher was
@@ -68,8 +70,8 @@ def obtain_teacher(
         elif recipe.teacher.ensemble:
             _save_ensemble(run, recipe, dataset, splits, memo)
         elif recipe.teacher.trained_here:
-            kept = trained_teacher(recipe, own, own_splits)
-            world.from_leader(lambda: _take_over(kept, run))
+            kept = trained_teacher(recipe, own, own_splits, trackers)
+            world.from_leader(lambda: _take_over(kept, run, trackers))
         else:
             measured = memo.once(
                 ("foreign teacher", recipe.teacher.model_dump_json(), own.sha256),
@@ -147,13 +149,16 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
     return sha256_json(determines)[:16]
 
 
-def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> TeacherFolder:
+def trained_teacher(
+    recipe: Recipe, dataset: Dataset, splits: Splits, trackers: Trackers | None = None
+) -> TeacherFolder:
     """The teacher that the recipe asks for: kept from before, or trained now to its end.
 
     Args:
         recipe: resolved (`compress.runs.resolve`).
         dataset: as the teacher sees it.
         splits: of that.
+        trackers: get a line for each epoch, if it is trained now.
 
     Raises:
         CompressError: whatever training raises. The teacher is then not kept.
@@ -181,6 +186,7 @@ def trained_teacher(recipe: Recipe, dataset: Dataset, splits: Splits) -> Teacher
             augment=recipe.data.augment,
             files=folder.training_files,
             provenance={"data": dataset.sha256},
+            trackers=trackers or Trackers(),
         )
         trained = finish(train(model, job, splits))
         _save_with_record(trained, folder.model, dataset, splits, source=recipe.teacher.source)
@@ -195,9 +201,9 @@ def _given_teacher(given: nn.Module, dataset: Dataset) -> nn.Module:
     return model
 
 
-def _take_over(kept: TeacherFolder, run: Run) -> None:
+def _take_over(kept: TeacherFolder, run: Run, trackers: Trackers) -> None:
     files.link_folder(kept.model, run.teacher)
-    MetricsLog(run.metrics).replace_phase("teacher", kept.training_files.metrics)
+    MetricsLog(run.metrics, trackers).replace_phase("teacher", kept.training_files.metrics)
 
 
 def _save_foreign_teacher(settings: Member, folder: Path, dataset: Dataset, splits: Splits) -> Path:

@@ -32,6 +32,7 @@ from compress.system.interrupts import deferred
 RunGroup = Callable[..., dict[str, Outcome]]
 """(group, recipe_name=, device=) -> the outcome of each run, by name."""
 
+_PASSED_ON = ("COMPRESS_", "MLFLOW_", "WANDB_")  # the last two for train.tracker
 _RETRIES = 3
 _LOOK_SECONDS = 0.5
 _SAVING_SECONDS = 60
@@ -66,7 +67,7 @@ def run_on_ray(
     with contextlib.redirect_stdout(sys.stderr), _cluster(ray), deferred() as interrupted:
         gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
         work = ray.remote(_work)
-        environment = {name: value for name, value in os.environ.items() if name.startswith("COMPRESS_")}
+        environment = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
         running = {
             work.options(
                 name=group[0].name, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=[WorkerStopped]

@@ -7,7 +7,7 @@ epoch, evaluation, a line of metrics, a checkpoint.
 import logging
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -20,6 +20,7 @@ from compress.distributed.agreement import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.errors import Interrupted, UsageError
+from compress.system.hashes import sha256_json
 from compress.system.interrupts import deferred
 from compress.training.batches import batches_and_teacher
 from compress.training.checkpoint import newest_checkpoint, save_checkpoint
@@ -31,6 +32,7 @@ from compress.training.outlook import epoch_line, memory_explained, outlook
 from compress.training.snapshot import restore, snapshot, take_terms
 from compress.training.state import Phase, Training, loss_parts, prepare
 from compress.training.teacher_cache import TeacherViews
+from compress.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +50,15 @@ class Position:
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """Where a training writes: one file for metrics, one folder each for checkpoints and TensorBoard events."""
+    """Where a training writes: a file for metrics and a folder for checkpoints."""
 
     metrics: Path
     checkpoints: Path
-    tensorboard: Path
 
     @classmethod
     def below(cls, folder: Path) -> Self:
         """Under their usual names, in the folder of a run or of a trained teacher."""
-        return cls(folder / "metrics.jsonl", folder / "checkpoints", folder / "tensorboard")
+        return cls(folder / "metrics.jsonl", folder / "checkpoints")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Job:
         follows: the checkpoints of an earlier training of `settings.epochs` epochs. This one continues it, and its
             terms start as they were at the end of that one.
         label: is put before each line of progress.
+        trackers: where metrics also go. Those of the leader.
     """
 
     phase: Phase
@@ -83,6 +85,7 @@ class Job:
     views: TeacherViews | None = None
     follows: Path | None = None
     label: str = ""
+    trackers: Trackers = field(default_factory=Trackers)
 
 
 def train(
@@ -130,10 +133,8 @@ def train(
         take_terms(state, job.follows)
     log = None
     if state.world.leads:
-        log = MetricsLog(
-            job.files.metrics, tensorboard=job.files.tensorboard if "tensorboard" in settings.tracker else None
-        )
-    if log is not None:
+        log = MetricsLog(job.files.metrics, job.trackers)
+        job.trackers.begin(phase, sha256_json(job.provenance))
         log.keep_before(phase, state.epoch)
     with memory_explained(state):
         logger.info(label + outlook(state, epochs))
@@ -174,6 +175,7 @@ def train(
             logger.info(label + epoch_line(line, epochs, remaining=(epochs - 1 - state.epoch) * state.seconds))
             state.epoch, state.step, state.seconds, state.means = state.epoch + 1, 0, 0.0, Means()
             save()
+            job.trackers.log([line])  # after the checkpoint: a server may be slow
             interrupted.raise_if_set()
     return state.result
 

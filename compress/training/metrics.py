@@ -1,4 +1,4 @@
-"""metrics.jsonl, with one line for each epoch, and TensorBoard events if the recipe asks for them.
+"""metrics.jsonl, with one line for each epoch.
 
 In: a dictionary for each epoch. Out: lines in the file, and the lines that are already there.
 """
@@ -12,27 +12,15 @@ from typing import Any
 import torch
 
 from compress.system import files
-from compress.system.errors import MachineError, install_extra
+from compress.training.trackers import Trackers
 
 
 class MetricsLog:
-    """Appends lines to the file at `path`, and events to the folder `tensorboard` if it is given.
+    """The lines of the file at `path`. Lines that are kept also go to the trackers that do not have them yet."""
 
-    Raises:
-        MachineError: TensorBoard is asked for and not installed.
-    """
-
-    def __init__(self, path: Path, *, tensorboard: Path | None = None) -> None:
+    def __init__(self, path: Path, trackers: Trackers | None = None) -> None:
         self.path = path
-        self._writer: Any = None
-        if tensorboard is not None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise MachineError(
-                    "train.tracker: [tensorboard] needs TensorBoard", install_extra("tensorboard")
-                ) from None
-            self._writer = SummaryWriter(str(tensorboard))
+        self._trackers = trackers or Trackers()
 
     def keep_before(self, phase: str, epoch: int) -> None:
         """Removes the phase's lines from `epoch` on, and a last line that was not written to its end.
@@ -42,24 +30,22 @@ class MetricsLog:
         lines = read_metrics(self.path)
         kept = [line for line in lines if line["phase"] != phase or line["epoch"] < epoch]
         files.write_bytes(self.path, "".join(map(_as_line, kept)).encode())
+        self._trackers.log([line for line in kept if line["phase"] == phase])
 
     def replace_phase(self, phase: str, source: Path) -> None:
         """Replaces the phase's lines by all lines of another log, which come first."""
-        lines = read_metrics(source) + [line for line in read_metrics(self.path) if line["phase"] != phase]
+        own = read_metrics(source)
+        lines = own + [line for line in read_metrics(self.path) if line["phase"] != phase]
         files.write_bytes(self.path, "".join(map(_as_line, lines)).encode())
+        self._trackers.log(own)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Appends one line. Raises MachineError where the file cannot be written."""
+        """Appends one line to the file. Raises MachineError where the file cannot be written."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_as_line(line))
         except OSError as error:
             raise files.cannot_write(self.path, error) from error
-        if self._writer is not None:
-            for name, value in line.items():
-                if isinstance(value, float):
-                    self._writer.add_scalar(f"{line['phase']}/{name}", value, line["epoch"])
-            self._writer.flush()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

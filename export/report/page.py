@@ -16,6 +16,7 @@ from compress.runs.folder import Run
 from compress.system import files
 from compress.system.errors import InputError, UsageError
 from compress.training.metrics import read_metrics
+from compress.training.trackers import add_artifacts
 from export.benchmark import (
     AccuracyResult,
     Benchmark,
@@ -42,6 +43,8 @@ _ADVICE = {"PASS": "Deploy", "FAIL": "The best of what misses is", "UNDECIDED": 
 def report_runs(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path | None = None) -> list[Path]:
     """Writes a page and Markdown of what was measured of one run, or of several side by side.
 
+    Where one run was tracked (train.tracker), its trackers get both files.
+
     Args:
         runs: benchmarked runs, or their folders.
         out: the HTML file; Markdown goes beside it with .md. Default: RUN/report.html, for several runs ./report.html.
@@ -66,6 +69,8 @@ def report_runs(runs: Run | str | Path | Sequence[Run | str | Path], out: str | 
     }
     for path, text in written.items():
         files.write_bytes(path, text.encode())
+    if len(found) == 1:
+        add_artifacts(found[0].path, list(written))
     return list(written)
 
 

@@ -20,6 +20,7 @@ from compress.training.divergence import DivergenceWatch
 from compress.training.loop import Job, TrainingFiles
 from compress.training.memo import Memo
 from compress.training.metrics import read_metrics
+from compress.training.trackers import open_trackers
 from tests.helpers.networks import network
 from tests.helpers.terms import supervision
 
@@ -60,6 +61,7 @@ def trained(
         augment=augment,
         files=TrainingFiles.below(folder),
         provenance=provenance,
+        trackers=open_trackers(settings.tracker, folder, {}),
     )
     return finish(train(model, job, splits, teacher=teacher, memo=memo))
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from compress.system.errors import InputError, UsageError
+from compress.training.trackers import open_trackers
 from export import report_runs
 from export.benchmark import Benchmark
 from export.benchmark.results import Thumbnail
@@ -218,3 +219,17 @@ def test_a_run_that_was_not_benchmarked_says_what_to_do(tmp_path: Path) -> None:
         report_runs([])
     with pytest.raises(UsageError, match=r"\.html"):
         report_runs([tmp_path], tmp_path / "report.md")
+
+
+def test_a_report_of_one_run_goes_to_its_tracked_run(
+    changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = pytest.importorskip("mlflow.tracking")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    run = changed("tracked")
+    open_trackers(["mlflow"], run, {}).finish("finished")
+    report_runs(run)
+    id_ = json.loads((run / "trackers.json").read_text())["mlflow"]["id"]
+    files = tracking.MlflowClient().list_artifacts(id_)
+    assert {file.path for file in files} == {"report.html", "report.md"}
