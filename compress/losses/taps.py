@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compress.losses.layouts import layout_of, own_layout, owner_of, stages_of
 from compress.models.inference import InferenceTeacher
-from compress.models.wrappers import Renormalized
+from compress.models.wrappers import unwrapped
 from compress.system.errors import UsageError
 
 
@@ -195,4 +195,4 @@ def _inner(model: nn.Module) -> nn.Module:
     """The model inside our wrappers, whose module names the user knows."""
     if isinstance(model, InferenceTeacher):
         return _inner(model.module)
-    return model.model if isinstance(model, Renormalized) else model
+    return unwrapped(model)

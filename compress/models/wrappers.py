@@ -33,6 +33,11 @@ class Renormalized(nn.Module):
         return self.model(images * self.scale + self.shift)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model whose module names the user knows: without a Renormalized around it."""
+    return unwrapped(model.model) if isinstance(model, Renormalized) else model
+
+
 class Ensemble(nn.Module):
     """Several models as one. Maps images [N, 3, H, W] to logits [N, C], float32.
 

@@ -10,7 +10,10 @@ from torch import nn
 from compress.data import Dataset
 from compress.losses.terms import tap
 from compress.recipe import Recipe
+from compress.recipe.train import TrainSettings
 from compress.system.errors import InputError, first_line
+from compress.training.freezing import Freezing
+from compress.training.optimizer import check_optimizer
 
 
 def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
@@ -52,3 +55,28 @@ def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     images = torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)
     tap(model, recipe.supervision.terms, images, role=role)
+
+
+def check_optimizers(recipe: Recipe) -> None:
+    """Looks for the optimisers of the student and of the teachers that are trained here.
+
+    Args:
+        recipe: resolved (`compress.runs.resolve`).
+
+    Raises:
+        UsageError: timm has no such optimiser, or a training cannot use it.
+    """
+    check_optimizer(recipe.training)
+    for number, member in enumerate(recipe.teacher.members):
+        if member.trained_here:
+            path = f"teacher.ensemble.{number - 1}" if number else "teacher"
+            check_optimizer(member.training, f"{path}.train")
+
+
+def check_layers(model: nn.Module, settings: TrainSettings) -> None:
+    """Looks for the layers that `freeze`, `freeze_epochs` and `head_lr` need.
+
+    Raises:
+        UsageError: the model has no such layer, or nothing would be left to train.
+    """
+    Freezing(model, settings, steps_per_epoch=1).lift()

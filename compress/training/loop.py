@@ -27,6 +27,7 @@ from compress.training.divergence import DivergenceWatch, gradient_norm
 from compress.training.evaluate import accuracy, logits_of
 from compress.training.memo import Memo
 from compress.training.metrics import MetricsLog, peak_memory_mb
+from compress.training.optimizer import skips_bad_steps
 from compress.training.outlook import epoch_line, memory_explained, outlook
 from compress.training.snapshot import restore, snapshot, take_terms
 from compress.training.state import Phase, Training, loss_parts, prepare
@@ -166,7 +167,7 @@ def train(
                 "eval_balanced_top1": result.balanced_top1,
                 "images_per_s": state.batches.steps_per_epoch * state.batches.batch_size / state.seconds,
                 "seconds": state.seconds,
-                "lr": state.optimizer.param_groups[0]["lr"],
+                "lr": max(group["lr"] for group in state.optimizer.param_groups),
                 "peak_memory_mb": peak_memory_mb(splits.train.images.device),
             }
             if log is not None:
@@ -192,8 +193,8 @@ def run_epoch(
 ) -> Generator[Position, None, None]:
     """The steps of one epoch, from `state.step` on.
 
-    On a GPU only the progress bar waits for the device, twice a second, besides the saving of checkpoints and the end
-    of the epoch.
+    On a GPU only the progress bar waits for the device, twice a second, besides the saving of checkpoints, the end of
+    the epoch, and the steps of optimisers that are not fused.
 
     Args:
         interrupted: stops before a step after a signal.
@@ -207,7 +208,7 @@ def run_epoch(
         Interrupted: a signal arrived during the teacher's first pass over a view.
     """
     batches, device, world = state.batches, state.batches.device, state.world
-    parameters = [parameter for parameter in state.trained.parameters() if parameter.requires_grad]
+    parameters = list(state.trained.parameters())
     opponents = [] if state.terms is None else list(state.terms.discriminators.parameters())
     state.watch = DivergenceWatch(device, state.step, terms=state.terms.parts if state.terms is not None else ())
     state.begin_training()
@@ -220,6 +221,8 @@ def run_epoch(
             state.watch.raise_if_diverged(state.phase, state.epoch)
             save()
             saved = time.perf_counter()
+        if state.unfreeze():
+            state.begin_training()
         yield Position(state.phase, state.epoch, state.step)
         began = time.perf_counter()
         batch = batches.get(state.epoch, state.step, interrupted.own)
@@ -235,17 +238,19 @@ def run_epoch(
             norm = torch.maximum(norm, torch.nn.utils.get_total_norm([p.grad for p in opponents if p.grad is not None]))
         bad = state.watch.check(parts, norm)
         for optimizer in state.optimizers.values():
-            # From the first bad step on, a fused optimiser skips its update on the device, without a sync.
-            optimizer.found_inf = bad  # type: ignore[attr-defined]
+            # From the first bad step on, a fused optimiser skips its update on the device. Others wait for the flag.
+            if skips_bad_steps(optimizer):
+                optimizer.found_inf = bad  # type: ignore[attr-defined]
+            elif state.watch.diverged():
+                continue
             optimizer.step()
         state.zero_grad()
 
         state.step += 1
-        updates = state.epoch * batches.steps_per_epoch + state.step
         if state.schedule is not None:
-            state.schedule.step_update(updates)
+            state.schedule.step_update(state.updates)
         if state.ema is not None:
-            state.ema.update(state.model, step=updates)
+            state.ema.update(state.model, step=state.updates)
         state.means.add(parts)
 
         if device.type == "cpu" and state.watch.diverged():

@@ -13,6 +13,7 @@ import torch
 
 from compress.system import console
 from compress.system.errors import MachineError, is_out_of_memory
+from compress.training.optimizer import values_per_weight
 from compress.training.state import Training, loss_parts
 
 
@@ -22,7 +23,7 @@ def outlook(state: Training, epochs: int) -> str:
     It times one forward and backward pass. The state does not change.
     """
     size = sum(value.numel() * value.element_size() for value in state.model.state_dict().values()) / 1e6
-    copies = 2 + (state.ema is not None) + (state.settings.optimizer == "adamw")
+    copies = 1 + values_per_weight(state.settings) + (state.ema is not None)
     steps = (epochs - state.epoch) * state.batches.steps_per_epoch - state.step
     done = f", going on from epoch {state.epoch + 1}, step {state.step}" if state.epoch or state.step else ""
     seconds = steps * _seconds_per_step(state, state.batches.images_each) if steps > 0 else 0.0
