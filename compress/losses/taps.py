@@ -69,6 +69,7 @@ class Tap:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Records the forward passes within the block. After it the model has no hooks."""
+        self._outputs = {}
         with ExitStack() as hooks:
             for path, keep in self._hooks.items():
                 hooks.enter_context(self._modules[path].register_forward_hook(keep))

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from compress.data import Dataset
+from compress.distributed.world import current
 from compress.losses.terms import tap
 from compress.recipe import Recipe
 from compress.recipe.train import TrainSettings
 from compress.system.errors import InputError, first_line
+from compress.training.batches import check_parts
 from compress.training.freezing import Freezing
 from compress.training.optimizer import check_optimizer
 
@@ -57,20 +59,23 @@ def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str
     tap(model, recipe.supervision.terms, images, role=role)
 
 
-def check_optimizers(recipe: Recipe) -> None:
-    """Looks for the optimisers of the student and of the teachers that are trained here.
+def check_training(recipe: Recipe, dataset: Dataset) -> None:
+    """Looks for the optimisers of the student and of the teachers that are trained here, and at parts of their batches.
 
     Args:
         recipe: resolved (`compress.runs.resolve`).
 
     Raises:
-        UsageError: timm has no such optimiser, or a training cannot use it.
+        UsageError: timm has no such optimiser, or a training cannot use it; or a batch has more parts than images.
     """
-    check_optimizer(recipe.training)
+    settings = {"train": recipe.training}
     for number, member in enumerate(recipe.teacher.members):
         if member.trained_here:
-            path = f"teacher.ensemble.{number - 1}" if number else "teacher"
-            check_optimizer(member.training, f"{path}.train")
+            settings[f"teacher.ensemble.{number - 1}.train" if number else "teacher.train"] = member.training
+    for key, each in settings.items():
+        check_optimizer(each, key)
+        images = min(each.batch_size, len(dataset.train_labels))
+        check_parts(current().images_each(images), each.grad_accumulation, key)
 
 
 def check_layers(model: nn.Module, settings: TrainSettings) -> None:

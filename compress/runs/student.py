@@ -20,7 +20,7 @@ from compress.distributed.world import current
 from compress.losses import Objective
 from compress.recipe import Augment, Recipe
 from compress.runs.assistants import check_assistants
-from compress.runs.checks import check_features, check_layers, check_logits, check_optimizers
+from compress.runs.checks import check_features, check_layers, check_logits, check_training
 from compress.runs.folder import Run, finished_run
 from compress.runs.records import DataRecord
 from compress.system import files
@@ -79,11 +79,11 @@ def checked_student(
         given_teacher: the same for the teacher.
 
     Raises:
-        UsageError: the student or an assistant cannot be made, quantised, frozen, or looked into as a term asks; or an
-            optimiser cannot be used.
+        UsageError: the student or an assistant cannot be made, quantised, frozen, or looked into as a term asks; or a
+            training cannot be as the recipe says.
         InputError: the student or an assistant does not fit the data.
     """
-    check_optimizers(recipe)
+    check_training(recipe, dataset)
     student = given
     if student is None:
         torch.manual_seed(stream(recipe.train.seed, "student", "weights"))

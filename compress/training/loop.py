@@ -21,6 +21,7 @@ from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.errors import Interrupted, UsageError
 from compress.system.interrupts import deferred
+from compress.training.accumulation import gradients
 from compress.training.batches import batches_and_teacher
 from compress.training.checkpoint import newest_checkpoint, save_checkpoint
 from compress.training.divergence import DivergenceWatch, gradient_norm
@@ -30,7 +31,7 @@ from compress.training.metrics import MetricsLog, peak_memory_mb
 from compress.training.optimizer import skips_bad_steps
 from compress.training.outlook import epoch_line, memory_explained, outlook
 from compress.training.snapshot import restore, snapshot, take_terms
-from compress.training.state import Phase, Training, loss_parts, prepare
+from compress.training.state import Phase, Training, prepare
 from compress.training.teacher_cache import TeacherViews
 
 logger = logging.getLogger(__name__)
@@ -226,9 +227,8 @@ def run_epoch(
         yield Position(state.phase, state.epoch, state.step)
         began = time.perf_counter()
         batch = batches.get(state.epoch, state.step, interrupted.own)
-        parts, student_logits = loss_parts(state, batch)
-        state.backward(parts["loss"])
-        right = (student_logits.detach().argmax(1) == batch.labels).float().mean()
+        parts, student_logits = gradients(state, batch)
+        right = (student_logits.argmax(1) == batch.labels).float().mean()
         parts = world.combined({**parts, "train_top1": right})
 
         norm = gradient_norm(parameters)

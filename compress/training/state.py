@@ -152,14 +152,16 @@ def prepare(
         epochs_before: epochs of the training that this one follows.
 
     Raises:
-        UsageError: the model has BatchNorm and each process has batches of one image, or a term names a feature that is
-            none.
+        UsageError: the model has BatchNorm and each process has batches of one image, or parts of one; a term names a
+            feature that is none; or the settings name a layer that is none.
     """
     world = batches.world
-    if batches.images_each == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
+    if batches.smallest_part == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        in_parts = settings.grad_accumulation > 1
+        what = f"{'parts of ' * in_parts}batches of one image{' a process' * (world.size > 1 and not in_parts)}"
         raise UsageError(
-            f"a {phase} with BatchNorm cannot be trained on batches of one image{' a process' * (world.size > 1)}",
-            "Raise train.batch_size, or add images.",
+            f"a {phase} with BatchNorm cannot be trained on {what}",
+            f"{'Lower train.grad_accumulation, raise' if in_parts else 'Raise'} train.batch_size, or add images.",
         )
     # Dropout draws from torch's own stream and must differ between processes. All other draws have their own streams.
     torch.manual_seed(batches.seed if world.leads else stream(batches.seed, "process", world.rank))
@@ -220,7 +222,10 @@ def prepare(
 
 
 def _forward(model: nn.Module, batches: Batches, settings: recipe.TrainSettings) -> Callable[[Tensor], Tensor]:
-    parallel = batches.world.data_parallel(model, batches.images.normalized(slice(0, 2)))
+    if settings.grad_accumulation == 1:
+        parallel = batches.world.data_parallel(model, batches.images.normalized(slice(0, 2)))
+    else:  # gradients are averaged once, after the last part of a batch
+        parallel = batches.world.with_weights_of_leader(model)
     return torch.compile(parallel) if settings.compile else parallel
 
 
@@ -240,17 +245,30 @@ def loss_parts(state: Training, batch: Batch) -> tuple[dict[str, Tensor], Tensor
     Returns:
         The parts of the loss, scalars by name, and the student's logits [B, C].
     """
-    autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
+    student_logits, features = of_student(state, batch.images)
+    return parts_of_loss(state, batch, student_logits, features), student_logits
+
+
+def of_student(state: Training, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The student's logits [B, C], and its maps [B, C', H', W'] for the terms, by path."""
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
     with autocast, state.terms.recording() if state.terms is not None else nullcontext():
-        student_logits = state.forward(batch.images)
+        student_logits = state.forward(images)
+    return student_logits, {} if state.terms is None else state.terms.student_features()
+
+
+def parts_of_loss(
+    state: Training, batch: Batch, student_logits: Tensor, student_features: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The parts of the loss, scalars by name, from what `of_student` returned for the batch's images."""
     epoch = state.epochs_before + state.epoch + state.step / state.batches.steps_per_epoch
-    parts = state.objective(
+    return state.objective(
         student_logits,
         batch.teacher_logits,
         batch.labels,
         terms=state.terms,
+        student_features=student_features,
         teacher_features=batch.teacher_features,
         epoch=epoch,
         world=state.world,
     )
-    return parts, student_logits

@@ -22,10 +22,8 @@ from compress.training.loop import Job, TrainingFiles, finish
 from compress.training.qat import fine_tune
 from compress.training.state import Training
 from tests.helpers.networks import Staged, equal, with_statistics
-from tests.helpers.terms import supervision
+from tests.helpers.terms import STAGED_HINT, supervision
 from tests.helpers.training import newest, repeatable_metrics, run, splits, stop_after, trained
-
-HINT = {"name": "fitnet", "student": "layer1", "teacher": "2"}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +70,7 @@ def test_frozen_weights_and_statistics_keep_every_bit_and_all_others_are_trained
 ) -> None:
     model = with_statistics(Staged(1))
     before = copy.deepcopy(model)
-    result = run(tmp_path, [HINT], model=model, freeze="layer1", **options)
+    result = run(tmp_path, [STAGED_HINT], model=model, freeze="layer1", **options)
     frozen = {name for name in before.state_dict() if name.startswith(("stem.", "layer1."))}
     assert changed(before, result) == before.state_dict().keys() - frozen
     assert all(parameter.requires_grad for parameter in result.parameters())
@@ -146,12 +144,12 @@ def test_an_interrupted_run_resumes_to_the_same_bits_in_each_phase(
 ) -> None:
     """The head alone is trained for 4 steps of 9."""
     options = {"freeze": "stem", "freeze_epochs": 1.4, **RESUMED[name]}
-    whole = run(tmp_path / "whole", [HINT], model=Staged(1), **options)
+    whole = run(tmp_path / "whole", [STAGED_HINT], model=Staged(1), **options)
     with monkeypatch.context() as patch:
         stop_after(patch, stop)
         with pytest.raises(Interrupted):
-            run(tmp_path / "parts", [HINT], model=Staged(1), **options)
-    assert equal(whole, run(tmp_path / "parts", [HINT], model=Staged(1), **options))
+            run(tmp_path / "parts", [STAGED_HINT], model=Staged(1), **options)
+    assert equal(whole, run(tmp_path / "parts", [STAGED_HINT], model=Staged(1), **options))
     assert repeatable_metrics(tmp_path / "parts") == repeatable_metrics(tmp_path / "whole")
     first, second = newest(tmp_path / "whole"), newest(tmp_path / "parts")
     assert all(torch.equal(value, second[key]) for key, value in first.items())
