@@ -160,6 +160,13 @@ class World:
         model.train(was_training)
         return DistributedDataParallel(model, process_group=self.group, find_unused_parameters=unused)
 
+    def with_weights_of_leader(self, model: nn.Module) -> nn.Module:
+        """The model, with the leader's parameters and buffers. `average_gradients` keeps them equal."""
+        if self.size > 1:
+            for value in model.state_dict().values():
+                dist.broadcast(value, src=0, group=self.group)
+        return model
+
     def follow_leader(self, model: nn.Module) -> None:
         """Copies the leader's buffers, such as BatchNorm's running statistics, into the model."""
         if self.size > 1:

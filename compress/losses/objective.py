@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compress.distributed.world import ALONE, World
 from compress.losses.distillation import DistillationSettings, distillation_loss
-from compress.losses.terms import Terms
+from compress.losses.terms import LOOK_ACROSS_THE_BATCH, Terms
 from compress.recipe import FeatureTerm, Supervision, Term
 from compress.recipe.methods import default_alpha, method_parts
 
@@ -64,6 +64,12 @@ class Objective:
         """Whether a term needs the teacher's feature maps."""
         return any(isinstance(term, FeatureTerm) for term in self.terms)
 
+    @property
+    def looks_across_the_batch(self) -> bool:
+        """Whether the loss of a sample depends on the other samples of its batch."""
+        dynamic = self.distillation is not None and self.distillation.dynamic != "constant"
+        return dynamic or any(term.name in LOOK_ACROSS_THE_BATCH for term in self.terms)
+
     def __call__(
         self,
         student_logits: Tensor,
@@ -71,6 +77,7 @@ class Objective:
         labels: Tensor,
         *,
         terms: Terms | None = None,
+        student_features: Mapping[str, Tensor] | None = None,
         teacher_features: Mapping[str, Tensor] | None = None,
         epoch: float = 0.0,
         world: World = ALONE,
@@ -82,6 +89,7 @@ class Objective:
             teacher_logits: [N, C], any float type; None is for ce without terms.
             labels: [N], int64.
             terms: those of this objective, after the student ran within their `recording`.
+            student_features: the student's maps for the terms. Default: those that the terms recorded last.
             teacher_features: the teacher's maps [N, C', H', W'] that the terms need, by path (`Terms.teacher`).
             epoch: epochs done so far, with a fraction, for the schedules of terms.
             world: the processes that share the batch. Losses that compare samples see the global batch. The mean of the
@@ -98,6 +106,7 @@ class Objective:
                 student_logits,
                 teacher_logits,
                 labels,
+                student_features=student_features,
                 teacher_features=teacher_features or {},
                 epoch=epoch,
                 temperature=temperature,
@@ -116,7 +125,8 @@ class Objective:
         """The method's own parts, and with DTD the temperature of each sample."""
         settings = self.distillation
         if settings is None or teacher_logits is None:
-            loss = F.cross_entropy(student_logits.float(), labels, label_smoothing=self.label_smoothing)
+            exact = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32))
+            loss = F.cross_entropy(exact, labels, label_smoothing=self.label_smoothing)
             return {"loss": loss, "ce": loss.detach()}, None
         result = distillation_loss(
             student_logits,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compress.losses.layouts import layout_of, own_layout, owner_of, stages_of
 from compress.models.inference import InferenceTeacher
-from compress.models.wrappers import Adapted
+from compress.models.wrappers import unwrapped
 from compress.system.errors import UsageError
 
 
@@ -69,6 +69,7 @@ class Tap:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Records the forward passes within the block. After it the model has no hooks."""
+        self._outputs = {}
         with ExitStack() as hooks:
             for path, keep in self._hooks.items():
                 hooks.enter_context(self._modules[path].register_forward_hook(keep))
@@ -195,4 +196,4 @@ def _inner(model: nn.Module) -> nn.Module:
     """The model inside our wrappers, whose module names the user knows."""
     if isinstance(model, InferenceTeacher):
         return _inner(model.module)
-    return model.model if isinstance(model, Adapted) else model
+    return unwrapped(model)

@@ -29,7 +29,7 @@ _FEATURE_LOSSES: dict[str, Callable[..., Tensor]] = {
     "similarity_preserving": features.similarity_preserving,
     "relational": features.relational,
 }
-_LOOK_ACROSS_THE_BATCH = {"similarity_preserving", "relational", "dist"}
+LOOK_ACROSS_THE_BATCH = {"similarity_preserving", "relational", "dist"}
 _NEED_EQUAL_CHANNELS = {"fitnet"}
 _COMPARE_PIXELS = {"attention_transfer", "neuron_selectivity"}
 _NEED_EQUAL_SIZE = {"fitnet", *_COMPARE_PIXELS}
@@ -107,6 +107,10 @@ class Terms(nn.Module):
         with self._student.recording():
             yield
 
+    def student_features(self) -> dict[str, Tensor]:
+        """The student's maps [N, C, H, W] of the last recorded pass, by path, once."""
+        return self._student.features()
+
     def forward(
         self,
         student_logits: Tensor,
@@ -115,6 +119,7 @@ class Terms(nn.Module):
         *,
         teacher_features: Mapping[str, Tensor],
         epoch: float,
+        student_features: Mapping[str, Tensor] | None = None,
         temperature: Tensor | None = None,
         world: World = ALONE,
     ) -> dict[str, tuple[float | None, Tensor]]:
@@ -127,6 +132,7 @@ class Terms(nn.Module):
             teacher_features: the teacher's maps [N, C', H', W'] from the pass that gave teacher_logits, by the paths of
                 `teacher`.
             epoch: epochs done so far, with a fraction, for the schedules.
+            student_features: from `student_features`. Default: those of the last recorded pass.
             temperature: of each sample [N], with DTD. A term on logits uses it where the term sets none itself.
             world: the processes that share the batch. Terms that compare samples get the global batch.
 
@@ -134,17 +140,19 @@ class Terms(nn.Module):
             By part: weight and scalar. The weight is None for the loss of a discriminator. It has no gradient for the
             student.
         """
-        student_features = self._student.features()
+        if student_features is None:
+            student_features = self.student_features()
         parts: dict[str, tuple[float | None, Tensor]] = {}
         for part, term in self.terms.items():
-            seen = world if term.name in _LOOK_ACROSS_THE_BATCH else ALONE
+            seen = world if term.name in LOOK_ACROSS_THE_BATCH else ALONE
             if isinstance(term, FeatureTerm):
                 f_s = student_features[self._student.paths[term.student]]
                 f_t = teacher_features[self.teacher.paths[term.teacher]]
                 if term.name in _NEED_EQUAL_SIZE:
                     f_s, f_t = _pooled(f_s, like=f_t), _pooled(f_t, like=f_s)
                 if part in self.projections:
-                    f_s = self.projections[part](f_s.float())
+                    projection = self.projections[part]
+                    f_s = projection(f_s.to(next(projection.parameters()).dtype))
                 value = _FEATURE_LOSSES[term.name](seen.gathered(f_s), seen.gathered(f_t), **self._options[part])
             elif isinstance(term, Adversarial):
                 value, opponent = adversarial_losses(self.discriminators[part], student_logits, teacher_logits, labels)
@@ -196,6 +204,7 @@ def _of_discriminator(part: str) -> str:
 
 
 def _pooled(feature: Tensor, *, like: Tensor) -> Tensor:
-    """The map, average-pooled in float32 where it is higher or wider than the other."""
+    """The map, average-pooled in float32 or float64 where it is higher or wider than the other."""
+    exact = feature.to(torch.promote_types(feature.dtype, torch.float32))
     size = (min(feature.shape[2], like.shape[2]), min(feature.shape[3], like.shape[3]))
-    return feature if feature.shape[2:] == size else F.adaptive_avg_pool2d(feature.float(), size)
+    return feature if feature.shape[2:] == size else F.adaptive_avg_pool2d(exact, size)

@@ -38,6 +38,11 @@ class Adapted(nn.Module):
         return self.model(images * self.scale + self.shift)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model whose module names the user knows: without an Adapted around it."""
+    return unwrapped(model.model) if isinstance(model, Adapted) else model
+
+
 class Ensemble(nn.Module):
     """Several models as one. Maps images [N, 3, H, W] to logits [N, C], float32.
 

@@ -20,7 +20,7 @@ from compress.distributed.world import current
 from compress.models import Ensemble
 from compress.recipe import Member, Recipe, Student, Teacher, Train
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
-from compress.runs.checks import check_features, check_logits
+from compress.runs.checks import check_features, check_layers, check_logits
 from compress.runs.folder import Run, assistants_root
 from compress.runs.locks import in_turn
 from compress.runs.records import AssistantRecord
@@ -142,6 +142,7 @@ def check_assistants(recipe: Recipe, dataset: Dataset, given_teacher: nn.Module 
         with _naming(name):
             model = _made(settings, dataset)
             check_logits(model, dataset, "assistant")
+            check_layers(model, recipe.training)
         before, teacher = chain[-1]
         if _parameters(model) > _parameters(teacher):
             largest = "the largest model of " if isinstance(teacher, Ensemble) else ""

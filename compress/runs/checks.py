@@ -12,9 +12,14 @@ from scipy.stats import binomtest
 from torch import nn
 
 from compress.data import Dataset
+from compress.distributed.world import current
 from compress.losses.terms import tap
 from compress.recipe import Recipe
+from compress.recipe.train import TrainSettings
 from compress.system.errors import InputError, first_line
+from compress.training.batches import check_parts
+from compress.training.freezing import Freezing
+from compress.training.optimizer import check_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -90,3 +95,31 @@ def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     images = torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)
     tap(model, recipe.supervision.terms, images, role=role)
+
+
+def check_training(recipe: Recipe, dataset: Dataset) -> None:
+    """Looks for the optimisers of the student and of the teachers that are trained here, and at parts of their batches.
+
+    Args:
+        recipe: resolved (`compress.runs.resolve`).
+
+    Raises:
+        UsageError: timm has no such optimiser, or a training cannot use it; or a batch has more parts than images.
+    """
+    settings = {"train": recipe.training}
+    for number, member in enumerate(recipe.teacher.members):
+        if member.trained_here:
+            settings[f"teacher.ensemble.{number - 1}.train" if number else "teacher.train"] = member.training
+    for key, each in settings.items():
+        check_optimizer(each, key)
+        images = min(each.batch_size, len(dataset.train_labels))
+        check_parts(current().images_each(images), each.grad_accumulation, key)
+
+
+def check_layers(model: nn.Module, settings: TrainSettings) -> None:
+    """Looks for the layers that `freeze`, `freeze_epochs` and `head_lr` need.
+
+    Raises:
+        UsageError: the model has no such layer, or nothing would be left to train.
+    """
+    Freezing(model, settings, steps_per_epoch=1).lift()

@@ -21,7 +21,7 @@ from compress.losses import Objective
 from compress.models.published import published_model
 from compress.recipe import Recipe
 from compress.runs.assistants import check_assistants
-from compress.runs.checks import check_features, check_logits
+from compress.runs.checks import check_features, check_layers, check_logits, check_training
 from compress.runs.folder import Run, finished_run
 from compress.runs.records import DataRecord
 from compress.system import files
@@ -61,10 +61,12 @@ def checked_student(
         given_teacher: the same for the teacher.
 
     Raises:
-        UsageError: the student or an assistant cannot be made, quantised, or looked into as a term asks.
+        UsageError: the student or an assistant cannot be made, quantised, frozen, or looked into as a term asks; or a
+            training cannot be as the recipe says.
         InputError: the student or an assistant does not fit the data, or published weights do not fit the student.
         MachineError: published weights cannot be downloaded.
     """
+    check_training(recipe, dataset)
     student = given
     if student is None:
         torch.manual_seed(stream(recipe.train.seed, "student", "weights"))
@@ -78,6 +80,7 @@ def checked_student(
         logger.info(f"student: {name}, supervised by {supervision}")
     check_logits(student, dataset, "student")
     check_features(student, recipe, dataset, "student")
+    check_layers(student, recipe.training)
     if recipe.train.quantize is not None:
         qat.with_fake_quantization(student)
     check_assistants(recipe, dataset, given_teacher, student)

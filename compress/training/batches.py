@@ -18,6 +18,7 @@ from compress.losses.objective import Objective
 from compress.losses.taps import Tap
 from compress.models.inference import InferenceTeacher, for_inference
 from compress.recipe import Augment, Train
+from compress.system.errors import UsageError
 from compress.system.interrupts import Flag
 from compress.system.seeds import stream
 from compress.training.memo import Memo
@@ -53,14 +54,16 @@ class Batches:
     Attributes:
         batch_size: images of the global batch, at most those of the split.
         images_each: images of the batch in each process.
+        smallest_part: images of the smallest part in which a process computes its batch.
 
     Args:
         seed: of the order and the augmentation.
         teacher: float32 images [B, 3, H, W] to logits [B, C], without gradients.
         views: keeps the teacher's logits. The augmentations then repeat after `views.count` epochs.
+        parts: in which each process computes its batch, one after the other. So does the teacher.
 
     Raises:
-        UsageError: the processes cannot have equal parts of a batch.
+        UsageError: the processes cannot have equal parts of a batch, or have fewer images than parts.
     """
 
     def __init__(
@@ -72,11 +75,14 @@ class Batches:
         seed: int,
         teacher: Callable[[Tensor], Tensor] | None = None,
         views: TeacherViews | None = None,
+        parts: int = 1,
     ) -> None:
         self.images, self.augment, self.seed, self.teacher = images, augment, seed, teacher
         self.world = current()
         self.batch_size = min(batch_size, len(images.labels))
         self.images_each = self.world.images_each(self.batch_size)
+        check_parts(self.images_each, parts)
+        self._parts, self.smallest_part = parts, self.images_each // parts
         self._views = views
         self._taps: list[Tap] = []
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -128,12 +134,20 @@ class Batches:
         """A batch of these images, float32 [B, 3, H, W], with the teacher's logits and maps computed now."""
         if self.teacher is None:
             return Batch(images, labels)
+        if self._parts == 1:
+            return Batch(images, labels, *self._answers(images))
+        answers = [self._answers(part) for part in images.tensor_split(min(self._parts, len(images)))]
+        features = {path: torch.cat([maps[path] for _, maps in answers]) for path in answers[0][1]}
+        return Batch(images, labels, torch.cat([logits for logits, _ in answers]), features)
+
+    def _answers(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The teacher's logits, and the maps that terms look at."""
+        assert self.teacher is not None
         with ExitStack() as recording:
             for tap in self._taps:
                 recording.enter_context(tap.recording())
             logits = self.teacher(images)
-        features = {path: feature for tap in self._taps for path, feature in tap.features().items()}
-        return Batch(images, labels, logits, features)
+        return logits, {path: feature for tap in self._taps for path, feature in tap.features().items()}
 
     def augmented(self, rows: Tensor, draw: int) -> Tensor:
         """float32 [B, 3, H, W] of the rows int64 [B]. draw: the number of the augmentation, which is an epoch or a
@@ -144,6 +158,19 @@ class Batches:
     def _logits_of_view(self, view: int, rows: Tensor) -> Tensor:
         assert self.teacher is not None
         return self.teacher(self.augmented(rows.to(self.device), view))
+
+
+def check_parts(images: int, parts: int, key: str = "train") -> None:
+    """Raises UsageError where a process has fewer images of a batch than parts in which it computes them.
+
+    Args:
+        key: of the settings in the recipe, for the error message.
+    """
+    if parts > images:
+        raise UsageError(
+            f"{key}.grad_accumulation: {images} images of a batch in a process cannot be computed in {parts} parts",
+            f"Set it to {images} or lower, or raise {key}.batch_size.",
+        )
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
@@ -177,7 +204,7 @@ def batches_and_teacher(
         are folded, unless terms look at its feature maps.
 
     Raises:
-        UsageError: the processes cannot have equal parts of a batch.
+        UsageError: the processes cannot have equal parts of a batch, or have fewer images than parts to compute.
     """
     light: InferenceTeacher | None = None
     if settings.compile:  # otherwise torch would reuse code that it compiled before the hooks of a Tap were there
@@ -194,7 +221,15 @@ def batches_and_teacher(
 
         light = memo.once(("teacher", teacher, precision, fold, settings.compile), make_teacher)
     seed = stream(settings.seed, phase)
-    key = ("batches", id(images), augment.model_dump_json(), settings.batch_size, seed, id(light))
+    key = (
+        "batches",
+        id(images),
+        augment.model_dump_json(),
+        settings.batch_size,
+        settings.grad_accumulation,
+        seed,
+        id(light),
+    )
     batches = memo.once(
         key,
         lambda: Batches(
@@ -204,6 +239,7 @@ def batches_and_teacher(
             seed=seed,
             teacher=light,
             views=None if light is None else views,
+            parts=settings.grad_accumulation,
         ),
     )
     return batches, light

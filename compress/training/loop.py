@@ -22,15 +22,17 @@ from compress.system import console
 from compress.system.errors import Interrupted, UsageError
 from compress.system.hashes import sha256_json
 from compress.system.interrupts import deferred
+from compress.training.accumulation import gradients
 from compress.training.batches import batches_and_teacher
 from compress.training.checkpoint import newest_checkpoint, save_checkpoint
 from compress.training.divergence import DivergenceWatch, gradient_norm
 from compress.training.evaluate import accuracy, logits_of
 from compress.training.memo import Memo
 from compress.training.metrics import MetricsLog, peak_memory_mb
+from compress.training.optimizer import skips_bad_steps
 from compress.training.outlook import epoch_line, memory_explained, outlook
 from compress.training.snapshot import restore, snapshot, take_terms
-from compress.training.state import Phase, Training, loss_parts, prepare
+from compress.training.state import Phase, Training, prepare
 from compress.training.teacher_cache import TeacherViews
 from compress.training.trackers import Trackers
 
@@ -167,7 +169,7 @@ def train(
                 "eval_balanced_top1": result.balanced_top1,
                 "images_per_s": state.batches.steps_per_epoch * state.batches.batch_size / state.seconds,
                 "seconds": state.seconds,
-                "lr": state.optimizer.param_groups[0]["lr"],
+                "lr": max(group["lr"] for group in state.optimizer.param_groups),
                 "peak_memory_mb": peak_memory_mb(splits.train.images.device),
             }
             if log is not None:
@@ -194,8 +196,8 @@ def run_epoch(
 ) -> Generator[Position, None, None]:
     """The steps of one epoch, from `state.step` on.
 
-    On a GPU only the progress bar waits for the device, twice a second, besides the saving of checkpoints and the end
-    of the epoch.
+    On a GPU only the progress bar waits for the device, twice a second, besides the saving of checkpoints, the end of
+    the epoch, and the steps of optimisers that are not fused.
 
     Args:
         interrupted: stops before a step after a signal.
@@ -209,7 +211,7 @@ def run_epoch(
         Interrupted: a signal arrived during the teacher's first pass over a view.
     """
     batches, device, world = state.batches, state.batches.device, state.world
-    parameters = [parameter for parameter in state.trained.parameters() if parameter.requires_grad]
+    parameters = list(state.trained.parameters())
     opponents = [] if state.terms is None else list(state.terms.discriminators.parameters())
     state.watch = DivergenceWatch(device, state.step, terms=state.terms.parts if state.terms is not None else ())
     state.begin_training()
@@ -222,12 +224,13 @@ def run_epoch(
             state.watch.raise_if_diverged(state.phase, state.epoch)
             save()
             saved = time.perf_counter()
+        if state.unfreeze():
+            state.begin_training()
         yield Position(state.phase, state.epoch, state.step)
         began = time.perf_counter()
         batch = batches.get(state.epoch, state.step, interrupted.own)
-        parts, student_logits = loss_parts(state, batch)
-        state.backward(parts["loss"])
-        right = (student_logits.detach().argmax(1) == batch.labels).float().mean()
+        parts, student_logits = gradients(state, batch)
+        right = (student_logits.argmax(1) == batch.labels).float().mean()
         parts = world.combined({**parts, "train_top1": right})
 
         norm = gradient_norm(parameters)
@@ -237,17 +240,19 @@ def run_epoch(
             norm = torch.maximum(norm, torch.nn.utils.get_total_norm([p.grad for p in opponents if p.grad is not None]))
         bad = state.watch.check(parts, norm)
         for optimizer in state.optimizers.values():
-            # From the first bad step on, a fused optimiser skips its update on the device, without a sync.
-            optimizer.found_inf = bad  # type: ignore[attr-defined]
+            # From the first bad step on, a fused optimiser skips its update on the device. Others wait for the flag.
+            if skips_bad_steps(optimizer):
+                optimizer.found_inf = bad  # type: ignore[attr-defined]
+            elif state.watch.diverged():
+                continue
             optimizer.step()
         state.zero_grad()
 
         state.step += 1
-        updates = state.epoch * batches.steps_per_epoch + state.step
         if state.schedule is not None:
-            state.schedule.step_update(updates)
+            state.schedule.step_update(state.updates)
         if state.ema is not None:
-            state.ema.update(state.model, step=updates)
+            state.ema.update(state.model, step=state.updates)
         state.means.add(parts)
 
         if device.type == "cpu" and state.watch.diverged():

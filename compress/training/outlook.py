@@ -3,6 +3,7 @@
 In: the state of a training. Out: text, or a MachineError with a hint.
 """
 
+import math
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ import torch
 
 from compress.system import console
 from compress.system.errors import MachineError, is_out_of_memory
-from compress.training.state import Training, loss_parts
+from compress.training.accumulation import gradients
+from compress.training.optimizer import values_per_weight
+from compress.training.state import Training
 
 
 def outlook(state: Training, epochs: int) -> str:
@@ -22,7 +25,7 @@ def outlook(state: Training, epochs: int) -> str:
     It times one forward and backward pass. The state does not change.
     """
     size = sum(value.numel() * value.element_size() for value in state.model.state_dict().values()) / 1e6
-    copies = 2 + (state.ema is not None) + (state.settings.optimizer == "adamw")
+    copies = 1 + values_per_weight(state.settings) + (state.ema is not None)
     steps = (epochs - state.epoch) * state.batches.steps_per_epoch - state.step
     done = f", going on from epoch {state.epoch + 1}, step {state.step}" if state.epoch or state.step else ""
     seconds = steps * _seconds_per_step(state, state.batches.images_each) if steps > 0 else 0.0
@@ -48,9 +51,10 @@ def memory_explained(state: Training) -> Iterator[None]:
             raise
         traceback.clear_frames(error.__traceback__)  # the frames hold the tensors of the step
         if state.world.size > 1:  # a trial needs all processes, and the others may not have run out
-            hint = "Lower train.batch_size, or start more processes"
+            hint = "Lower train.batch_size, raise train.grad_accumulation, or start more processes"
         elif fitting := _batch_size_that_fits(state):
-            hint = f"train.batch_size={fitting} fits"
+            parts = math.ceil(state.batches.batch_size / fitting) * state.settings.grad_accumulation
+            hint = f"train.batch_size={fitting} fits, or train.grad_accumulation={parts} keeps the batch"
         else:
             hint = "No smaller batch fits: choose a smaller model"
         raise MachineError(
@@ -87,8 +91,7 @@ def _seconds_per_step(state: Training, batch_size: int) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         began = time.perf_counter()
-        parts, _ = loss_parts(state, batches.supervised(images, labels))
-        parts["loss"].backward()
+        gradients(state, batches.supervised(images, labels))
         state.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

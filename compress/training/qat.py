@@ -35,6 +35,7 @@ from compress.training.memo import Memo
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _INPUT = "input_quantizer"
+_OWN_SETTINGS = {"warmup_epochs": 0.0, "schedule": "cosine", "ema": None, "head_lr": None, "freeze_epochs": 0.0}
 _RANGE = {"quant_min": -127, "quant_max": 127, "dtype": torch.qint8}
 
 
@@ -76,7 +77,7 @@ def fine_tune(
         job,
         phase="quantize",
         epochs=epochs,
-        settings=settings.model_copy(update={"lr": lr, "warmup_epochs": 0.0, "schedule": "cosine", "ema": None}),
+        settings=settings.model_copy(update={**_OWN_SETTINGS, "lr": lr}),
         files=replace(job.files, checkpoints=checkpoints),
         provenance=provenance,
         views=None,

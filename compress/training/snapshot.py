@@ -15,6 +15,9 @@ from compress.system.errors import InputError, UsageError
 from compress.training.checkpoint import Checkpoint, newest_checkpoint
 from compress.training.state import Training
 
+_COUNTERS = ("step", "lookahead_step")
+"""What optimisers count in a group, and not for each parameter."""
+
 
 def snapshot(state: Training, provenance: dict[str, Any]) -> Checkpoint:
     """The state of a training as a checkpoint. All processes must call it together.
@@ -27,9 +30,13 @@ def snapshot(state: Training, provenance: dict[str, Any]) -> Checkpoint:
         tensors |= {f"ema.{name}": value for name, value in state.ema.module.state_dict().items()}
     if state.terms is not None:
         tensors |= {f"terms.{name}": value for name, value in state.terms.state_dict().items()}
+    numbers: dict[str, float] = {}
     for prefix, optimizer in state.optimizers.items():
-        for number, slots in optimizer.state_dict()["state"].items():
-            tensors |= {f"{prefix}.{number}.{name}": value for name, value in slots.items() if value is not None}
+        for name, value in _optimizer_values(prefix, optimizer).items():
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                numbers[name] = value
     tensors |= {f"means.{name}": value for name, value in state.means.values.items()}
     tensors["random.cpu"] = state.world.random_states(torch.get_rng_state())
     if torch.cuda.is_initialized():
@@ -42,6 +49,8 @@ def snapshot(state: Training, provenance: dict[str, Any]) -> Checkpoint:
         "processes": state.world.size,
         "provenance": provenance,
     }
+    if numbers:
+        meta["optimizer_numbers"] = numbers
     return Checkpoint(tensors, meta)
 
 
@@ -72,14 +81,13 @@ def restore(state: Training, found: Checkpoint, provenance: dict[str, Any], fold
     if state.terms is not None:
         state.terms.load_state_dict(found.part("terms"))
     for prefix, optimizer in state.optimizers.items():
-        slots = _optimizer_slots(optimizer, found.part(prefix))
-        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+        _restore_optimizer(prefix, optimizer, found)
     state.means = Means()
     state.means.values = {name: value.to(device) for name, value in found.part("means").items()}
     state.means.steps = found.meta["mean_steps"]
     state.epoch, state.step, state.seconds = found.meta["epoch"], found.meta["step"], found.meta["seconds"]
     if state.schedule is not None:
-        state.schedule.step_update(state.epoch * state.batches.steps_per_epoch + state.step)
+        state.schedule.step_update(state.updates)
     torch.set_rng_state(state.world.own_random_state(found.tensors["random.cpu"]))
     if device.type == "cuda" and "random.cuda" in found.tensors:
         torch.cuda.set_rng_state(state.world.own_random_state(found.tensors["random.cuda"]), device)
@@ -91,13 +99,31 @@ def take_terms(state: Training, checkpoints: Path) -> None:
         state.terms.load_state_dict(found.part("terms"))
 
 
-def _optimizer_slots(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """The optimiser's state, by parameter number."""
+def _optimizer_values(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's state by name: tensors and numbers of parameters, and counters of groups."""
+    content = optimizer.state_dict()
+    slots = {f"{prefix}.{number}": slots for number, slots in content["state"].items()}
+    groups = {
+        f"{prefix}_groups.{number}": {name: group[name] for name in _COUNTERS if name in group}
+        for number, group in enumerate(content["param_groups"])
+    }
+    every = {f"{owner}.{name}": value for owner, own in {**slots, **groups}.items() for name, value in own.items()}
+    return {name: value for name, value in every.items() if value is not None}
+
+
+def _restore_optimizer(prefix: str, optimizer: torch.optim.Optimizer, found: Checkpoint) -> None:
+    """Puts back what `_optimizer_values` gave."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in saved.items():
-        number, _, name = key.partition(".")
-        like = parameters[int(number)]
-        same = value.shape == like.shape  # fused kernels walk memory: a slot needs its parameter's memory format
-        slots.setdefault(int(number), {})[name] = torch.empty_like(like).copy_(value) if same else value
-    return slots
+    groups = optimizer.state_dict()["param_groups"]
+    slots: dict[int, dict[str, Any]] = {}
+    for key, value in {**found.tensors, **found.meta.get("optimizer_numbers", {})}.items():
+        owner, number, name = (*key.split(".", 2), "", "")[:3]
+        if owner == f"{prefix}_groups":
+            groups[int(number)][name] = value
+        elif owner == prefix:
+            like = parameters[int(number)]
+            if isinstance(value, Tensor) and value.shape == like.shape:
+                # Fused kernels walk memory: a slot needs its parameter's memory format.
+                value = torch.empty_like(like, dtype=value.dtype).copy_(value)
+            slots.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
@@ -25,6 +24,8 @@ from compress.system.errors import UsageError
 from compress.system.seeds import stream
 from compress.training.batches import Batch, Batches, Phase
 from compress.training.divergence import DivergenceWatch
+from compress.training.freezing import Freezing
+from compress.training.optimizer import make_optimizer, restart_counters, scale_learning_rates
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Training:
             processes.
         plain: the model that `prepare` was given. It differs from `model` only where processes share BatchNorm
             statistics.
+        freezing: what of the model is not trained now.
         terms: of the objective, with their projections and discriminators; None where the objective has none.
         adversary: the optimiser of the discriminators; None where there are none.
         epochs_before: epochs of the training that this one follows. The schedules of terms count them.
@@ -48,6 +50,7 @@ class Training:
     model: nn.Module
     forward: Callable[[Tensor], Tensor]
     plain: nn.Module
+    freezing: Freezing
     optimizer: torch.optim.Optimizer
     schedule: Scheduler | None
     ema: ModelEmaV3 | None
@@ -79,13 +82,28 @@ class Training:
         """Puts the model into train mode.
 
         While inputs are quantised, BatchNorm keeps its running statistics. The ranges are then those of inference. The
-        statistics of a batch would give other ranges, most of all where a map has few pixels.
+        statistics of a batch would give other ranges, most of all where a map has few pixels. BatchNorms of frozen
+        parts keep theirs, too.
         """
         self.model.train()
+        self.freezing.hold_statistics()
         if self.phase == "quantize":
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
+
+    @property
+    def updates(self) -> int:
+        """Steps done so far, of all epochs."""
+        return self.epoch * self.batches.steps_per_epoch + self.step
+
+    def unfreeze(self) -> bool:
+        """Ends the epochs in which the head alone is trained, if the next step is after them. Whether it did so."""
+        if not self.freezing.before_step(self.updates):
+            return False
+        restart_counters(self.optimizer)
+        self.forward = _forward(self.model, self.batches, self.settings)  # DDP knows only what needed a gradient
+        return True
 
     def backward(self, loss: Tensor) -> None:
         """Computes the gradients of the global batch. The terms' gradients are averaged here, since DDP wraps only the
@@ -108,6 +126,7 @@ class Training:
     @property
     def result(self) -> nn.Module:
         """What is kept, in eval mode, with the modules of the model that `prepare` was given."""
+        self.freezing.lift()
         if self.plain is self.model:
             return self.kept.eval()
         self.plain.load_state_dict(self.kept.state_dict())
@@ -133,21 +152,24 @@ def prepare(
         epochs_before: epochs of the training that this one follows.
 
     Raises:
-        UsageError: the model has BatchNorm and each process has batches of one image, or a term names a feature that is
-            none.
+        UsageError: the model has BatchNorm and each process has batches of one image, or parts of one; a term names a
+            feature that is none; or the settings name a layer that is none.
     """
     world = batches.world
-    if batches.images_each == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
+    if batches.smallest_part == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        in_parts = settings.grad_accumulation > 1
+        what = f"{'parts of ' * in_parts}batches of one image{' a process' * (world.size > 1 and not in_parts)}"
         raise UsageError(
-            f"a {phase} with BatchNorm cannot be trained on batches of one image{' a process' * (world.size > 1)}",
-            "Raise train.batch_size, or add images.",
+            f"a {phase} with BatchNorm cannot be trained on {what}",
+            f"{'Lower train.grad_accumulation, raise' if in_parts else 'Raise'} train.batch_size, or add images.",
         )
     # Dropout draws from torch's own stream and must differ between processes. All other draws have their own streams.
     torch.manual_seed(batches.seed if world.leads else stream(batches.seed, "process", world.rank))
     plain = model.to(batches.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = world.synchronized(plain)
     example = batches.images.normalized(slice(0, 2))
-    parallel = world.data_parallel(model, example)
+    ema = None if settings.ema is None else ModelEmaV3(model, decay=settings.ema, use_warmup=True)
+    freezing = Freezing(model, settings, batches.steps_per_epoch)
     terms = None
     if objective.terms and teacher is not None:
         terms = Terms(
@@ -159,13 +181,17 @@ def prepare(
             **_adjustment(objective),
         )
         batches.look_into(terms.teacher)
+    projections = None if terms is None else terms.projections
+    optimizer = make_optimizer(model, projections, settings, head=freezing.head)
+    freezing.before_step(0)
     state = Training(
         model=model,
-        forward=torch.compile(parallel) if settings.compile else parallel,
+        forward=_forward(model, batches, settings),
         plain=plain,
-        optimizer=_optimizer(_trained(model, terms), settings),
+        freezing=freezing,
+        optimizer=optimizer,
         schedule=None,
-        ema=None if settings.ema is None else ModelEmaV3(model, decay=settings.ema, use_warmup=True),
+        ema=ema,
         objective=objective,
         terms=terms,
         adversary=torch.optim.Adam(terms.opponents(), fused=True)
@@ -190,7 +216,17 @@ def prepare(
         )
         if state.schedule is not None:
             state.schedule.step_update(0)
+    else:
+        scale_learning_rates(state.optimizer)
     return state
+
+
+def _forward(model: nn.Module, batches: Batches, settings: recipe.TrainSettings) -> Callable[[Tensor], Tensor]:
+    if settings.grad_accumulation == 1:
+        parallel = batches.world.data_parallel(model, batches.images.normalized(slice(0, 2)))
+    else:  # gradients are averaged once, after the last part of a batch
+        parallel = batches.world.with_weights_of_leader(model)
+    return torch.compile(parallel) if settings.compile else parallel
 
 
 def _adjustment(objective: Objective) -> dict[str, Any]:
@@ -203,31 +239,36 @@ def _trained(model: nn.Module, terms: Terms | None) -> nn.ModuleList:
     return nn.ModuleList([model] if terms is None else [model, terms.projections])
 
 
-def _optimizer(model: nn.Module, settings: recipe.TrainSettings) -> torch.optim.Optimizer:
-    groups = param_groups_weight_decay(model, settings.weight_decay)
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-    nesterov = settings.nesterov and settings.momentum > 0
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=True)
-
-
 def loss_parts(state: Training, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """The student's forward pass on a batch.
 
     Returns:
         The parts of the loss, scalars by name, and the student's logits [B, C].
     """
-    autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
+    student_logits, features = of_student(state, batch.images)
+    return parts_of_loss(state, batch, student_logits, features), student_logits
+
+
+def of_student(state: Training, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The student's logits [B, C], and its maps [B, C', H', W'] for the terms, by path."""
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
     with autocast, state.terms.recording() if state.terms is not None else nullcontext():
-        student_logits = state.forward(batch.images)
+        student_logits = state.forward(images)
+    return student_logits, {} if state.terms is None else state.terms.student_features()
+
+
+def parts_of_loss(
+    state: Training, batch: Batch, student_logits: Tensor, student_features: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The parts of the loss, scalars by name, from what `of_student` returned for the batch's images."""
     epoch = state.epochs_before + state.epoch + state.step / state.batches.steps_per_epoch
-    parts = state.objective(
+    return state.objective(
         student_logits,
         batch.teacher_logits,
         batch.labels,
         terms=state.terms,
+        student_features=student_features,
         teacher_features=batch.teacher_features,
         epoch=epoch,
         world=state.world,
     )
-    return parts, student_logits

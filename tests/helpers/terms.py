@@ -1,4 +1,4 @@
-"""Terms for the small networks of `networks.py`, whose layers are named by their numbers."""
+"""Terms for the small networks of `networks.py`. The layers of network() are named by their numbers."""
 
 from typing import Any
 
@@ -19,6 +19,19 @@ ALL = [
     {"name": "dist", "weight": 0.1},
     {"name": "fitnet", "student": "3", "teacher": "2", "weight": 0.5},
 ]
+
+STAGED_HINT = {"name": "fitnet", "student": "layer1", "teacher": "2"}
+STAGED_TERMS: list[dict[str, Any]] = [
+    STAGED_HINT,
+    {"name": "attention_transfer", "student": "layer2", "teacher": "3"},
+    {"name": "neuron_selectivity", "student": "layer1", "teacher": "2"},
+    {"name": "similarity_preserving", "student": "layer2", "teacher": "5"},
+    {"name": "relational", "student": "layer1", "teacher": "3"},
+    {"name": "dkd", "beta": 2.0},
+    {"name": "dist"},
+    {"name": "adversarial", "width": 8},
+]
+"""For a student of the class Staged and a teacher from network()."""
 
 
 def supervision(terms: list[dict[str, Any]], method: str = "ka+dtd", **options: Any) -> recipe.Supervision:
