@@ -14,7 +14,7 @@ from compress import recipe
 from compress.data import Splits
 from compress.data.augment import Images
 from compress.losses.objective import Objective
-from compress.models.wrappers import Renormalized
+from compress.models.wrappers import Adapted
 from compress.system.errors import Interrupted, UsageError
 from compress.training.evaluate import accuracy, logits_of
 from compress.training.freezing import names_up_to
@@ -48,7 +48,7 @@ def test_a_module_and_all_before_it_are_what_its_output_depends_on(name: str, la
     expected = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     found = names_up_to(model, last)
     assert {one for one in found if one in dict(model.named_parameters())} == expected
-    assert names_up_to(Renormalized(model, torch.ones(3), torch.zeros(3)), last) >= expected
+    assert names_up_to(Adapted(model, torch.ones(3), torch.zeros(3)), last) >= expected
 
 
 def changed(before: nn.Module, after: nn.Module) -> set[str]:
