@@ -109,9 +109,10 @@ def recipe_list(json_: bool) -> None:
             ]
         )
         return
+    width = max(map(len, recipes)) + 2
     for name, one in recipes.items():
         click.echo(
-            f"{name:<26}{one.data.name}: {one.teacher.model} teaches {one.student.model}, "
+            f"{name:<{width}}{one.data.name}: {one.teacher.model} teaches {one.student.model}, "
             f"{one.supervision.method}, {one.training.epochs} epochs"
         )
 

@@ -29,6 +29,7 @@ from export.benchmark import (
 )
 from export.folder import ExportFolder, given_run
 from export.report import plots
+from export.report.baseline import plain_training
 
 CLASSES_IN_MARKDOWN = 5
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
@@ -104,6 +105,8 @@ class View:
 
     benchmark: Benchmark
     metrics: list[dict[str, Any]]
+    labels_alone: str
+    """Whether plain training would have done; empty for a run that is that."""
 
     @classmethod
     def read(cls, run: Run) -> "View":
@@ -111,7 +114,7 @@ class View:
         if others := [entry.name for entry in benchmark.candidates if _is_another(run, entry)]:
             warning = f"Made anew since this was measured: {', '.join(others)}. Measure again with compress benchmark."
             benchmark = benchmark.model_copy(update={"warnings": [warning, *benchmark.warnings]})
-        return cls(benchmark, read_metrics(run.metrics))
+        return cls(benchmark, read_metrics(run.metrics), plain_training(run))
 
     @property
     def plots(self) -> dict[str, tuple[str, Markup]]:

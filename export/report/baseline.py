@@ -1,0 +1,61 @@
+"""Answers whether plain training would have done: the same student, trained by the labels alone.
+
+In: a finished run. Out: a sentence with the runs of method ce beside it, or the command that makes one.
+"""
+
+from statistics import mean
+
+from compress.recipe import Recipe
+from compress.runs.folder import Run
+from compress.system.errors import CompressError
+
+
+def plain_training(run: Run) -> str:
+    """A sentence for people. Empty where the run itself was trained by the labels alone.
+
+    Runs of method ce without terms count, if they lie in the same folder and have the same data, student and training,
+    with any seed. The one with this run's seed comes first.
+
+    Args:
+        run: finished.
+    """
+    recipe, manifest = run.recipe, run.result
+    if _by_labels_alone(recipe):
+        return ""
+    found = {other.recipe.train.seed: other.result.student_top1 for other in _others(run, recipe)}
+    start = " fine-tuned" if recipe.student.published else ""
+    if not found:
+        return (
+            f"Would labels alone have done? Not measured: `compress distill {manifest.recipe} --method ce` with the "
+            "same settings, in the same folder, tells."
+        )
+    if (top1 := found.get(recipe.train.seed)) is not None:
+        which, baseline = "with the same seed", top1
+    else:
+        which, baseline = f"mean of {len(found)} {'seed' if len(found) == 1 else 'seeds'}", mean(found.values())
+    return (
+        f"Would labels alone have done? The same student,{start} by labels alone: top-1 {100 * baseline:.2f} % "
+        f"({which}). This one: {100 * manifest.student_top1:.2f} %, {100 * (manifest.student_top1 - baseline):+.2f} "
+        "points, before export."
+    )
+
+
+def _by_labels_alone(recipe: Recipe) -> bool:
+    return recipe.supervision.method == "ce" and not recipe.supervision.terms
+
+
+def _others(run: Run, recipe: Recipe) -> list[Run]:
+    """The finished runs beside this one that differ from it by labels alone, and perhaps by the seed."""
+    found = []
+    for path in sorted(run.path.resolve().parent.iterdir()):
+        other = Run(path)
+        if not other.manifest_file.is_file() or not other.recipe_file.is_file():
+            continue
+        try:
+            theirs, same_data = other.recipe, other.result.data.sha256 == run.result.data.sha256
+        except CompressError:  # not finished, or damaged
+            continue
+        train = theirs.train.model_copy(update={"seed": recipe.train.seed})
+        if _by_labels_alone(theirs) and same_data and (theirs.student, train) == (recipe.student, recipe.train):
+            found.append(other)
+    return found
