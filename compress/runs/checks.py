@@ -19,7 +19,7 @@ from compress.recipe.train import TrainSettings
 from compress.system.errors import InputError, first_line
 from compress.training.batches import check_parts
 from compress.training.freezing import Freezing
-from compress.training.optimizer import check_optimizer
+from compress.training.optimizer import check_layers_have_an_order, check_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -117,9 +117,11 @@ def check_training(recipe: Recipe, dataset: Dataset) -> None:
 
 
 def check_layers(model: nn.Module, settings: TrainSettings) -> None:
-    """Looks for the layers that `freeze`, `freeze_epochs` and `head_lr` need.
+    """Looks for the layers that `freeze`, `freeze_epochs`, `head_lr` and `layer_decay` need.
 
     Raises:
         UsageError: the model has no such layer, or nothing would be left to train.
     """
     Freezing(model, settings, steps_per_epoch=1).lift()
+    if settings.layer_decay is not None:
+        check_layers_have_an_order(model)

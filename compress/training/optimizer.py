@@ -18,12 +18,13 @@ from compress.models.wrappers import unwrapped
 from compress.system.errors import UsageError, first_line
 
 LOOKAHEAD = "lookahead_"
-_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+_FUSED = {torch.optim.SGD: 1, torch.optim.Adam: 2, torch.optim.AdamW: 2}
+"""torch's optimisers with a fused kernel, and the values that each keeps for a weight."""
 _LIBRARIES = {"apex": "adamw, lamb or sgd", "bitsandbytes": "adamw, lion or sgd"}
 
 
 def check_optimizer(settings: recipe.TrainSettings, key: str = "train") -> None:
-    """Makes the optimiser for a small weight and takes one step with it.
+    """Looks for the optimiser, and takes one step with it for a small weight unless it is one of torch's fused ones.
 
     Args:
         key: of the settings in the recipe, for the error message.
@@ -41,7 +42,8 @@ def check_optimizer(settings: recipe.TrainSettings, key: str = "train") -> None:
     if why := _why_refused(base):
         raise UsageError(f"{key}.optimizer: {settings.optimizer} {why[0]}", why[1])
     try:
-        _trial(settings)
+        if not _is_fused(settings):
+            _trial(settings)
     except Exception as error:  # an optimiser answers a setting that it refuses with any kind of exception
         raise UsageError(
             f"{key}.optimizer: {settings.optimizer} does not work here ({first_line(error)})",
@@ -64,6 +66,9 @@ def make_optimizer(
     Args:
         projections: of the terms. They have the learning rate `lr`.
         head: the parameters that get groups of their own, with the learning rate `head_lr` if it is set.
+
+    Raises:
+        UsageError: layer_decay is set, and the model does not say in which order its layers are.
     """
     apart = {id(parameter) for parameter in head}
     decay = settings.weight_decay
@@ -75,6 +80,7 @@ def make_optimizer(
         groups = param_groups_weight_decay(inner, decay)
     else:
         undecayed = inner.no_weight_decay() if hasattr(inner, "no_weight_decay") else ()
+        check_layers_have_an_order(inner)
         groups = param_groups_layer_decay(
             inner, decay, no_weight_decay_list=undecayed, layer_decay=settings.layer_decay
         )
@@ -83,6 +89,17 @@ def make_optimizer(
     if projections is not None:
         groups += param_groups_weight_decay(projections, decay)
     return _optimizer(groups, settings)
+
+
+def check_layers_have_an_order(model: nn.Module) -> None:
+    """Raises UsageError where timm takes the whole model for one layer, so that layer_decay would do nothing."""
+    inner = unwrapped(model)
+    named = (getattr(inner, "pretrained_cfg", None) or {}).get("classifier")
+    if not hasattr(inner, "group_matcher") and not named:
+        raise UsageError(
+            f"train.layer_decay: {type(inner).__name__} does not say in which order its layers are",
+            "Give the model a method group_matcher(), as timm's models have, or leave layer_decay out.",
+        )
 
 
 def scale_learning_rates(optimizer: torch.optim.Optimizer) -> None:
@@ -98,6 +115,8 @@ def skips_bad_steps(optimizer: torch.optim.Optimizer) -> bool:
 
 def values_per_weight(settings: recipe.TrainSettings) -> int:
     """How many values the optimiser keeps for each weight of a matrix, about."""
+    if _is_fused(settings):
+        return _FUSED[_class(settings)]
     parameter, optimizer = _trial(settings)
     slots = optimizer.state_dict()["state"].get(0, {}).values()
     return round(sum(slot.numel() for slot in slots if isinstance(slot, Tensor)) / parameter.numel())
@@ -119,9 +138,17 @@ def _optimizer(groups: Any, settings: recipe.TrainSettings) -> torch.optim.Optim
     options: dict[str, Any] = {}
     if (info.defaults or {}).get("nesterov"):
         options["nesterov"] = settings.nesterov and settings.momentum > 0
-    if info.opt_class in _FUSED and not name.startswith(LOOKAHEAD):
+    if _is_fused(settings):
         options["fused"] = True
     return create_optimizer_v2(groups, name, lr=settings.lr, momentum=settings.momentum, **options)
+
+
+def _class(settings: recipe.TrainSettings) -> Any:
+    return get_optimizer_info(settings.optimizer.lower().removeprefix(LOOKAHEAD)).opt_class
+
+
+def _is_fused(settings: recipe.TrainSettings) -> bool:
+    return _class(settings) in _FUSED and not settings.optimizer.lower().startswith(LOOKAHEAD)
 
 
 def _trial(settings: recipe.TrainSettings) -> tuple[nn.Parameter, torch.optim.Optimizer]:

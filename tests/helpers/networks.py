@@ -32,6 +32,9 @@ class Staged(nn.Module):
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.fc = nn.Linear(channels, classes)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        return {"stem": r"^stem", "blocks": r"^layer(\d+)"}
+
     def get_classifier(self) -> nn.Module:
         return self.fc
 

@@ -92,7 +92,6 @@ def test_the_check_leaves_torch_s_random_stream_alone() -> None:
 def test_what_an_optimizer_keeps_is_counted() -> None:
     kept = {name: values_per_weight(settings(optimizer=name)) for name in ("sgd", "adamw", "lion", "adan")}
     assert kept == {"sgd": 1, "adamw": 2, "lion": 1, "adan": 4}
-    assert values_per_weight(settings(momentum=0.0)) == 0
 
 
 def groups_by_name(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
@@ -141,6 +140,11 @@ def test_the_rate_that_is_reported_is_the_highest(tmp_path: Path) -> None:
     run(tmp_path, model=timm.create_model("test_resnet", num_classes=4), method="ce", epochs=1, schedule="constant",
         lr=0.01, layer_decay=0.5, head_lr=0.04)  # fmt: skip
     assert read_metrics(tmp_path / "metrics.jsonl")[0]["lr"] == pytest.approx(0.04)
+
+
+def test_layer_decay_needs_a_model_that_says_the_order_of_its_layers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"train.layer_decay: Sequential does not say .* group_matcher\(\)"):
+        run(tmp_path, layer_decay=0.5)
 
 
 def test_a_rate_of_the_head_needs_a_model_that_says_what_its_head_is(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""Settings that a training cannot follow are refused before any teacher is trained; a run with all others ends."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compress import distill, load_recipe, load_student
+from compress.system.errors import EXIT_USAGE, UsageError
+from compress.training.metrics import read_metrics
+
+ENSEMBLE = "teacher.ensemble=[{model: resnet10t, args: {channels: [8, 8, 8, 16]}, train: {optimizer: adamm}}]"
+ASSISTANT = "teacher.assistants=[{model: mobilenetv3_small_050}]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.optimizer=adamm"], "train.optimizer: timm has no optimiser 'adamm'. Nearest: adam"),
+        (["teacher.train={optimizer: kron}"], "teacher.train.optimizer: kron draws random numbers"),
+        ([ENSEMBLE], "teacher.ensemble.0.train.optimizer: timm has no optimiser 'adamm'"),
+        (["train.freeze=layr1"], "train.freeze: 'layr1' of ResNet is none of its modules. Nearest: layer1"),
+        (
+            ["train.freeze=layer1", ASSISTANT],
+            "assistant 1, mobilenetv3_small_050: train.freeze: 'layer1' of MobileNetV3",
+        ),
+        (["train.freeze=fc"], "train.freeze: fc leaves nothing to train"),
+        (["train.grad_accumulation=17"], "train.grad_accumulation: 16 images of a batch in a process cannot be"),
+        (["teacher.train={grad_accumulation: 99}"], "teacher.train.grad_accumulation: 16 images of a batch"),
+    ],
+)
+def test_what_a_training_cannot_do_is_refused_before_any_teacher_is_trained(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        distill(load_recipe(tiny_recipe, overrides=["train.batch_size=16", *overrides]))
+    assert str(caught.value).startswith(message)
+    assert caught.value.code == EXIT_USAGE
+    assert not list(tmp_path.glob("runs/**/*.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_run_with_all_settings_of_fine_tuning_ends_and_keeps_what_is_frozen(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings: dict[str, Any] = {
+        "optimizer": "lamb", "lr": 0.004, "head_lr": 0.01, "layer_decay": 0.7, "freeze": "layer1",
+        "freeze_epochs": 0.5, "grad_accumulation": 2, "epochs": 2, "quantize": "int8", "quantize_epochs": 1,
+    }  # fmt: skip
+    run = distill(load_recipe(tiny_recipe, overrides=[f"train.{key}={value}" for key, value in settings.items()]))
+    assert run.manifest["status"] == "finished"
+    lines = read_metrics(run.path / "metrics.jsonl")
+    assert {line["phase"] for line in lines} == {"teacher", "student", "quantize"}
+    plain = distill(load_recipe(tiny_recipe, overrides=["train.epochs=2", "train.freeze=layer1"]))
+    student, other = (load_student(each).state_dict() for each in (run, plain))
+    same = {name for name, value in student.items() if torch.equal(value, other[name])}
+    stem = {name for name in student if name.startswith(("conv1", "bn1", "layer1"))}
+    assert same >= stem  # both are as they were made
+    assert not any(name.startswith(("layer4.", "fc.")) for name in same if name.endswith("weight"))
