@@ -24,7 +24,7 @@ from compress.system.errors import CompressError, InputError, MachineError, Usag
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S = 8.0
+ANSWER_S = 4.0
 """How long the Hub may take to answer. HF_HUB_ETAG_TIMEOUT sets another time."""
 STALL_S = 30.0
 """How long a download may bring nothing. HF_HUB_DOWNLOAD_TIMEOUT sets a longer time."""

@@ -26,18 +26,23 @@ from compress.system.errors import InputError
 logger = logging.getLogger(__name__)
 
 
-def pretrained_teacher(settings: Member, dataset: Dataset) -> nn.Module:
+def pretrained_teacher(settings: Member, dataset: Dataset, *, for_features: bool = False) -> nn.Module:
     """A teacher with published weights as they are.
 
     Args:
         dataset: as the teacher sees it.
+        for_features: nobody needs its logits. A last layer for other classes is then taken off.
 
     Raises:
         MachineError: the weights are neither in the cache nor on the network.
         UsageError: timm cannot make the model, or publishes no such weights.
         InputError: the weights do not fit, or its classes are not those of the data.
     """
-    return as_teacher(published_model(settings, dataset.image_size), dataset, settings.weights or settings.model)
+    model: Any = published_model(settings, dataset.image_size)
+    if for_features and model.num_classes != dataset.num_classes:
+        model.reset_classifier(0)
+        model.pretrained_cfg["num_classes"] = 0
+    return as_teacher(model, dataset, settings.weights or settings.model)
 
 
 def teacher_preprocessing(settings: Member) -> Preprocessing:

@@ -20,7 +20,7 @@ from compress.distributed.world import current
 from compress.losses import Objective
 from compress.models import Ensemble
 from compress.models.published import find_published, published_model
-from compress.recipe import FeatureTerm, Member, Recipe
+from compress.recipe import FeatureTerm, Recipe
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.runs.checks import check_above_chance, check_features, check_logits
 from compress.runs.data import teacher_data
@@ -74,8 +74,8 @@ def obtain_teacher(
             world.from_leader(lambda: _take_over(kept, run, trackers))
         else:
             measured = memo.once(
-                ("foreign teacher", recipe.teacher.model_dump_json(), own.sha256),
-                lambda: _save_foreign_teacher(recipe.teacher, run.teacher, own, own_splits),
+                ("foreign teacher", recipe.teacher.model_dump_json(), own.sha256, _for_features(recipe)),
+                lambda: _save_foreign_teacher(recipe, run.teacher, own, own_splits),
             )
             if measured != run.teacher:
                 files.link_folder(measured, run.teacher)
@@ -206,14 +206,23 @@ def _take_over(kept: TeacherFolder, run: Run, trackers: Trackers) -> None:
     MetricsLog(run.metrics, trackers).replace_phase("teacher", kept.training_files.metrics)
 
 
-def _save_foreign_teacher(settings: Member, folder: Path, dataset: Dataset, splits: Splits) -> Path:
-    make = models.checkpoint_teacher if settings.source == "checkpoint" else models.pretrained_teacher
-    model: Any = make(settings, dataset)
+def _save_foreign_teacher(recipe: Recipe, folder: Path, dataset: Dataset, splits: Splits) -> Path:
+    settings = recipe.teacher
+    if settings.source == "checkpoint":
+        model: Any = models.checkpoint_teacher(settings, dataset)
+    else:
+        model = models.pretrained_teacher(settings, dataset, for_features=_for_features(recipe))
     headless = model.num_classes == 0
     if not headless:
         check_logits(model, dataset, "teacher")
     _save_with_record(model, folder, dataset, splits, source=settings.source, headless=headless)
     return folder
+
+
+def _for_features(recipe: Recipe) -> bool:
+    """Whether the recipe uses the teacher's features and not its logits."""
+    terms = recipe.supervision.terms
+    return recipe.supervision.method == "ce" and bool(terms) and all(isinstance(term, FeatureTerm) for term in terms)
 
 
 def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, memo: Memo) -> None:
@@ -232,7 +241,7 @@ def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, m
                 check_logits(_new_model(one, own), own, "teacher")
                 names.append(teacher_hash(one, own))
             else:
-                _save_foreign_teacher(one.teacher, folder, own, own_splits)
+                _save_foreign_teacher(one, folder, own, own_splits)
                 names.append(read_teacher_record(folder).sha256)
         _refuse_twins(alone, names)
         for number, (one, (own, own_splits)) in enumerate(zip(alone, seen, strict=True)):

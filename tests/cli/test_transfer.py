@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from compress.recipe import load_recipe, recipe_yaml
 from tests.helpers.command import Command, Start, assert_fails, snapshot, until, weights
+from tests.helpers.hub import Hub
 from tests.helpers.pictures import write_images
 from tests.helpers.published import publish
 from tests.helpers.torchrun import Torchrun
@@ -236,6 +237,49 @@ def test_a_teacher_without_a_last_layer_teaches_by_its_features(
     assert all(line["fitnet"] > 0 for line in lines)
     assert command("export", tmp_path / manifest["run"], cwd=tmp_path).returncode == 0
     assert_fails(command("benchmark", tmp_path / manifest["run"], cwd=tmp_path), 3, "has no last layer")
+
+
+def test_only_the_features_of_a_teacher_of_other_classes_are_used(
+    command: Command, photos: Path, published: dict[str, Path], tmp_path: Path
+) -> None:
+    """As of CLIP's image towers, whose last layer is no classifier."""
+    teacher = f"teacher={{model: resnet14t, source: pretrained, weights: {published['teacher']}}}"
+    terms = ("--set", "supervision.terms=[{name: attention_transfer, weight: 10, student: layer2, teacher: layer2}]")
+    result = command("distill", photos, "--method", "ce", "--set", teacher, *terms, "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads(result.stdout)
+    assert manifest.get("teacher_top1") is None
+    assert_fails(
+        command("distill", photos, "--method", "kd", "--set", teacher, *terms, cwd=tmp_path), 3, "has 5 classes"
+    )
+
+
+def test_weights_of_the_hub_are_fetched_once_and_then_need_no_network(
+    command: Command, photos: Path, tmp_path: Path
+) -> None:
+    hub = Hub()
+    publish("resnet10t", tmp_path / "timm")
+    publish("resnet14t", tmp_path / "own", args=SMALL, mean=(0.4, 0.4, 0.5))
+    for repo, folder in (("timm/resnet10t.c3_in1k", "timm"), ("me/own", "own")):
+        for path in (tmp_path / folder).iterdir():
+            hub.files[f"{repo}/{path.name}"] = path.read_bytes()
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache")}
+    options = ("--set", "student={model: resnet10t, pretrained: true}")
+    options += ("--set", "teacher={model: 'hf-hub:me/own', source: finetune, epochs: 1}", "--set", "train.epochs=1")
+    try:
+        first = command("distill", photos, *options, "--json", cwd=tmp_path, **env)
+        assert first.returncode == 0, first.stderr
+        asked = len(hub.requests)
+        assert asked
+        again = command("distill", photos, *options, "--json", cwd=tmp_path, **env)
+        assert again.returncode == 0, again.stderr
+        assert len(hub.requests) == asked
+    finally:
+        hub.close()
+    offline = command("distill", photos, *options, "--json", cwd=tmp_path, HF_HUB_OFFLINE="1", **env)
+    assert offline.returncode == 0, offline.stderr
+    student = json.loads(offline.stdout)["student_sha256"]
+    assert json.loads(first.stdout)["student_sha256"] == student
 
 
 def test_a_teacher_that_knows_nothing_is_refused_with_its_number(command: Command, tmp_path: Path) -> None:
