@@ -226,10 +226,10 @@ def _plain(name: str) -> str:
 
 
 def _classes_of(weights: Mapping[str, Tensor], head: tuple[str, ...], found: Published) -> int:
-    """The number of classes of the last layer in the file; 0 where it has none."""
+    """The number of classes of the last layer in the file, apart from one for the background; 0 where it has none."""
     for prefix in head:
         if (weight := weights.get(f"{prefix}weight")) is not None:
-            return weight.shape[0]
+            return weight.shape[0] - (found.cfg.get("label_offset") or 0)
     return found.cfg.get("num_classes") or 0
 
 
@@ -242,7 +242,7 @@ def _loaded(found: Published, cfg: dict[str, Any], weights: dict[str, Tensor], c
             image_size,
             num_classes=classes,
             pretrained=True,
-            pretrained_cfg={**cfg, "num_classes": classes, "label_offset": 0, "state_dict": weights},
+            pretrained_cfg={**cfg, "num_classes": classes, "state_dict": weights},
         )
     except CompressError:
         raise
