@@ -83,7 +83,7 @@ class Member(Model):
     )
     train: TeacherTrain | None = Field(
         default=None,
-        description="Settings of its own training. What is not set here is the recipe's train, without freeze. Where "
+        description="Settings of its own training, if it is trained here. What is not set here is the recipe's train, without freeze. Where "
         "one of teacher and student starts with published weights and the other does not, then epochs, optimizer, lr, "
         "head_lr, weight_decay, warmup_epochs and freeze_epochs have their defaults instead.",
     )
@@ -125,8 +125,6 @@ class Member(Model):
             raise ValueError("teacher.checkpoint is needed with, and only with, teacher.source: checkpoint")
         if self.weights is not None and not self.published:
             raise ValueError("teacher.weights is for teacher.source: finetune or pretrained")
-        if self.train is not None and not self.trained_here:
-            raise ValueError("teacher.train is for a teacher that is trained: teacher.source: train or finetune")
         return self
 
 

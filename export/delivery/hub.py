@@ -7,15 +7,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import timm
 from huggingface_hub import EvalResult, HfApi, ModelCardData, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from compress import models
 from compress.models import small_stem
-from compress.recipe import Member, Recipe, recipe_yaml
+from compress.recipe import Model, Recipe, Student, recipe_yaml
 from compress.runs.folder import Run
 from compress.runs.locks import held
 from compress.runs.student import load_student
@@ -24,6 +25,8 @@ from compress.system.files import cannot_write
 from export.benchmark import find_candidates
 from export.folder import ExportFolder
 from export.report import markdown
+
+M = TypeVar("M", bound=Model)
 
 
 def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
@@ -106,14 +109,29 @@ def _write_folder(run: Run, repo: str) -> Path:
 
 
 def _public(recipe: Recipe) -> Recipe:
-    """Without the paths of this machine: of a checkpoint its name stays."""
+    """Without the paths of this machine: of weights the name of their file or folder stays."""
 
-    def named(member: Member) -> dict[str, Any]:
-        return {"checkpoint": Path(member.checkpoint).name if member.checkpoint else None}
+    def named(model: M) -> M:
+        paths: dict[str, Any] = {
+            key: Path(value).name
+            for key in ("checkpoint", "weights", "pretrained")
+            if isinstance(value := getattr(model, key, None), str)
+        }
+        if model.model.startswith("local-dir:"):
+            paths["model"] = f"local-dir:{Path(model.model).name}"
+        return model.model_copy(update=paths)
 
-    ensemble = [member.model_copy(update=named(member)) for member in recipe.teacher.ensemble]
-    teacher = recipe.teacher.model_copy(update={**named(recipe.teacher), "ensemble": ensemble})
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": None}), "teacher": teacher})
+    others = {
+        "ensemble": [named(member) for member in recipe.teacher.ensemble],
+        "assistants": [named(assistant) for assistant in recipe.teacher.assistants],
+    }
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"root": None}),
+            "teacher": named(recipe.teacher).model_copy(update=others),
+            "student": named(recipe.student),
+        }
+    )
 
 
 def _onnx_files(run: Run) -> Iterator[Path]:
@@ -121,6 +139,17 @@ def _onnx_files(run: Run) -> Iterator[Path]:
     if ExportFolder(run.export).record_file.exists():
         candidates = find_candidates(run)
         yield from (each.path for each in candidates if each.role == "student" and each.runtime == "ort")
+
+
+def _base_model(student: Student) -> str | None:
+    """The repository of the Hub whose weights the student started with, if it did."""
+    if student.pretrained is not True:
+        return None
+    scheme, _, place = student.model.partition(":")
+    if scheme == "hf-hub":
+        return place.partition("@")[0]
+    cfg = None if place else timm.get_pretrained_cfg(student.model)
+    return None if cfg is None else cfg.hf_hub_id
 
 
 def _card(run: Run, repo: str) -> str:
@@ -144,6 +173,8 @@ def _card(run: Run, repo: str) -> str:
         tags=["timm", "image-classification", "knowledge-distillation"],
         metrics=["accuracy"],
         model_name=repo.rsplit("/")[-1],
+        base_model=_base_model(run.recipe.student),
+        license=(config.get("pretrained_cfg") or {}).get("license"),
         eval_results=[result],
     )
     measured = markdown([run]) if run.benchmark_file.exists() else ""

@@ -137,6 +137,8 @@ def test_without_a_token_the_folder_is_written_and_timm_loads_the_student_from_i
 ) -> None:
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     recipe["teacher"] |= {"source": "checkpoint", "checkpoint": "/home/somebody/teacher"}
+    recipe["teacher"]["ensemble"] = [{"model": "resnet18", "source": "finetune", "weights": "/home/somebody/other.pth"}]
+    recipe["student"] |= {"pretrained": "/home/somebody/weights", "model": "local-dir:/home/somebody/student"}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     result = command("push", run, "me/small", "--json", cwd=run.parent, **environment)
     assert result.returncode == 0, result.stderr
@@ -163,6 +165,9 @@ def test_without_a_token_the_folder_is_written_and_timm_loads_the_student_from_i
     assert card.data.library_name == "timm"
     public = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert (public["data"]["root"], public["teacher"]["checkpoint"]) == (None, "teacher")
+    assert public["teacher"]["ensemble"][0]["weights"] == "other.pth"
+    assert (public["student"]["pretrained"], public["student"]["model"]) == ("weights", "local-dir:student")
+    assert "somebody" not in (folder / "recipe.yaml").read_text() + (folder / "README.md").read_text()
 
 
 @pytest.mark.slow
