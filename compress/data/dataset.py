@@ -251,6 +251,8 @@ def _open_arrays(folder: Path, *, mmap: bool) -> dict[str, NDArray[Any]]:
 
 
 def _resize(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
+    if not len(images):
+        return np.zeros((0, square.size, square.size, 3), np.uint8)
     if images.shape[1] == square.size and square.crop_pct == 1:
         return np.ascontiguousarray(images)
     from PIL import Image
@@ -296,7 +298,7 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         ),
         eval_labels=clean[held],
         eval_split=f"{holdout:g} of train, held out",
-        sha256=sha256_json([dataset.sha256, holdout]),
+        sha256=sha256_json([dataset.sha256, holdout, *([dataset.crop_pct] if dataset.crop_pct < 1 else [])]),
     )
 
 

@@ -56,6 +56,7 @@ def _write_timm_model(model: nn.Module, folder: Path, dataset: Dataset) -> None:
     and std there, and the size that it expects.
     """
     data_config: dict[str, Any] = {"interpolation": dataset.interpolation, "crop_pct": dataset.crop_pct}
+    data_config["crop_mode"] = "center"
     size = dataset.image_size
     if isinstance(model, Adapted):
         size = model.image_size or size

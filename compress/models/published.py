@@ -5,7 +5,8 @@ or are refused. Only the last layer may be new.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -177,7 +178,12 @@ def head_of(model: Any) -> tuple[str, ...]:
     """
     last = model.get_classifier()
     heads = list(last) if isinstance(last, tuple | list | nn.ModuleList) else [last]
-    return tuple(f"{name}." for name, module in model.named_modules() if any(module is head for head in heads))
+    named = (model.pretrained_cfg or {}).get("classifier") or ()
+    names = {named} if isinstance(named, str) else set(named)
+    names |= {name for name, module in model.named_modules() if any(module is head for head in heads)}
+    if hasattr(model, "aux_head"):  # VOLO's, for the classes of patches
+        names.add("aux_head")
+    return tuple(f"{name}." for name in sorted(names))
 
 
 def _of_path(settings: Student | Member, path: Path) -> Published:
@@ -227,8 +233,8 @@ def _plain(name: str) -> str:
 
 def _classes_of(weights: Mapping[str, Tensor], head: tuple[str, ...], found: Published) -> int:
     """The number of classes of the last layer in the file, apart from one for the background; 0 where it has none."""
-    for prefix in head:
-        if (weight := weights.get(f"{prefix}weight")) is not None:
+    for name, weight in weights.items():
+        if name.startswith(head) and name.endswith("weight") and weight.dim() == 2:
             return weight.shape[0] - (found.cfg.get("label_offset") or 0)
     return found.cfg.get("num_classes") or 0
 
@@ -236,14 +242,15 @@ def _classes_of(weights: Mapping[str, Tensor], head: tuple[str, ...], found: Pub
 def _loaded(found: Published, cfg: dict[str, Any], weights: dict[str, Tensor], classes: int, image_size: int) -> Any:
     """The model as published. timm adapts names and position embeddings, and every weight must fit."""
     try:
-        return make_timm_model(
-            found.architecture,
-            found.args,
-            image_size,
-            num_classes=classes,
-            pretrained=True,
-            pretrained_cfg={**cfg, "num_classes": classes, "state_dict": weights},
-        )
+        with _noting_missing() as missing:
+            model = make_timm_model(
+                found.architecture,
+                found.args,
+                image_size,
+                num_classes=classes,
+                pretrained=True,
+                pretrained_cfg={**cfg, "num_classes": classes, "state_dict": weights},
+            )
     except CompressError:
         raise
     except Exception as error:
@@ -254,6 +261,26 @@ def _loaded(found: Published, cfg: dict[str, Any], weights: dict[str, Tensor], c
             key = "teacher.image_size" if found.setting.startswith("teacher") else "data.image_size"
             hint = f"They are for images of {made_for} pixels, which timm cannot change: set {key}={made_for}."
         raise _misfit(found, lines[1] if len(lines) > 1 else first_line(error), hint) from error
+    if missing:
+        raise _misfit(found, f"{missing[0]} is missing")
+    return model
+
+
+@contextmanager
+def _noting_missing() -> Iterator[list[str]]:
+    """Collects what the file lacks. timm loads some families loosely, and only logs it."""
+    load, missing = nn.Module.load_state_dict, []
+
+    def noting(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = load(self, *args, **kwargs)
+        missing.extend(result.missing_keys)
+        return result
+
+    nn.Module.load_state_dict = noting  # type: ignore[method-assign]
+    try:
+        yield missing
+    finally:
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]
 
 
 def _misfit(found: Published, why: str, hint: str = _MISFIT_HINT) -> InputError:

@@ -32,6 +32,8 @@ class Recipe(Section):
             path = f"teacher.ensemble.{number - 1}." if number else "teacher."
             if member.trained_here:
                 own = member.train
+                if own is None and (member.source == "finetune") != self.student.published:
+                    continue  # it takes neither epochs from train nor what is counted in them
                 epochs = member.epochs or (None if own is None else own.epochs)
                 trainings.append((path, own or self.train, epochs))
         for path, train, epochs in trainings:

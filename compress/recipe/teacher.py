@@ -83,9 +83,9 @@ class Member(Model):
     )
     train: TeacherTrain | None = Field(
         default=None,
-        description="Settings of its own training, if it is trained here. What is not set is the recipe's train, without "
-        "freeze. Where one of teacher and student starts with published weights and the other does not, then epochs, "
-        "optimizer, lr, head_lr, weight_decay, warmup_epochs and freeze_epochs have their defaults instead.",
+        description="Settings of its own training, if it is trained here. What is not set is the recipe's train, apart "
+        "from freeze. Where one of teacher and student starts with published weights and the other does not, then "
+        "epochs, optimizer, lr, head_lr, weight_decay, warmup_epochs and freeze_epochs have their defaults instead.",
     )
     epochs: int | None = Field(
         default=None,

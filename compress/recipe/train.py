@@ -135,7 +135,8 @@ class Train(TeacherTrain):
         given = self.model_dump(exclude_none=True)
         if published:
             given = {**_FOR_PUBLISHED_WEIGHTS, **given}
-            given.setdefault("warmup_epochs", round(given["epochs"] / 10, 3))
+            if self.schedule != "constant":
+                given.setdefault("warmup_epochs", round(given["epochs"] / 10, 3))
         return TrainSettings.model_validate(given)
 
 

@@ -8,7 +8,7 @@ it, so that other runs reuse it.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from compress import models
 from compress.data import Dataset
 from compress.distributed.world import current
 from compress.models import Ensemble
+from compress.models.published import find_published
 from compress.recipe import Member, Recipe, Student, Teacher, Train
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.runs.checks import check_features, check_layers, check_logits
@@ -84,7 +85,7 @@ def as_next_teacher(teacher: Teacher, assistant: Student, run: Run) -> Teacher:
     """A finished assistant as the teacher in the recipe of the next step."""
     return Teacher(
         model=assistant.model,
-        stem=assistant.stem,
+        stem="stock" if assistant.published and assistant.stem == "auto" else assistant.stem,
         args=assistant.args,
         source="checkpoint",
         checkpoint=str(run.student),
@@ -176,6 +177,9 @@ def _key(step: Recipe, dataset: Dataset, teacher_sha256: str) -> str:
         "train": {key: value for key, value in recipe["train"].items() if key not in HOUSEKEEPING},
         **{section: recipe[section] for section in ("teacher", "student", "supervision")},
     }
+    if step.student.published:
+        found = find_published(step.student)
+        determines |= {"weights": found.sha256, "preprocessing": asdict(found.preprocessing)}
     return sha256_json(determines)[:16]
 
 

@@ -6,7 +6,7 @@ student's.
 """
 
 import logging
-from typing import Any
+from pathlib import Path
 
 import torch
 
@@ -47,23 +47,26 @@ def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Datas
 
 
 def teacher_data(
-    member: Member, recipe: Recipe, dataset: Dataset, splits: Splits, memo: Memo
+    member: Member, recipe: Recipe, dataset: Dataset, splits: Splits, memo: Memo, *, kept: Path | None = None
 ) -> tuple[Dataset, Splits]:
     """The data set as a teacher sees it, and its splits on the device.
 
     Args:
         dataset: as the student sees it. The teacher gets the same where it sees it alike.
         splits: of that.
+        kept: the folder of the finished teacher, if the run has it. It then says how the teacher sees pictures.
 
     Raises:
         InputError: the teacher's config.json is damaged, or the data is.
         UsageError: timm publishes no such weights.
         MachineError: the cache cannot be written, or the Hub cannot be reached.
     """
-    seen = teacher_preprocessing(member)
-    settings = recipe.data
-    if member.image_size is not None:
-        settings = settings.model_copy(update={"image_size": member.image_size})
+    if kept is None:
+        seen, settings = teacher_preprocessing(member), recipe.data
+        if member.image_size is not None:
+            settings = settings.model_copy(update={"image_size": member.image_size})
+    else:
+        seen, settings = _as_recorded(kept, recipe.data)
     key = ("teacher data", settings.model_dump_json(), seen)
     found = memo.once(key, lambda: current().leader_first(lambda: load_data(settings, seen)))
     if (found.sha256, found.mean, found.std) == (dataset.sha256, dataset.mean, dataset.std):
@@ -80,7 +83,7 @@ def data_of_student(run: Run, settings: Data | None = None) -> Dataset:
     Raises:
         InputError: it is not the data that the run was trained on.
     """
-    return _recorded(run, settings or run.recipe.data, models.read_config(run.student), run.result.data.sha256)
+    return _recorded(run, run.student, settings or run.recipe.data, run.result.data.sha256)
 
 
 def data_of_teacher(run: Run) -> Dataset:
@@ -89,15 +92,19 @@ def data_of_teacher(run: Run) -> Dataset:
     Raises:
         InputError: it is not the data that the teacher was measured on.
     """
-    config = models.read_config(run.teacher)
-    size = (config.get("pretrained_cfg") or {}).get("input_size", [run.recipe.data.image_size])[-1]
-    data = run.recipe.data.model_copy(update={"image_size": size})
-    return _recorded(run, data, config, run.result.teacher.data)
+    return _recorded(run, run.teacher, run.recipe.data, run.result.teacher.data)
 
 
-def _recorded(run: Run, data: Data, config: dict[str, Any], sha256: str) -> Dataset:
-    cfg = config.get("pretrained_cfg") or {}
-    dataset = load_data(data, Preprocessing.of(cfg, str(run.path)))
+def _as_recorded(folder: Path, data: Data) -> tuple[Preprocessing, Data]:
+    """How a saved model sees pictures, and the data at the size that it was saved with."""
+    cfg = models.read_config(folder).get("pretrained_cfg") or {}
+    size = cfg.get("input_size", [data.image_size])[-1]
+    return Preprocessing.of(cfg, str(folder / models.CONFIG)), data.model_copy(update={"image_size": size})
+
+
+def _recorded(run: Run, folder: Path, data: Data, sha256: str) -> Dataset:
+    seen, settings = _as_recorded(folder, data)
+    dataset = load_data(settings, seen)
     if dataset.sha256 != sha256:
         raise InputError(
             f"the {dataset.name} data here is not what {run.path} was trained on",

@@ -22,7 +22,7 @@ from compress.runs.assistants import as_next_teacher, assistant_step, keep_assis
 from compress.runs.data import loaded_data
 from compress.runs.folder import Run, now
 from compress.runs.locks import held, require_common_folder
-from compress.runs.records import AssistantRecord, Manifest
+from compress.runs.records import AssistantRecord, Manifest, TeacherRecord
 from compress.runs.resume import open_run
 from compress.runs.student import Supervisor, checked_student, trained_student
 from compress.runs.teacher import check_teacher_without_head, loaded_teacher, obtain_teacher
@@ -210,13 +210,13 @@ class _Work:
         current().from_leader(lambda: None)  # wait until the leader holds the folder
         require_common_folder(run.path)
         newest_checkpoint(run.checkpoints)  # raises where none is valid, before hours of teacher training
-        check_teacher_without_head(recipe)
+        check_teacher_without_head(recipe, run)
         dataset, splits = loaded_data(recipe, self.device, memo)
         # The student is checked first, so that a mistake in it shows before its teacher is trained.
         student = checked_student(recipe, dataset, self.given_student, self.given_teacher)
         teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo, trackers)
         supervisor = Supervisor(teacher, measured.sha256, run.teacher)
-        if assistants := self._assistants(measured.sha256):
+        if assistants := self._assistants(measured):
             last = assistants[-1].sha256
             supervisor = Supervisor(loaded_teacher(run.assistant, last, dataset, memo), last, run.assistant)
         results = yield from trained_student(
@@ -229,7 +229,7 @@ class _Work:
             "teacher_balanced_top1": measured.balanced_top1,
         }
 
-    def _assistants(self, teacher_sha256: str) -> list[AssistantRecord]:
+    def _assistants(self, measured: TeacherRecord) -> list[AssistantRecord]:
         """The models between teacher and student, kept from before or made now."""
         run, recipe, memo = self.run, self.recipe, self.memo
         if not recipe.teacher.assistants:
@@ -239,7 +239,7 @@ class _Work:
         dataset, _ = loaded_data(recipe, self.device, memo)
         made: list[AssistantRecord] = []
         teacher = recipe.teacher.model_copy(update={"assistants": []})
-        sha256, given = teacher_sha256, self.given_teacher
+        sha256, identity, given = measured.sha256, measured.identity, self.given_teacher
         for number, settings in enumerate(recipe.teacher.assistants, 1):
             step = assistant_step(recipe, number, teacher, sha256, dataset)
             with step.turn():
@@ -255,10 +255,11 @@ class _Work:
                     label=f"{self.label}{step.name}: ",
                 )
                 manifest = finish(steps).result
-                if manifest.teacher.sha256 != sha256:
+                if manifest.teacher.identity != identity:
                     raise InputError(f"its teacher's weights changed since {run.path} loaded them", "Start again.")
                 current().from_leader(lambda: shutil.rmtree(step.run.checkpoints, ignore_errors=True))  # noqa: B023
             sha256, given = manifest.student_sha256, None
+            identity = (sha256,)
             teacher = as_next_teacher(teacher, settings, step.run)
             top1 = manifest.student_top1
             made.append(AssistantRecord(model=settings.model, run=str(step.run.path), sha256=sha256, top1=top1))

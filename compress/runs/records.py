@@ -83,6 +83,11 @@ class TeacherRecord(Record):
     balanced_top1: float | None = None
     members: list[MemberRecord] | None = None
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Hashes of all weights. An ensemble's own hash also depends on how the images beside it are normalised."""
+        return (self.sha256,) if self.members is None else tuple(member.sha256 for member in self.members)
+
 
 class AssistantRecord(Record):
     """One of the models between teacher and student, which is a run itself."""

@@ -44,6 +44,8 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
     content["data"] |= {"image_size": size, "augment": resolve_augment(given.data).model_dump()}
     content["teacher"] |= {**first, "ensemble": others}
     content["supervision"]["alpha"] = alpha
+    if like is not None and train.warmup_epochs is None:  # its default follows the epochs, which may be raised
+        train = train.model_copy(update={"warmup_epochs": like.train.warmup_epochs})
     content["train"] = train.decided(published=given.student.published).model_dump()
     return validate_recipe(content)
 

@@ -22,7 +22,7 @@ from compress.models import Ensemble
 from compress.models.published import find_published, published_model
 from compress.recipe import FeatureTerm, Recipe
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
-from compress.runs.checks import check_above_chance, check_features, check_logits
+from compress.runs.checks import check_above_chance, check_features, check_layers, check_logits
 from compress.runs.data import teacher_data
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teacher_record_file, teachers_root
 from compress.runs.locks import in_turn, require_common_folder, scratch
@@ -62,9 +62,13 @@ def obtain_teacher(
     """
     world = current()
     alone = given is None and not recipe.teacher.ensemble
-    own, own_splits = teacher_data(recipe.teacher, recipe, dataset, splits, memo) if alone else (dataset, splits)
+    there = world.from_leader(teacher_record_file(run.teacher).exists)
+    own, own_splits = dataset, splits
+    if alone:
+        kept_model = run.teacher if there else None
+        own, own_splits = teacher_data(recipe.teacher, recipe, dataset, splits, memo, kept=kept_model)
     module = None if given is None else _given_teacher(given, dataset)
-    if module is not None or not world.from_leader(teacher_record_file(run.teacher).exists):
+    if module is not None or not there:
         if module is not None:
             _save_with_record(module, run.teacher, dataset, splits, source="module")
         elif recipe.teacher.ensemble:
@@ -95,16 +99,24 @@ def obtain_teacher(
     return loaded_teacher(run.teacher, record.sha256, dataset, memo), record
 
 
-def check_teacher_without_head(recipe: Recipe) -> None:
+def check_teacher_without_head(recipe: Recipe, run: Run) -> None:
     """Only terms on features can use a teacher whose published weights have no last layer, such as DINOv2.
+
+    Args:
+        run: nothing is checked where it has its teacher already.
 
     Raises:
         UsageError: the recipe needs logits of such a teacher.
         InputError: the configuration of its weights is damaged.
         MachineError: its configuration is on the Hub, which cannot be reached.
     """
-    if not any(one.source == "pretrained" and find_published(one).headless for one in recipe.teacher.members):
+    if current().from_leader(teacher_record_file(run.teacher).exists):
         return
+    if any(one.source == "pretrained" and find_published(one).headless for one in recipe.teacher.members):
+        _refuse_logits_without_head(recipe)
+
+
+def _refuse_logits_without_head(recipe: Recipe) -> None:
     what = f"the teacher {recipe.teacher.model} has no last layer, so it gives no logits"
     hint = "Give it one by teacher.source: finetune, or use method: ce with terms on features, such as fitnet."
     if recipe.teacher.ensemble:
@@ -196,7 +208,11 @@ def trained_teacher(
 
 def _given_teacher(given: nn.Module, dataset: Dataset) -> nn.Module:
     """A copy of the caller's teacher. It gets images that are normalised with the data's own mean and std."""
-    model = models.adapted(copy.deepcopy(given), dataset, dataset.own_mean, dataset.own_std)
+    own: Any = copy.deepcopy(given)
+    if getattr(own, "pretrained_cfg", None) is not None:  # it is saved with that
+        normalized = {"mean": dataset.own_mean, "std": dataset.own_std}
+        own.pretrained_cfg = {**own.pretrained_cfg, **normalized}
+    model = models.adapted(own, dataset, dataset.own_mean, dataset.own_std)
     check_logits(model, dataset, "teacher")
     return model
 
@@ -213,7 +229,9 @@ def _save_foreign_teacher(recipe: Recipe, folder: Path, dataset: Dataset, splits
     else:
         model = models.pretrained_teacher(settings, dataset, for_features=_for_features(recipe))
     headless = model.num_classes == 0
-    if not headless:
+    if headless:
+        _refuse_logits_without_head(recipe)
+    else:
         check_logits(model, dataset, "teacher")
     _save_with_record(model, folder, dataset, splits, source=settings.source, headless=headless)
     return folder
@@ -238,7 +256,9 @@ def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, m
         names = []
         for one, folder, (own, own_splits) in zip(alone, folders, seen, strict=True):
             if one.teacher.trained_here:
-                check_logits(_new_model(one, own), own, "teacher")
+                made = _new_model(one, own)
+                check_logits(made, own, "teacher")
+                check_layers(made, one.teacher.training)
                 names.append(teacher_hash(one, own))
             else:
                 _save_foreign_teacher(one, folder, own, own_splits)
@@ -248,6 +268,12 @@ def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, m
             if one.teacher.trained_here:
                 folders[number] = trained_teacher(one, own, own_splits).model
         records = [read_teacher_record(folder) for folder in folders]
+        for one, record in zip(alone, records, strict=True):
+            if record.top1 is None:
+                raise UsageError(
+                    f"the teacher {one.teacher.model} has no last layer, and an ensemble needs its logits",
+                    "Give it one by source: finetune, or leave it out.",
+                )
         _refuse_twins(alone, [record.sha256 for record in records])
         members = [models.as_teacher(models.load_model(folder), dataset, str(folder)) for folder in folders]
         recorded = [

@@ -32,7 +32,7 @@ from compress.system.interrupts import deferred
 RunGroup = Callable[..., dict[str, Outcome]]
 """(group, recipe_name=, device=) -> the outcome of each run, by name."""
 
-_PASSED_ON = ("COMPRESS_", "MLFLOW_", "WANDB_")  # the last two for train.tracker
+_PASSED_ON = ("COMPRESS_", "HF_", "MLFLOW_", "WANDB_")  # HF_ for published weights, the last two for train.tracker
 _RETRIES = 3
 _LOOK_SECONDS = 0.5
 _SAVING_SECONDS = 60

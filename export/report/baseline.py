@@ -5,7 +5,8 @@ In: a finished run. Out: a sentence with the runs of method ce beside it, or the
 
 from statistics import mean
 
-from compress.recipe import Recipe
+from compress.recipe import Data, Recipe, Student, Train
+from compress.recipe.train import HOUSEKEEPING
 from compress.runs.folder import Run
 from compress.system.errors import CompressError
 
@@ -25,9 +26,10 @@ def plain_training(run: Run) -> str:
     found = {other.recipe.train.seed: other.result.student_top1 for other in _others(run, recipe)}
     start = " fine-tuned" if recipe.student.published else ""
     if not found:
+        terms = " --set supervision.terms=[]" if recipe.supervision.terms else ""
         return (
-            f"Would labels alone have done? Not measured: `compress distill {manifest.recipe} --method ce` with the "
-            "same settings, in the same folder, tells."
+            f"Would labels alone have done? Not measured: `compress distill {manifest.recipe} --method ce{terms}` with "
+            "the same settings, in the same folder, tells."
         )
     if (top1 := found.get(recipe.train.seed)) is not None:
         which, baseline = "with the same seed", top1
@@ -55,7 +57,12 @@ def _others(run: Run, recipe: Recipe) -> list[Run]:
             theirs, same_data = other.recipe, other.result.data.sha256 == run.result.data.sha256
         except CompressError:  # not finished, or damaged
             continue
-        train = theirs.train.model_copy(update={"seed": recipe.train.seed})
-        if _by_labels_alone(theirs) and same_data and (theirs.student, train) == (recipe.student, recipe.train):
+        if same_data and _by_labels_alone(theirs) and _compared(theirs) == _compared(recipe):
             found.append(other)
     return found
+
+
+def _compared(recipe: Recipe) -> tuple[Data, Student, Train]:
+    """What must be the same in both. The place of the data, the seed and housekeeping may differ."""
+    fixed = {key: Train.model_fields[key].default for key in ("seed", *HOUSEKEEPING)}
+    return recipe.data.model_copy(update={"root": None}), recipe.student, recipe.train.model_copy(update=fixed)

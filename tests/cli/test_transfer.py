@@ -200,6 +200,37 @@ def test_everything_else_works_with_it(
     assert snapshot(run) == before
 
 
+def test_a_run_is_extended_and_has_the_warm_up_that_it_began_with(
+    command: Command, photos: Path, transferred: Path, tmp_path: Path
+) -> None:
+    home = Path(shutil.copytree(transferred.parents[1], tmp_path / "home"))
+    run = home / transferred.relative_to(transferred.parents[1])
+    result = command("distill", photos, "--set", "train.epochs=3", "--resume", "--out", run, "--json", cwd=home)
+    assert result.returncode == 0, result.stderr
+    resolved = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert (resolved["train"]["epochs"], resolved["train"]["warmup_epochs"]) == (3, 0.2)
+    assert json.loads(result.stdout)["teacher"]["sha256"] == manifest_of(transferred)["teacher"]["sha256"]
+
+
+def test_a_part_of_train_that_is_held_out_is_cropped_as_each_model_wants_it(
+    command: Command, photos: Path, pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pictures / "train", tmp_path / "data" / "train")
+    options = (
+        "--set",
+        f"data.root={tmp_path / 'data'}",
+        "--set",
+        "data.holdout=0.25",
+        "--set",
+        "train.schedule=constant",
+    )
+    result = command("distill", photos, *options, "--set", "teacher.train={}", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads(result.stdout)
+    assert manifest["data"]["eval_images"] == 15
+    assert manifest["data"]["sha256"] != manifest["teacher"]["data"]  # they crop by 0.9 and 0.8
+
+
 def test_in_lockstep_each_run_has_the_bits_that_it_has_alone(
     command: Command, photos: Path, transferred: Path, tmp_path: Path
 ) -> None:
@@ -229,6 +260,10 @@ def test_a_teacher_without_a_last_layer_teaches_by_its_features(
         "distill", photos, "--method", "ce", *options[:2], "--set", "supervision.terms=[{name: dist}]", cwd=tmp_path
     )
     assert_fails(dist, 2, "dist of supervision.terms needs them")
+    alone = shutil.copyfile(published["headless"] / "model.safetensors", tmp_path / "alone.safetensors")
+    args = "args: {num_heads: 3, embed_dim: 48, depth: 2}, image_size: 48"
+    by_file = f"teacher={{model: vit_tiny_patch16_224, source: pretrained, weights: {alone}, {args}}}"
+    assert_fails(command("distill", photos, "--set", by_file, cwd=tmp_path), 2, "has no last layer", "method kd needs")
     result = command("distill", photos, "--method", "ce", *options, "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     manifest = json.loads(result.stdout)

@@ -224,3 +224,24 @@ def test_evaluation_images_are_those_of_timm_s_own_transform(tmp_path: Path) -> 
         )
         expected = (transform(image) * 255).round().permute(1, 2, 0).to(torch.uint8).numpy()
         assert np.array_equal(Square(160, kernel, crop)(image), expected)  # type: ignore[arg-type]
+
+
+def test_a_family_that_timm_loads_loosely_must_be_whole_too(tmp_path: Path) -> None:
+    """timm loads DLA with strict=False."""
+    publish("dla46_c", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({key: value for key, value in weights.items() if "level4" not in key}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"does not fit dla46_c: level4\."):
+        published_model(Student(model="dla46_c", pretrained=str(tmp_path)), SIZE, class_names=list("abc"))
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "volo_d1_224", "deit_tiny_distilled_patch16_224"])
+def test_a_file_of_one_s_own_keeps_or_replaces_heads_of_any_kind(name: str, tmp_path: Path) -> None:
+    original: Any = publish(name, tmp_path, args={"num_classes": 3})
+    (tmp_path / "config.json").unlink()
+    settings = Student(model=name, pretrained=str(tmp_path / "model.safetensors"))
+    same: Any = published_model(settings, 224, class_names=list("abc"))
+    weights = original.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in same.state_dict().items())
+    other: Any = published_model(settings, 224, class_names=list("abcd"))
+    assert other.eval()(torch.zeros(1, 3, 224, 224)).shape == (1, 4)

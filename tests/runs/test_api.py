@@ -5,12 +5,16 @@ import os
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from compress import distill, load_recipe, load_student
+from compress.data import load_data, on_device
 from compress.runs import Run
 from compress.system.errors import InputError
+from compress.training import accuracy, logits_of
+from tests.helpers.published import publish
 
 
 class Net(nn.Module):
@@ -84,3 +88,22 @@ def test_the_newest_finished_run_is_found(finished: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no finished run"):
         finished_run(None)
+
+
+def test_a_timm_model_handed_over_beside_published_weights_is_saved_with_the_mean_that_it_got(
+    here: Path, tiny_recipe: Path
+) -> None:
+    small = {"channels": [8, 8, 8, 8]}
+    publish("resnet10t", here / "published", args=small, crop_pct=1.0, interpolation="bicubic")
+    student = f"student={{model: resnet10t, pretrained: {here / 'published'}}}"
+    recipe = load_recipe(tiny_recipe, method="kd", overrides=[student])
+    torch.manual_seed(0)
+    teacher = timm.create_model("resnet10t", num_classes=3, **small)
+    run = distill(recipe, teacher=teacher, out="out")
+    data = load_data(recipe.data)
+    config = json.loads((run.teacher / "config.json").read_text())["pretrained_cfg"]
+    assert (config["mean"], config["std"]) == (list(data.own_mean), list(data.own_std))
+    images = on_device(data, torch.device("cpu")).evaluation
+    top1 = accuracy(logits_of(teacher, images), images.labels).top1
+    assert run.result.teacher_top1 == top1
+    assert teacher.pretrained_cfg["mean"] == (0.485, 0.456, 0.406)  # the caller's stays as it was

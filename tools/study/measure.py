@@ -4,6 +4,7 @@ In: a finished run. Out: plain data for measures.json, after which the weights a
 """
 
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from compress import models
 from compress.data import Dataset, load_data
 from compress.data.augment import Splits, on_device
+from compress.data.preprocessing import Preprocessing
 from compress.losses.distillation import dynamic_temperature
 from compress.losses.objective import distillation_settings
 from compress.models.inference import for_inference
@@ -34,11 +36,12 @@ def measure(run: Run, device: torch.device) -> dict[str, Any]:
     temperatures: for DTD those of training batches, with what they follow from (`temperatures`), else None.
     """
     recipe = run.recipe
-    dataset, splits = _data(recipe.data.model_dump_json(), device)
-    teacher = _teacher(recipe.data.model_dump_json(), recipe.teacher.model_dump_json(), device)
+    data, settings = _Seen.by_student(run), recipe.teacher.model_dump_json()
+    dataset, splits = _data(data, device)
+    teacher = _teacher(data, settings, device)
     student = load_student(run).to(device)
     logits = {
-        "teacher": _teacher_logits(recipe.data.model_dump_json(), recipe.teacher.model_dump_json(), device),
+        "teacher": _teacher_logits(data, settings, device),
         "student": logits_of(student, splits.evaluation).cpu().numpy(),
     }
     labels = dataset.eval_labels
@@ -94,19 +97,32 @@ def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Split
     return columns
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """The data of a run as its student sees it. settings: the recipe's, as JSON."""
+
+    settings: str
+    preprocessing: Preprocessing
+
+    @classmethod
+    def by_student(cls, run: Run) -> "_Seen":
+        cfg = models.read_config(run.student).get("pretrained_cfg") or {}
+        return cls(run.recipe.data.model_dump_json(), Preprocessing.of(cfg, str(run.student)))
+
+
 @functools.lru_cache(maxsize=1)
-def _data(data: str, device: torch.device) -> tuple[Dataset, Splits]:
-    dataset = load_data(Data.model_validate_json(data))
+def _data(seen: _Seen, device: torch.device) -> tuple[Dataset, Splits]:
+    dataset = load_data(Data.model_validate_json(seen.settings), seen.preprocessing)
     return dataset, on_device(dataset, device)
 
 
 @functools.lru_cache(maxsize=1)
-def _teacher(data: str, teacher: str, device: torch.device) -> nn.Module:
+def _teacher(data: _Seen, teacher: str, device: torch.device) -> nn.Module:
     dataset, _ = _data(data, device)
     return models.checkpoint_teacher(Teacher.model_validate_json(teacher), dataset).to(device).eval()
 
 
 @functools.lru_cache(maxsize=1)
-def _teacher_logits(data: str, teacher: str, device: torch.device) -> Any:
+def _teacher_logits(data: _Seen, teacher: str, device: torch.device) -> Any:
     _, splits = _data(data, device)
     return logits_of(_teacher(data, teacher, device), splits.evaluation).cpu().numpy()

@@ -15,8 +15,9 @@ from measure import measure
 from plan import Study, Values, final_cells, final_name, teacher_recipe, tuned_name, tuning_cells
 from state import DIVERGED, MEASURES, State, is_done, is_finished
 
-from compress.data import load_data
+from compress.data import Dataset, load_data
 from compress.data.augment import on_device
+from compress.models.weights import teacher_preprocessing
 from compress.recipe import Recipe
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teachers_root
 from compress.runs.resolve import resolve
@@ -67,7 +68,7 @@ def run_study(progress: Progress) -> None:
         for setting in dict.fromkeys([in_tuning, *progress.settings])
     }
     for setting, recipe in resolved.items():
-        progress.teachers[setting] = teachers_root() / teacher_hash(recipe, load_data(recipe.data))
+        progress.teachers[setting] = teachers_root() / teacher_hash(recipe, _data(recipe))
     _train_teacher(progress, in_tuning, resolved[in_tuning])
     _run_groups(progress, tuning_cells(study, progress.teachers[in_tuning]), measured=False)
     chosen = winners(tuning_results(study))
@@ -76,9 +77,14 @@ def run_study(progress: Progress) -> None:
         _run_groups(progress, final_cells(study, setting, progress.teachers[setting], chosen), measured=True)
 
 
+def _data(recipe: Recipe) -> Dataset:
+    """As the teacher sees it."""
+    return load_data(recipe.data, teacher_preprocessing(recipe.teacher))
+
+
 def _train_teacher(progress: Progress, setting: str, recipe: Recipe) -> None:
     if not TeacherFolder(progress.teachers[setting]).trained:
-        dataset = load_data(recipe.data)
+        dataset = _data(recipe)
         trained_teacher(recipe, dataset, on_device(dataset, progress.device))
     progress.save()
 
