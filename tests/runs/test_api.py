@@ -96,7 +96,7 @@ def test_a_timm_model_handed_over_beside_published_weights_is_saved_with_the_mea
     small = {"channels": [8, 8, 8, 8]}
     publish("resnet10t", here / "published", args=small, crop_pct=1.0, interpolation="bicubic")
     student = f"student={{model: resnet10t, pretrained: {here / 'published'}}}"
-    recipe = load_recipe(tiny_recipe, method="ce", overrides=[student, "train.lr=0.001"])
+    recipe = load_recipe(tiny_recipe, method="ce", overrides=[student, "train.lr=0.001", "data.image_size=32"])
     torch.manual_seed(0)
     teacher = timm.create_model("resnet10t", num_classes=3, **small)
     run = distill(recipe, teacher=teacher, out="out")
