@@ -85,8 +85,9 @@ def _epochs(like: Member | None) -> int | None:
 
 
 def fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
-    """The faster of bf16 and fp32 on the device. bf16 is for GPUs and for CPUs with AMX.
+    """What `precision: auto` stands for: bf16 on a GPU.
 
-    On CPUs without AMX bf16 was slower than fp32 with every model tried (recipes/results/training.md).
+    On CPUs without AMX bf16 was slower than fp32 with every model tried. With AMX it was faster for ResNets, but some
+    gradients of convolutions on small maps were not finite (recipes/results/training.md).
     """
-    return "bf16" if device.type == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"
+    return "bf16" if device.type == "cuda" else "fp32"
