@@ -20,6 +20,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from compress.data.decode import Square, read_images
+from compress.data.label_noise import noisy_labels
 from compress.data.preprocessing import Interpolation, Preprocessing
 from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
 from compress.recipe import Augment, Data
@@ -30,7 +31,6 @@ from compress.system.hashes import sha256_json
 logger = logging.getLogger(__name__)
 
 _CACHE_FORMAT = 1
-_NOISE_SEED = 0
 _ARRAYS = ("train_images", "train_labels", "eval_images", "eval_labels")
 
 
@@ -288,34 +288,14 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         dataset = replace(dataset, train_labels=noisy, sha256=sha256)
     if held is None:
         return dataset
+    cut = Square(dataset.image_size, dataset.interpolation, dataset.crop_pct)
     return replace(
         dataset,
         train_images=dataset.train_images[~held],
         train_labels=dataset.train_labels[~held],
-        # Squares that are cropped again: the files would have to be decoded once more for the few that are held out.
-        eval_images=_resize(
-            dataset.train_images[held], Square(dataset.image_size, dataset.interpolation, dataset.crop_pct)
-        ),
+        # Squares that are cropped again: their files would have to be decoded once more.
+        eval_images=_resize(dataset.train_images[held], cut),
         eval_labels=clean[held],
         eval_split=f"{holdout:g} of train, held out",
         sha256=sha256_json([dataset.sha256, holdout, *([dataset.crop_pct] if dataset.crop_pct < 1 else [])]),
     )
-
-
-def noisy_labels(labels: NDArray[np.int64], part: float, num_classes: int) -> NDArray[np.int64]:
-    """Labels with symmetric noise: with probability `part` a label becomes another class, each with equal chance.
-
-    The change of a label depends on its index alone. A label that changes at one `part` changes in the same way at a
-    larger one.
-
-    Args:
-        labels: int64 [N].
-        part: in [0, 1].
-
-    Returns:
-        int64 [N].
-    """
-    # PCG64's raw numbers are the same in every version of numpy, which a Generator does not promise.
-    draws = np.random.PCG64(_NOISE_SEED).random_raw(2 * len(labels)).reshape(-1, 2)
-    other = (labels + 1 + (draws[:, 1] % (num_classes - 1)).astype(np.int64)) % num_classes
-    return np.where(draws[:, 0] / 2.0**64 < part, other, labels)

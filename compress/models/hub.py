@@ -9,29 +9,24 @@ import logging
 import os
 import re
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
 from filelock import FileLock
 
+from compress.models.hub_client import answer_s, host, quiet, within
 from compress.system import console, files
 from compress.system.errors import CompressError, InputError, MachineError, UsageError, first_line
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S = 4.0
-"""How long the Hub may take to answer. HF_HUB_ETAG_TIMEOUT sets another time."""
 STALL_S = 30.0
 """How long a download may bring nothing. HF_HUB_DOWNLOAD_TIMEOUT sets a longer time."""
 _PLAIN = re.compile(r"[\w-]+")
 """Of names that the Hub sends and that become names of files."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,7 @@ def hub_file(
                 f"the weights {repo} are not in the cache, and HF_HUB_OFFLINE does not let them be fetched",
                 wanted.elsewhere(),
             )
-        with _quiet():
+        with quiet():
             return _download(_look_up(wanted), wanted)
     except OSError as error:
         path = Path(str(error.filename or constants.HF_HUB_CACHE))
@@ -142,19 +137,19 @@ def _look_up(wanted: _Wanted) -> _Found:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
-    limit = _answer_s()
+    limit = answer_s()
     for name in wanted.names:
         try:
             url = hf_hub_url(wanted.repo, name, revision=wanted.revision)
             # Of the two limits only the whole one is to end it, since the other counts for each address of a host.
-            about = _within(limit, lambda url=url: get_hf_file_metadata(url, timeout=limit + 2))
+            about = within(limit, lambda url=url: get_hf_file_metadata(url, timeout=limit + 2))
         except EntryNotFoundError:
             continue
         except Exception as error:
             raise _explained(error, wanted) from error
         etag, commit = about.etag or "", about.commit_hash or ""
         if not (_PLAIN.fullmatch(etag) and _PLAIN.fullmatch(commit)):
-            raise wanted.unavailable(f"{_host()} does not answer as the Hugging Face Hub does")
+            raise wanted.unavailable(f"{host()} does not answer as the Hugging Face Hub does")
         return _Found(name, hf_hub_url(wanted.repo, name, revision=commit), etag, commit, about.size)
     raise InputError(
         f"the repository {wanted.repo} has no {' or '.join(wanted.names)}", "Does it hold a model of timm's format?"
@@ -213,7 +208,7 @@ def _fetch(found: _Found, part: Path, wanted: _Wanted) -> None:
         return response
 
     try:
-        response = _within(_answer_s(), send)
+        response = within(answer_s(), send)
     except Exception as error:
         raise _explained(error, wanted) from error
     if response.status_code == 416:  # the part is not the beginning of that file
@@ -289,60 +284,7 @@ def _explained(error: Exception, wanted: _Wanted) -> CompressError:
             "Check its name. A private one needs `hf auth login`.",
         )
     if status is not None:
-        return wanted.unavailable(f"{_host()} answers {status} {response.reason_phrase}".rstrip())
+        return wanted.unavailable(f"{host()} answers {status} {response.reason_phrase}".rstrip())
     if isinstance(error, OSError) and error.filename:  # that of the token
         return MachineError(f"cannot read {error.filename}: {error.strerror}", "HF_HOME sets another folder.")
-    return wanted.unavailable(f"{_host()}: {first_line(error)}")
-
-
-def _host() -> str:
-    from huggingface_hub import constants
-
-    return urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2] or constants.ENDPOINT
-
-
-def _answer_s() -> float:
-    from huggingface_hub import constants
-
-    return constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else ANSWER_S
-
-
-def _within(seconds: float, call: Callable[[], _T]) -> _T:
-    """The result of a call that takes no longer. Timeouts of sockets do not bound the look-up of a host's addresses.
-
-    Raises:
-        TimeoutError: it takes longer. Its thread is left behind and does not keep the process alive.
-    """
-    results: list[_T] = []
-    problems: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
-            problems.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if problems:
-        raise problems[0]
-    if not results:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    return results[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the block huggingface_hub logs nothing, and sends nothing but what is asked for."""
-    from huggingface_hub import constants
-
-    theirs = logging.getLogger("huggingface_hub")
-    before = theirs.level, constants.HF_HUB_DISABLE_TELEMETRY
-    theirs.setLevel(logging.CRITICAL + 1)
-    constants.HF_HUB_DISABLE_TELEMETRY = True  # it fetches a list of programs for it, once a day
-    try:
-        yield
-    finally:
-        theirs.setLevel(before[0])
-        constants.HF_HUB_DISABLE_TELEMETRY = before[1]
+    return wanted.unavailable(f"{host()}: {first_line(error)}")

@@ -21,11 +21,12 @@ from compress.recipe import Recipe
 from compress.runs.assistants import as_next_teacher, assistant_step, keep_assistants, kept_assistants
 from compress.runs.data import loaded_data
 from compress.runs.folder import Run, now
+from compress.runs.headless import check_teacher_without_head
 from compress.runs.locks import held, require_common_folder
 from compress.runs.records import AssistantRecord, Manifest, TeacherRecord
 from compress.runs.resume import open_run
 from compress.runs.student import Supervisor, checked_student, trained_student
-from compress.runs.teacher import check_teacher_without_head, loaded_teacher, obtain_teacher
+from compress.runs.teacher import loaded_teacher, obtain_teacher
 from compress.system import files
 from compress.system.distribution import version
 from compress.system.errors import CompressError, InputError, MachineError

@@ -20,11 +20,12 @@ from compress.distributed.world import current
 from compress.losses import Objective
 from compress.models import Ensemble
 from compress.models.published import find_published, published_model
-from compress.recipe import FeatureTerm, Recipe
+from compress.recipe import Recipe
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.runs.checks import check_above_chance, check_features, check_layers, check_logits
 from compress.runs.data import teacher_data
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teacher_record_file, teachers_root
+from compress.runs.headless import refuse_logits_without_head, uses_features_alone
 from compress.runs.locks import in_turn, require_common_folder, scratch
 from compress.runs.records import MemberRecord, TeacherRecord
 from compress.system import files
@@ -78,7 +79,7 @@ def obtain_teacher(
             world.from_leader(lambda: _take_over(kept, run, trackers))
         else:
             measured = memo.once(
-                ("foreign teacher", recipe.teacher.model_dump_json(), own.sha256, _for_features(recipe)),
+                ("foreign teacher", recipe.teacher.model_dump_json(), own.sha256, uses_features_alone(recipe)),
                 lambda: _save_foreign_teacher(recipe, run.teacher, own, own_splits),
             )
             if measured != run.teacher:
@@ -97,35 +98,6 @@ def obtain_teacher(
     if module is not None:
         return module, record
     return loaded_teacher(run.teacher, record.sha256, dataset, memo), record
-
-
-def check_teacher_without_head(recipe: Recipe, run: Run) -> None:
-    """Only terms on features can use a teacher whose published weights have no last layer, such as DINOv2.
-
-    Args:
-        run: nothing is checked where it has its teacher already.
-
-    Raises:
-        UsageError: the recipe needs logits of such a teacher.
-        InputError: the configuration of its weights is damaged.
-        MachineError: its configuration is on the Hub, which cannot be reached.
-    """
-    if current().from_leader(teacher_record_file(run.teacher).exists):
-        return
-    if any(one.source == "pretrained" and find_published(one).headless for one in recipe.teacher.members):
-        _refuse_logits_without_head(recipe)
-
-
-def _refuse_logits_without_head(recipe: Recipe) -> None:
-    what = f"the teacher {recipe.teacher.model} has no last layer, so it gives no logits"
-    hint = "Give it one by teacher.source: finetune, or use method: ce with terms on features, such as fitnet."
-    if recipe.teacher.ensemble:
-        raise UsageError(f"{what}, and an ensemble needs them", "Give it one by source: finetune, or leave it out.")
-    if recipe.supervision.method != "ce":
-        raise UsageError(f"{what}, and method {recipe.supervision.method} needs them", hint)
-    for term in recipe.supervision.terms:
-        if not isinstance(term, FeatureTerm):
-            raise UsageError(f"{what}, and {term.name} of supervision.terms needs them", hint)
 
 
 def loaded_teacher(folder: Path, sha256: str, dataset: Dataset, memo: Memo) -> nn.Module:
@@ -227,20 +199,14 @@ def _save_foreign_teacher(recipe: Recipe, folder: Path, dataset: Dataset, splits
     if settings.source == "checkpoint":
         model: Any = models.checkpoint_teacher(settings, dataset)
     else:
-        model = models.pretrained_teacher(settings, dataset, for_features=_for_features(recipe))
+        model = models.pretrained_teacher(settings, dataset, for_features=uses_features_alone(recipe))
     headless = model.num_classes == 0
     if headless:
-        _refuse_logits_without_head(recipe)
+        refuse_logits_without_head(recipe)
     else:
         check_logits(model, dataset, "teacher")
     _save_with_record(model, folder, dataset, splits, source=settings.source, headless=headless)
     return folder
-
-
-def _for_features(recipe: Recipe) -> bool:
-    """Whether the recipe uses the teacher's features and not its logits."""
-    terms = recipe.supervision.terms
-    return recipe.supervision.method == "ce" and bool(terms) and all(isinstance(term, FeatureTerm) for term in terms)
 
 
 def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, memo: Memo) -> None:

@@ -76,6 +76,8 @@ class Digits:
     mean: Sequence[float]
     std: Sequence[float]
     sha256: str = "of the digits"
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
 
 
 def digits_split() -> Digits:
