@@ -293,7 +293,6 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         dataset,
         train_images=dataset.train_images[~held],
         train_labels=dataset.train_labels[~held],
-        # Squares that are cropped again: their files would have to be decoded once more.
         eval_images=_resize(dataset.train_images[held], cut),
         eval_labels=clean[held],
         eval_split=f"{holdout:g} of train, held out",
