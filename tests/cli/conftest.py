@@ -7,9 +7,8 @@ import pytest
 
 from tests.helpers.command import Command
 from tests.helpers.pictures import write_images
-from tests.helpers.published import publish
+from tests.helpers.published import SMALL, publish
 
-SMALL = {"channels": [8, 8, 16, 16], "num_classes": 5}
 RECIPE = """\
 data: {name: folder, root: DATA, image_size: 32, augment: {scale: 0.5, flip: true}}
 teacher: {model: resnet14t, source: finetune, weights: TEACHER, epochs: 2, train: {lr: 0.002}}

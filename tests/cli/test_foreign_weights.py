@@ -8,10 +8,9 @@ import pytest
 import yaml
 
 from compress.recipe import load_recipe, recipe_yaml
-from tests.cli.conftest import SMALL
 from tests.helpers.command import Command, assert_fails, snapshot
 from tests.helpers.hub import Hub
-from tests.helpers.published import publish
+from tests.helpers.published import SMALL, publish
 
 pytestmark = pytest.mark.slow
 

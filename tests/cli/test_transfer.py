@@ -13,9 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from compress.recipe import load_recipe
-from tests.cli.conftest import SMALL
 from tests.helpers.command import Command, Start, snapshot, until, weights
-from tests.helpers.published import publish
+from tests.helpers.published import SMALL, publish
 from tests.helpers.torchrun import Torchrun
 
 pytestmark = pytest.mark.slow

@@ -7,6 +7,9 @@ import timm
 import torch
 from torch import nn
 
+SMALL = {"channels": [8, 8, 16, 16], "num_classes": 5}
+"""Arguments of a small ResNet of five classes."""
+
 
 def publish(name: str, folder: Path, *, seed: int = 0, args: dict[str, Any] | None = None, **cfg: Any) -> nn.Module:
     """Writes config.json and model.safetensors.
