@@ -47,6 +47,7 @@ class Published:
         place: a file, or a repository of the Hugging Face Hub and the names that the file may have.
         setting: the recipe's key that names a place of other weights, for messages.
         revision: of the repository.
+        assumed: whether cfg is timm's for the architecture, since nothing beside the weights says it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Published:
     place: Path | tuple[str, tuple[str, ...]]
     setting: str = "student.pretrained"
     revision: str | None = None
+    assumed: bool = False
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -138,12 +140,18 @@ def published_model(settings: Student | Member, image_size: int, *, class_names:
         MachineError: they cannot be downloaded.
     """
     found = find_published(settings)
+    if found.assumed:
+        mean, std = ([round(value, 4) for value in found.cfg.get(key) or ()] for key in ("mean", "std"))
+        logger.warning(
+            f"{found.name} does not say how its images were normalised: mean {mean} and std {std}, those of timm's "
+            f"{found.architecture}, are taken. A {CONFIG} beside it sets others."
+        )
     classes = None if class_names is None else len(class_names)
     cfg = {key: value for key, value in found.cfg.items() if key in _CFG_KEYS and key not in _SOURCES}
     target: Any = make_timm_model(
         found.architecture, found.args, image_size, pretrained_cfg=cfg, num_classes=classes or 1
     )
-    head = head_of(target)
+    head = classifier_names(target)
     weights = without_prefix(read_checkpoint(found.file), target.state_dict(), found.file)
     kept_classes = _classes_of(weights, head, found)
     loaded = _loaded(found, cfg, weights, kept_classes, image_size)
@@ -171,19 +179,18 @@ def published_model(settings: Student | Member, image_size: int, *, class_names:
     return model
 
 
-def head_of(model: Any) -> tuple[str, ...]:
-    """What the names of the last layer's weights begin with, such as ("classifier.",).
+def classifier_names(model: Any) -> tuple[str, ...]:
+    """What the names of the weights for classes begin with, such as ("classifier.",); several for several heads.
 
-    Several for a model with several heads.
+    timm's pretrained_cfg says it; else it is what get_classifier returns.
     """
-    last = model.get_classifier()
-    heads = list(last) if isinstance(last, tuple | list | nn.ModuleList) else [last]
-    named = (model.pretrained_cfg or {}).get("classifier") or ()
-    names = {named} if isinstance(named, str) else set(named)
-    names |= {name for name, module in model.named_modules() if any(module is head for head in heads)}
-    if hasattr(model, "aux_head"):  # VOLO's, for the classes of patches
-        names.add("aux_head")
-    return tuple(f"{name}." for name in sorted(names))
+    if named := (model.pretrained_cfg or {}).get("classifier"):
+        names = [named] if isinstance(named, str) else named
+    else:
+        last = model.get_classifier()
+        heads = list(last) if isinstance(last, tuple | list | nn.ModuleList) else [last]
+        names = [name for name, module in model.named_modules() if any(module is head for head in heads)]
+    return tuple(f"{name}." for name in names)
 
 
 def _of_path(settings: Student | Member, path: Path) -> Published:
@@ -204,12 +211,7 @@ def _of_path(settings: Student | Member, path: Path) -> Published:
             return replace(beside, name=str(path), place=path)
     published = timm.get_pretrained_cfg(name.split(".")[0])
     cfg = {} if published is None else {**published.to_dict(), "label_names": None, "num_classes": None}
-    mean, std = ([round(value, 4) for value in cfg.get(key) or ()] for key in ("mean", "std"))
-    logger.warning(
-        f"{path} does not say how its images were normalised: mean {mean} and std {std}, those of timm's "
-        f"{name.split('.')[0]}, are taken. A {CONFIG} beside it sets others."
-    )
-    return Published(str(path), name.split(".")[0], dict(settings.args), cfg, path)
+    return Published(str(path), name.split(".")[0], dict(settings.args), cfg, path, assumed=True)
 
 
 def _of_folder(folder: Path, args: Mapping[str, Any]) -> Published:

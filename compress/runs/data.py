@@ -107,7 +107,7 @@ def _recorded(run: Run, folder: Path, data: Data, sha256: str) -> Dataset:
     dataset = load_data(settings, seen)
     if dataset.sha256 != sha256:
         raise InputError(
-            f"the {dataset.name} data here is not what {run.path} was trained on",
+            f"{run.path} was trained on other {dataset.name} data than is here",
             "Point data.root to that data, or train again.",
         )
     return dataset

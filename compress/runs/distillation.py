@@ -211,7 +211,8 @@ class _Work:
         current().from_leader(lambda: None)  # wait until the leader holds the folder
         require_common_folder(run.path)
         newest_checkpoint(run.checkpoints)  # raises where none is valid, before hours of teacher training
-        check_teacher_without_head(recipe, run)
+        if self.given_teacher is None:
+            check_teacher_without_head(recipe, run)
         dataset, splits = loaded_data(recipe, self.device, memo)
         # The student is checked first, so that a mistake in it shows before its teacher is trained.
         student = checked_student(recipe, dataset, self.given_student, self.given_teacher)

@@ -103,6 +103,9 @@ def test_a_file_of_an_export_and_the_run_itself_predict_alike(
     assert (bundle["mean"], bundle["interpolation"], bundle["crop_pct"]) == ([0.5, 0.4, 0.3], "bilinear", 0.9)
     measured = command("benchmark", run, "--runtime", "ort", "--seconds", "0.05", "--json", cwd=home)
     assert measured.returncode == 0, measured.stderr
+    assert command("report", run, cwd=home).returncode == 0
+    for page in ("report.html", "report.md"):
+        assert "Would labels alone have done? Not measured" in (run / page).read_text()
     top1 = {one["name"]: one["accuracy"]["top1"]["value"] for one in json.loads(measured.stdout)["candidates"]}
     manifest = manifest_of(run)
     assert top1["teacher.torch"] == top1["teacher.onnx"] == pytest.approx(manifest["teacher_top1"])
