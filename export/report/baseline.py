@@ -18,9 +18,12 @@ def plain_training(run: Run) -> str:
     with any seed. The one with this run's seed comes first.
 
     Args:
-        run: finished.
+        run: empty, too, where its recipe or manifest is gone: a report needs benchmark.json alone.
     """
-    recipe, manifest = run.recipe, run.result
+    try:
+        recipe, manifest = run.recipe, run.result
+    except (CompressError, FileNotFoundError):
+        return ""
     if _by_labels_alone(recipe):
         return ""
     found = {other.recipe.train.seed: other.result.student_top1 for other in _others(run, recipe)}

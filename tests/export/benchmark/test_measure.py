@@ -160,7 +160,7 @@ def test_altered_files_are_refused(copy: Run) -> None:
 def test_other_data_than_that_of_the_run_is_refused(copy: Run) -> None:
     data = copy.result.data.model_copy(update={"sha256": "0" * 64}).dump()
     copy.update({"data": data})
-    with pytest.raises(InputError, match="no longer the data"):
+    with pytest.raises(InputError, match="trained on other folder data"):
         benchmark_run(copy)
 
 

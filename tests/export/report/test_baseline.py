@@ -100,3 +100,10 @@ def test_unfinished_damaged_and_other_data_do_not_count(make: Any, tmp_path: Pat
 
 def test_a_run_by_labels_alone_needs_no_answer(make: Any) -> None:
     assert plain_training(make("ce", 0.8, CE)) == ""
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "manifest.json"])
+def test_a_folder_with_the_benchmark_alone_has_no_answer(make: Any, name: str) -> None:
+    run = make("kd", 0.8)
+    (run.path / name).unlink()
+    assert plain_training(run) == ""
