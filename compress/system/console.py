@@ -39,6 +39,7 @@ def show_log() -> None:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.addHandler(_handler)  # a handler that is already there is not added again
+        logger.propagate = False  # a library that configures the root logger would show each line twice
 
 
 def shows_log() -> bool:
