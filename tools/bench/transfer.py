@@ -51,6 +51,16 @@ def ours(run_: Run) -> dict[str, float]:
     return {RATE: statistics.median(line[RATE] for line in lines), TOP1: top1}
 
 
+def linked(photos: Path, folder: Path) -> Path:
+    """The photos as train.py finds them: it knows files by three suffixes, whatever is inside."""
+    for path in photos.rglob("*"):
+        if path.is_file():
+            link = (folder / path.relative_to(photos)).with_suffix(".jpg")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    return folder
+
+
 def timms(timm: Path, recipe: Recipe, photos: Path, teacher: Path, student: Path, seed: int, workers: int) -> Any:
     """What train.py says of itself: the mean rate of each epoch, and the top-1 of the last one."""
     settings, supervision, size = recipe.training, recipe.supervision, recipe.data.image_size
@@ -132,6 +142,7 @@ def main(
     folder = Path(tempfile.mkdtemp(prefix="transfer-"))
     os.environ["COMPRESS_RUNS"] = str(folder / "runs")
     try:
+        seen_by_timm = linked(photos.resolve(), folder / "photos")
         first = compress(recipe, [*overrides, "supervision.method=ce", "train.epochs=1"], folder / "teacher")
         for number in range(rounds):
             turns = ["compress", "train.py"] if number % 2 else ["train.py", "compress"]
@@ -141,7 +152,9 @@ def main(
                     found[name].append(ours(compress(recipe, with_seed, folder / f"ours-{number}")))
                 else:
                     kept = first.teacher.resolve()
-                    found[name].append(timms(timm.resolve(), loaded, photos, kept, student.resolve(), number, workers))
+                    found[name].append(
+                        timms(timm.resolve(), loaded, seen_by_timm, kept, student.resolve(), number, workers)
+                    )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     rates = [a[RATE] / b[RATE] for a, b in zip(found["compress"], found["train.py"], strict=True)]
