@@ -10,7 +10,7 @@ from tests.helpers.command import Process, Start
 pytestmark = pytest.mark.faults
 RECIPE = """\
 data: {name: digits, image_size: 8}
-teacher: {model: resnet10t, args: {channels: [8, 8, 8, 8]}, epochs: 1}
+teacher: {model: resnet10t, args: {channels: [8, 8, 8, 8]}, epochs: 20}
 student: {model: resnet10t, args: {channels: [8, 8, 8, 8]}}
 supervision: {method: ka+dtd}
 train: {epochs: 200, batch_size: 256, lr: 0.05, ema: 0.99, precision: fp32}
