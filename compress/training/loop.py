@@ -19,6 +19,7 @@ from compress.data.augment import Splits
 from compress.distributed.agreement import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
+from compress.system.allocator import keep_freed_memory
 from compress.system.errors import Interrupted, UsageError
 from compress.system.hashes import sha256_json
 from compress.system.interrupts import deferred
@@ -118,6 +119,8 @@ def train(
         InputError: the checkpoints belong to other data or another teacher, or none is valid.
     """
     settings, phase, epochs, label = job.settings, job.phase, job.epochs, job.label
+    if splits.train.images.device.type == "cpu":
+        keep_freed_memory()
     batches, light = batches_and_teacher(
         splits.train, teacher, job.objective, settings, job.augment, phase, views=job.views, memo=memo or Memo()
     )
