@@ -4,15 +4,13 @@ In: a Dataset, then the rows of each batch. Out: float32 batches. A draw is a ha
 neither on the order of the batches nor on the number of processes, and a resumed run gets the same draws.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.data.dataset import Dataset
 from compress.recipe import Augment
 
 _MASK_34 = (1 << 34) - 1
@@ -35,9 +33,13 @@ class Images:
     mean: Tensor
     std: Tensor
 
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
     def normalized(self, rows: slice | Tensor) -> Tensor:
         """The rows as float32 [B, 3, H, W] in channels_last memory, without augmentation."""
-        return _normalize(self.images[rows], self.mean, self.std)
+        return normalize(self.images[rows], self.mean, self.std)
 
     def augmented(self, rows: Tensor, augment: Augment, *, seed: int, epoch: int) -> Tensor:
         """The rows as an augmented batch.
@@ -53,33 +55,22 @@ class Images:
         """
         draws = uniform_draws(rows, seed=seed, epoch=epoch, count=_DRAWS)
         pixels = _crop_and_flip(self.images, rows, draws, augment.crop or 0, bool(augment.flip))
-        batch = _normalize(pixels, self.mean, self.std)
+        batch = normalize(pixels, self.mean, self.std)
         if augment.scale < 1:
             batch = _resized_crop(batch, draws[:, 3], draws[:, 4], draws[:, 0], draws[:, 1], augment.scale)
-        if augment.erase > 0:
-            batch = _erase(batch, draws[:, 5], draws[:, 6], draws[:, 7], augment.erase)
+        return erased(batch, rows, augment, seed=seed, epoch=epoch)
+
+    def batches(self, rows: Sequence[Tensor], augment: Augment, *, seed: int, epoch: int) -> Iterator[Tensor]:
+        """Batch after batch, augmented. The arguments are those of `augmented`, but with the rows of each batch."""
+        return (self.augmented(batch, augment, seed=seed, epoch=epoch) for batch in rows)
+
+
+def erased(batch: Tensor, rows: Tensor, augment: Augment, *, seed: int, epoch: int) -> Tensor:
+    """The normalised batch with a square of some images set to the mean colour. The draws are those of `augmented`."""
+    if not augment.erase:
         return batch
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The split to train on and the split to evaluate on."""
-
-    train: Images
-    evaluation: Images
-
-
-def on_device(dataset: Dataset, device: torch.device) -> Splits:
-    """Both splits as uint8 on the device, where they stay. On a CPU they share the memory-mapped cache."""
-    mean, std = (torch.tensor(values, device=device) for values in (dataset.mean, dataset.std))
-
-    def images(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Images:
-        return Images(torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device), mean, std)
-
-    return Splits(
-        train=images(dataset.train_images, dataset.train_labels),
-        evaluation=images(dataset.eval_images, dataset.eval_labels),
-    )
+    draws = uniform_draws(rows, seed=seed, epoch=epoch, count=_DRAWS)
+    return _erase(batch, draws[:, 5], draws[:, 6], draws[:, 7], augment.erase)
 
 
 def uniform_draws(rows: Tensor, *, seed: int, epoch: int, count: int) -> Tensor:
@@ -133,7 +124,7 @@ def _pixels(images: Tensor, rows: Tensor, down: Tensor, right: Tensor) -> Tensor
     return chosen.view(*places.shape, 3)
 
 
-def _normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return torch.addcmul(-mean / std, pixels, 1 / (255 * std)).permute(0, 3, 1, 2)
 
 

@@ -1,37 +1,23 @@
 """Reads a data set as uint8 arrays.
 
-In: a recipe's data section. Out: a Dataset, ready to be moved to the device as a whole. Images are decoded once, into a
-memory-mapped cache that is checked against its source.
+In: a recipe's data section. Out: a Dataset, ready to be moved to the device as a whole, or with the pictures to train
+on in their files.
 """
 
-import hashlib
-import json
-import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from compress.data.decode import Square, read_images
+from compress.data.cache import Wanted, cached, resized, uncached
+from compress.data.decode import Square
 from compress.data.label_noise import noisy_labels
+from compress.data.picture_files import PictureFiles
 from compress.data.preprocessing import Interpolation, Preprocessing
 from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
 from compress.recipe import Augment, Data
-from compress.system import files
 from compress.system.errors import InputError
 from compress.system.hashes import sha256_json
-
-logger = logging.getLogger(__name__)
-
-_CACHE_FORMAT = 1
-_ARRAYS = ("train_images", "train_labels", "eval_images", "eval_labels")
 
 
 @dataclass(frozen=True)
@@ -39,7 +25,7 @@ class Dataset:
     """A data set in memory, or memory-mapped.
 
     Attributes:
-        train_images: uint8 [N, H, W, 3].
+        train_images: uint8 [N, H, W, 3]. Where they are streamed from files, PictureFiles decode them on demand.
         train_labels: int64 [N].
         eval_images: uint8 [M, H, W, 3].
         eval_labels: int64 [M].
@@ -47,6 +33,7 @@ class Dataset:
         mean: of each channel in 0..1, with which images are normalised: what published weights expect, else
             `own_mean`.
         std: the same for the standard deviation.
+        streamed: whether training decodes and crops each picture anew for each use.
         own_mean: of each channel of the train split, in 0..1.
         own_std: of each channel of the train split, in 0..1.
         interpolation: with which images were resized.
@@ -56,7 +43,7 @@ class Dataset:
 
     name: str
     class_names: list[str]
-    train_images: NDArray[np.uint8]
+    train_images: NDArray[np.uint8] | PictureFiles
     train_labels: NDArray[np.int64]
     eval_images: NDArray[np.uint8]
     eval_labels: NDArray[np.int64]
@@ -68,6 +55,7 @@ class Dataset:
     interpolation: Interpolation
     crop_pct: float
     sha256: str
+    streamed: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -108,30 +96,37 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
     seen = preprocessing or Preprocessing()
     crop_pct = settings.crop_pct or seen.crop_pct
     square = Square(settings.image_size or layout.image_size, seen.interpolation, crop_pct)
-    folder = locate(settings.name, settings.root)
-    if settings.name == "digits":
-        with tempfile.TemporaryDirectory() as scratch:
-            content = _build(layout.read(folder), square, Path(scratch), mmap=False)
-    else:
-        content = _cached(settings.name, folder, square, layout.read)
+    from_files = settings.loader == "stream" and layout.in_files
+    holdout = settings.holdout if from_files else 0.0
+    wanted = Wanted(
+        name=settings.name,
+        folder=locate(settings.name, settings.root),
+        square=square,
+        streamed=from_files,
+        variant=f"-{holdout:g}" if holdout else "",
+        read=lambda folder: _part_held_out(layout.read(folder), holdout),
+    )
+    content = uncached(wanted) if settings.name == "digits" else cached(wanted)
     dataset = Dataset(
         name=settings.name,
         mean=seen.mean or content["own_mean"],
         std=seen.std or content["own_std"],
         interpolation=seen.interpolation,
         crop_pct=crop_pct,
+        streamed=settings.loader == "stream",
         **content,
     )
     if not settings.holdout and not len(dataset.eval_labels):
         raise InputError(
-            f"{folder} has no val, valid or test folder", "Add one, or set data.holdout to keep back a part of train."
+            f"{wanted.folder} has no val, valid or test folder",
+            "Add one, or set data.holdout to keep back a part of train.",
         )
     if dataset.num_classes < 2:
         raise InputError(
-            f"{folder} holds one class, {dataset.class_names[0]!r}, and there is nothing to tell apart",
+            f"{wanted.folder} holds one class, {dataset.class_names[0]!r}, and there is nothing to tell apart",
             "Add a folder for another class.",
         )
-    return _train_as_asked(dataset, settings.holdout, settings.label_noise)
+    return _train_as_asked(dataset, 0.0 if from_files else settings.holdout, settings.label_noise)
 
 
 def resolve_augment(settings: Data) -> Augment:
@@ -147,154 +142,49 @@ def resolve_augment(settings: Data) -> Augment:
     )
 
 
-def _cached(name: str, folder: Path, square: Square, read: Callable[[Path], Source]) -> dict[str, Any]:
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-    kind = "" if square == Square(square.size) else f"-{square.interpolation}-{square.crop_pct:g}"
-    cache = files.cache_folder() / "data" / f"{name}-{square.size}{kind}-{place}"
-    fingerprint = _fingerprint(folder)
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{cache}.lock"):
-            if (content := _open_cache(cache, fingerprint)) is not None:
-                return content
-            source = read(folder)
-            count = len(source.train.labels) + (len(source.evaluation.labels) if source.evaluation else 0)
-            needed = count * square.size**2 * 3
-            logger.info(f"decoding {count:,} images of {name} once, {needed / 1e6:,.0f} MB, into {cache}")
-            files.remove_leftovers(cache.parent, f"{cache.name}.*.tmp")
-            with tempfile.TemporaryDirectory(
-                prefix=f"{cache.name}.", suffix=".tmp", dir=cache.parent, ignore_cleanup_errors=True
-            ) as scratch:
-                try:
-                    content = _build(source, square, Path(scratch), mmap=True, fingerprint=fingerprint)
-                except OSError as error:
-                    raise OSError(error.errno, f"{error.strerror or error}; {needed:,} bytes needed") from error
-                shutil.rmtree(cache, ignore_errors=True)
-                os.rename(scratch, cache)
-            return content
-    except OSError as error:
-        failure = files.cannot_write(cache, error)
-        raise type(failure)(failure.message, "Set $COMPRESS_CACHE to a folder with space.") from error
-
-
-def _fingerprint(folder: Path) -> str:
-    """Hash of each file's path, size and time of change. To read all files would cost what the cache saves."""
-    digest = hashlib.sha256(f"{_CACHE_FORMAT}".encode())
-    stack = [folder]
-    lines: list[str] = []
-    while stack:
-        try:
-            for entry in os.scandir(stack.pop()):
-                if entry.is_dir():
-                    stack.append(Path(entry.path))
-                else:
-                    status = entry.stat()
-                    lines.append(f"{os.path.relpath(entry.path, folder)}\0{status.st_size}\0{status.st_mtime_ns}")
-        except OSError as error:
-            raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
-    for line in sorted(lines):
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _open_cache(cache: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The cached content, or None where it is absent or damaged, or its source has changed."""
-    try:
-        meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
-        if meta.pop("fingerprint") != fingerprint:
-            return None
-        hashes = meta.pop("arrays")
-        if any(files.sha256_file(cache / f"{name}.npy") != hashes[name] for name in _ARRAYS):
-            return None
-        return {**_content(meta), **_open_arrays(cache, mmap=True)}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _build(source: Source, square: Square, folder: Path, *, mmap: bool, fingerprint: str = "") -> dict[str, Any]:
-    """Writes the arrays and meta.json into `folder` and returns the content of a Dataset.
-
-    Images to train on are whole, since augmentation crops them. Those of evaluation are cropped.
-    """
-    empty = Split(np.zeros((0, square.size, square.size, 3), np.uint8), [])
-    splits = (("train", source.train, replace(square, crop_pct=1.0)), ("eval", source.evaluation or empty, square))
-    for name, split, cut in splits:
-        out = folder / f"{name}_images.npy"
-        if isinstance(split.images, list):
-            read_images(split.images, cut, out)
-        else:
-            np.save(out, _resize(split.images, cut))
-        np.save(folder / f"{name}_labels.npy", np.asarray(split.labels, dtype=np.int64))
-    arrays = _open_arrays(folder, mmap=mmap)
-    mean, std = _channel_statistics(arrays["train_images"])
-    hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in _ARRAYS}
-    meta = {
-        "class_names": source.class_names,
-        "eval_split": source.evaluation_name,
-        "mean": mean,
-        "std": std,
-        "sha256": sha256_json([hashes, source.class_names]),
-    }
-    files.write_json(folder / "meta.json", {**meta, "arrays": hashes, "fingerprint": fingerprint})
-    return {**_content(meta), **arrays}
-
-
-def _content(meta: dict[str, Any]) -> dict[str, Any]:
-    mean, std = (tuple(meta.pop(key)) for key in ("mean", "std"))
-    return {**meta, "own_mean": mean, "own_std": std}
-
-
-def _open_arrays(folder: Path, *, mmap: bool) -> dict[str, NDArray[Any]]:
-    # Mapped arrays are copy-on-write: torch warns of read-only arrays, and nothing may write into the cache.
-    paths = {name: folder / f"{name}.npy" for name in _ARRAYS}
-    return {name: files.map_array(path) if mmap else np.load(path, allow_pickle=False) for name, path in paths.items()}
-
-
-def _resize(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
-    if not len(images):
-        return np.zeros((0, square.size, square.size, 3), np.uint8)
-    if images.shape[1] == square.size and square.crop_pct == 1:
-        return np.ascontiguousarray(images)
-    from PIL import Image
-
-    return np.stack([square(Image.fromarray(image)) for image in images])
-
-
-def _channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in 0..1, exactly, from histograms."""
-    values = np.arange(256) / 255
-    mean: list[float] = []
-    std: list[float] = []
-    for channel in range(3):
-        counts = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(images), 4096):
-            counts += np.bincount(images[start : start + 4096, ..., channel].reshape(-1), minlength=256)
-        average = float((counts * values).sum() / counts.sum())
-        variance = float((counts * (values - average) ** 2).sum() / counts.sum())
-        mean.append(round(average, 4))
-        std.append(max(round(variance**0.5, 4), 0.01))  # a constant channel must not divide by 0
-    return mean, std
-
-
 def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dataset:
     """The data set with a part held out (by the true labels) and with noise in the labels to train on."""
     clean = dataset.train_labels
-    held = every_nth(clean, 1 / holdout) if holdout else None
-    if held is not None and held.all():
-        raise InputError(f"data.holdout {holdout} leaves nothing to train on", "Lower it, or add images.")
+    held = _held_out(clean, holdout) if holdout else None
     if label_noise:
         noisy = noisy_labels(clean, label_noise, dataset.num_classes)
         sha256 = sha256_json([dataset.sha256, "label_noise", label_noise])
         dataset = replace(dataset, train_labels=noisy, sha256=sha256)
     if held is None:
         return dataset
+    assert not isinstance(dataset.train_images, PictureFiles)
     cut = Square(dataset.image_size, dataset.interpolation, dataset.crop_pct)
     return replace(
         dataset,
         train_images=dataset.train_images[~held],
         train_labels=dataset.train_labels[~held],
-        eval_images=_resize(dataset.train_images[held], cut),
+        eval_images=resized(dataset.train_images[held], cut),
         eval_labels=clean[held],
-        eval_split=f"{holdout:g} of train, held out",
+        eval_split=_held_out_name(holdout),
         sha256=sha256_json([dataset.sha256, holdout, *([dataset.crop_pct] if dataset.crop_pct < 1 else [])]),
     )
+
+
+def _part_held_out(source: Source, holdout: float) -> Source:
+    """The source with that part of its files to train on as evaluation split."""
+    images = source.train.images
+    if not holdout or not isinstance(images, list):
+        return source
+    held = _held_out(np.asarray(source.train.labels), holdout).tolist()
+
+    def part(chosen: bool) -> Split:
+        rows = [row for row, is_held in enumerate(held) if is_held == chosen]
+        return Split([images[row] for row in rows], [source.train.labels[row] for row in rows])
+
+    return replace(source, train=part(False), evaluation=part(True), evaluation_name=_held_out_name(holdout))
+
+
+def _held_out(labels: NDArray[np.int64], holdout: float) -> NDArray[np.bool_]:
+    held = every_nth(labels, 1 / holdout)
+    if held.all():
+        raise InputError(f"data.holdout {holdout} leaves nothing to train on", "Lower it, or add images.")
+    return held
+
+
+def _held_out_name(holdout: float) -> str:
+    return f"{holdout:g} of train, held out"

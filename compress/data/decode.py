@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Square:
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """The picture as uint8 [size, size, 3]."""
-        image, size, kernel = _rgb(image), self.size, FILTERS[self.interpolation]
+        image, size, kernel = rgb(image), self.size, FILTERS[self.interpolation]
         if self.crop_pct < 1:  # the sizes and offsets of timm's evaluation transform
             shorter = math.floor(size / self.crop_pct)
             width, height = (int(shorter * side / min(image.size)) for side in image.size)
@@ -56,31 +56,48 @@ class Square:
         return np.asarray(image, dtype=np.uint8)
 
     def read(self, path: str | Path) -> NDArray[np.uint8]:
-        """The same from a file. EXIF rotation is applied.
-
-        Raises:
-            InputError: the file is missing, is no complete image, or has more than 100 million pixels. The message
-                names it.
-        """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(path) as image:
-                    if image.width * image.height > MAX_PIXELS:
-                        raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
-                    image.load()
-                    return self(ImageOps.exif_transpose(image))
-        except InputError:
-            raise
-        except FileNotFoundError:
-            raise InputError(f"no image at {path}") from None
-        except Exception as error:
-            raise InputError(
-                f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out."
-            ) from error
+        """The same from a file. EXIF rotation is applied. Raises InputError as `opened`."""
+        with pillow_quiet(), opened(path) as image:
+            return self(upright(image))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+@contextlib.contextmanager
+def pillow_quiet() -> Iterator[None]:
+    """Hides warnings, such as Pillow's of damaged EXIF data, in all threads: Python's filters are of the process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """The picture in a file, whose pixels Pillow reads when they are used.
+
+    Raises:
+        InputError: within the block, too: the file is missing, is no complete image, or has more than 100 million
+            pixels. The message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"no image at {path}") from None
+    except Exception as error:
+        raise InputError(f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out.") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as people see it: with its EXIF rotation applied."""
+    image.load()
+    return ImageOps.exif_transpose(image)
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The picture with three channels of 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bit(image)
     if image.mode in ("P", "LA", "PA") or "transparency" in image.info:

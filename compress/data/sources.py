@@ -52,6 +52,7 @@ class Layout:
         image_size: default, in pixels a side; 0 where the recipe must say it.
         crop: default padding in pixels for random crops.
         flip: default of mirroring.
+        in_files: whether each picture is a file of its own.
         read: makes a Source of the folder.
     """
 
@@ -60,6 +61,7 @@ class Layout:
     image_size: int
     crop: int
     flip: bool
+    in_files: bool
     read: Callable[[Path], Source]
 
 
@@ -150,11 +152,11 @@ def read_digits(_: Path) -> Source:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "cifar100": Layout("cifar-100-python", "train", 32, 4, True, read_cifar100),
-    "cinic10": Layout("CINIC-10", "train", 32, 4, True, read_cinic10),
-    "tinyimagenet": Layout("tiny-imagenet-200", "train", 64, 8, True, read_tiny_imagenet),
-    "digits": Layout("", "", 16, 1, False, read_digits),
-    "folder": Layout("", "train", 0, 4, True, read_folder),
+    "cifar100": Layout("cifar-100-python", "train", 32, 4, True, False, read_cifar100),
+    "cinic10": Layout("CINIC-10", "train", 32, 4, True, True, read_cinic10),
+    "tinyimagenet": Layout("tiny-imagenet-200", "train", 64, 8, True, True, read_tiny_imagenet),
+    "digits": Layout("", "", 16, 1, False, False, read_digits),
+    "folder": Layout("", "train", 0, 4, True, True, read_folder),
 }
 
 

@@ -52,6 +52,11 @@ class World:
         return self.rank == 0
 
     @property
+    def size_here(self) -> int:
+        """The number of processes on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
+
+    @property
     def identity(self) -> dict[str, int]:
         """What the hash of a trained model must contain: several processes draw other dropout masks than one."""
         return {} if self.size == 1 else {"processes": self.size}

@@ -40,6 +40,13 @@ class Data(Section):
         description="For evaluation the shorter side is resized to image_size / crop_pct, and the centre is cropped. "
         "Default: what published weights of the student say, else 1.",
     )
+    loader: Literal["auto", "resident", "stream"] = Field(
+        default="auto",
+        description="Where the training images are. resident: decoded once to squares of image_size, which stay on the "
+        "device. stream: decoded from their files for each use, so that random crops see the full resolution, and "
+        "memory does not grow with their number. auto: stream for pictures of your own where augment.scale is below 1 "
+        "or where the squares would take more than half of the free memory.",
+    )
     augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
     holdout: float = Field(
         default=0.0,

@@ -40,7 +40,7 @@ def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Datas
         if unseen := set(range(dataset.num_classes)) - set(dataset.eval_labels.tolist()):
             name = dataset.class_names[min(unseen)]
             logger.warning(f"class {name!r} has no image to evaluate on ({len(unseen)} such classes)")
-        return dataset, on_device(dataset, device)
+        return dataset, on_device(dataset, device, processes=current().size_here)
 
     key = ("data", recipe.data.model_dump_json(), seen, device)
     return memo.once(key, lambda: current().leader_first(load))
@@ -71,7 +71,7 @@ def teacher_data(
     found = memo.once(key, lambda: current().leader_first(lambda: load_data(settings, seen)))
     if (found.sha256, found.mean, found.std) == (dataset.sha256, dataset.mean, dataset.std):
         return dataset, splits
-    return found, on_device(found, splits.train.images.device)
+    return found, on_device(found, splits.train.device, processes=current().size_here)
 
 
 def data_of_student(run: Run, settings: Data | None = None) -> Dataset:
@@ -120,4 +120,5 @@ def _describe(dataset: Dataset, augment: Augment) -> str:
         f"data: {dataset.name}, {len(dataset.train_labels):,} images to train on, "
         f"{len(dataset.eval_labels):,} to evaluate on ({dataset.eval_split}), "
         f"{dataset.num_classes} classes, {dataset.image_size} pixels; augmentation: {used}"
+        f"{'; decoded for each use' if dataset.streamed else ''}"
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from compress.data import resolve_augment
+from compress.data.loader_choice import choose_loader
 from compress.data.sources import LAYOUTS
 from compress.recipe import Member, Recipe, Train, validate_recipe
 from compress.recipe.methods import default_alpha
@@ -22,11 +23,13 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
     """Gives every open setting of the recipe a value.
 
     Args:
-        device: decides `precision: auto`.
-        like: the recipe of the run to continue. Open epochs and precision are taken from it.
+        device: decides `precision: auto` and `loader: auto`.
+        like: the recipe of the run to continue. Open epochs, precision and loader are taken from it; runs of earlier
+            versions have the resident loader.
 
     Raises:
         UsageError: a setting does not fit the decided epochs.
+        InputError: the data set is missing, where its size decides the loader.
     """
     size = given.data.image_size or LAYOUTS[given.data.name].image_size
     method = given.supervision.method
@@ -41,7 +44,11 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
     epochs = first["train"]["epochs"] if first["train"] else None
     others = [_member(member, given, train, None, epochs=epochs) for member in given.teacher.ensemble]
     content = given.dump()
-    content["data"] |= {"image_size": size, "augment": resolve_augment(given.data).model_dump()}
+    if like is None:
+        loader = choose_loader(given.data, device)
+    else:
+        loader = next((one for one in (given.data.loader, like.data.loader) if one != "auto"), "resident")
+    content["data"] |= {"image_size": size, "loader": loader, "augment": resolve_augment(given.data).model_dump()}
     content["teacher"] |= {**first, "ensemble": others}
     content["supervision"]["alpha"] = alpha
     if like is not None and train.warmup_epochs is None:  # its default follows the epochs, which may be raised

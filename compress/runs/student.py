@@ -126,7 +126,7 @@ def trained_student(
         augment=recipe.data.augment,
         files=run.training_files,
         provenance={"data": dataset.sha256, "teacher": supervisor.sha256},
-        views=_views(recipe, dataset, supervisor, splits.train.images.device),
+        views=_views(recipe, dataset, supervisor, splits.train.device),
         label=label,
         trackers=trackers,
     )

@@ -279,7 +279,7 @@ def _save_with_record(
 
     headless: the model has no last layer, so there is no accuracy to measure.
     """
-    model = model.to(splits.evaluation.images.device)
+    model = model.to(splits.evaluation.device)
     measured: dict[str, float] = {}
     if not headless:
         measured = vars(accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels))

@@ -4,7 +4,7 @@ In: a split on the device, and the teacher if there is one. Out: the batch of ea
 in lockstep share one Batches. They so share each batch and each forward pass of the teacher.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.augment import Images
+from compress.data.stream import StreamedImages
 from compress.distributed.world import current
 from compress.losses.objective import Objective
 from compress.losses.taps import Tap
@@ -68,7 +69,7 @@ class Batches:
 
     def __init__(
         self,
-        images: Images,
+        images: Images | StreamedImages,
         augment: Augment,
         *,
         batch_size: int,
@@ -87,10 +88,11 @@ class Batches:
         self._taps: list[Tap] = []
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         self._newest: tuple[tuple[int, int], Batch] | None = None
+        self._coming: tuple[tuple[int, int], Iterator[Tensor]] = ((-1, 0), iter(()))
 
     @property
     def device(self) -> torch.device:
-        return self.images.images.device
+        return self.images.device
 
     @property
     def steps_per_epoch(self) -> int:
@@ -120,15 +122,30 @@ class Batches:
         return self._newest[1]
 
     def _make(self, epoch: int, step: int, interrupted: Flag) -> Batch:
-        if self._order[0] != epoch:
-            self._order = (epoch, epoch_order(len(self.images.labels), seed=self.seed, epoch=epoch).to(self.device))
-        rows = self.world.part(self._order[1][step * self.batch_size : (step + 1) * self.batch_size])
+        rows = self._rows(epoch, step)
         labels = self.images.labels[rows]
         if self._views is None:
-            return self.supervised(self.augmented(rows, epoch), labels)
-        view = epoch % self._views.count
-        logits = self._views.logits(view, self._logits_of_view, interrupted)
-        return Batch(self.augmented(rows, view), labels, logits[rows].float())
+            return self.supervised(self._augmented(epoch, step), labels)
+        logits = self._views.logits(epoch % self._views.count, self._logits_of_view, interrupted)
+        return Batch(self._augmented(epoch, step), labels, logits[rows].float())
+
+    def _rows(self, epoch: int, step: int) -> Tensor:
+        """Rows of the batch, int64 [B]; of this process's part where there are several."""
+        if self._order[0] != epoch:
+            self._order = (epoch, epoch_order(len(self.images.labels), seed=self.seed, epoch=epoch).to(self.device))
+        return self.world.part(self._order[1][step * self.batch_size : (step + 1) * self.batch_size])
+
+    def _augmented(self, epoch: int, step: int) -> Tensor:
+        """The batch as float32 [B, 3, H, W]. The images know which ones come next in the epoch."""
+        if self._coming[0] != (epoch, step):
+            rows = [self._rows(epoch, later) for later in range(step, self.steps_per_epoch)]
+            draw = epoch if self._views is None else epoch % self._views.count
+            coming = self.images.batches(rows, self.augment, seed=self.seed, epoch=draw)
+        else:
+            coming = self._coming[1]
+        images = next(coming)
+        self._coming = ((epoch, step + 1), coming)
+        return images
 
     def supervised(self, images: Tensor, labels: Tensor) -> Batch:
         """A batch of these images, float32 [B, 3, H, W], with the teacher's logits and maps computed now."""
@@ -149,15 +166,11 @@ class Batches:
             logits = self.teacher(images)
         return logits, {path: feature for tap in self._taps for path, feature in tap.features().items()}
 
-    def augmented(self, rows: Tensor, draw: int) -> Tensor:
-        """float32 [B, 3, H, W] of the rows int64 [B]. draw: the number of the augmentation, which is an epoch or a
-        view.
-        """
-        return self.images.augmented(rows, self.augment, seed=self.seed, epoch=draw)
-
-    def _logits_of_view(self, view: int, rows: Tensor) -> Tensor:
+    def _logits_of_view(self, view: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The teacher's logits [B, C] for the rows int64 [B] of each batch."""
         assert self.teacher is not None
-        return self.teacher(self.augmented(rows.to(self.device), view))
+        rows = [batch.to(self.device) for batch in batches]
+        return map(self.teacher, self.images.batches(rows, self.augment, seed=self.seed, epoch=view))
 
 
 def check_parts(images: int, parts: int, key: str = "train") -> None:
@@ -179,7 +192,7 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
 
 
 def batches_and_teacher(
-    images: Images,
+    images: Images | StreamedImages,
     teacher: nn.Module | None,
     objective: Objective,
     settings: Train,

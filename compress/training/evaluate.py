@@ -50,7 +50,7 @@ def logits_of(
         Interrupted: a signal arrived.
     """
     world = current()
-    device = images.images.device
+    device = images.device
     was_training = model.training
     model.eval()
     outputs = []

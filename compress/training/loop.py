@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from compress import recipe
-from compress.data.augment import Splits
+from compress.data.splits import Splits
 from compress.distributed.agreement import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
@@ -119,7 +119,7 @@ def train(
         InputError: the checkpoints belong to other data or another teacher, or none is valid.
     """
     settings, phase, epochs, label = job.settings, job.phase, job.epochs, job.label
-    if splits.train.images.device.type == "cpu":
+    if splits.train.device.type == "cpu":
         keep_freed_memory()
     batches, light = batches_and_teacher(
         splits.train, teacher, job.objective, settings, job.augment, phase, views=job.views, memo=memo or Memo()
@@ -173,7 +173,7 @@ def train(
                 "images_per_s": state.batches.steps_per_epoch * state.batches.batch_size / state.seconds,
                 "seconds": state.seconds,
                 "lr": max(group["lr"] for group in state.optimizer.param_groups),
-                "peak_memory_mb": peak_memory_mb(splits.train.images.device),
+                "peak_memory_mb": peak_memory_mb(splits.train.device),
             }
             if log is not None:
                 log.write(line)

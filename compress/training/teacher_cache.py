@@ -3,7 +3,7 @@
 In: a function that computes logits. Out: float16 [N, C], memory-mapped. A view is complete or absent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ class TeacherViews:
         self.folder = files.cache_folder() / "teacher-logits" / key
         self._open: tuple[int, Tensor] | None = None
 
-    def logits(self, view: int, compute: Callable[[int, Tensor], Tensor], interrupted: Flag) -> Tensor:
+    def logits(
+        self, view: int, compute: Callable[[int, Sequence[Tensor]], Iterable[Tensor]], interrupted: Flag
+    ) -> Tensor:
         """The teacher's logits for one view of all images. They are computed where the cache does not have them.
 
         Args:
             view: from 0.
-            compute: (view, rows int64 [B]) to logits [B, C].
+            compute: (view, rows int64 [B] of each batch) to logits [B, C] of each batch.
             interrupted: is asked between batches.
 
         Returns:
@@ -53,7 +55,7 @@ class TeacherViews:
         if self._open is None or self._open[0] != view:
             path = self.folder / f"view-{view:04d}.npy"
             if (kept := self._read(path)) is None:
-                self._write(path, lambda rows: compute(view, rows), interrupted)
+                self._write(path, lambda batches: compute(view, batches), interrupted)
                 kept = self._read(path)
             assert kept is not None
             self._open = (view, torch.from_numpy(kept).to(self._device))
@@ -69,18 +71,18 @@ class TeacherViews:
         except (OSError, ValueError):
             return None
 
-    def _write(self, path: Path, compute: Callable[[Tensor], Tensor], interrupted: Flag) -> None:
+    def _write(self, path: Path, compute: Callable[[Sequence[Tensor]], Iterable[Tensor]], interrupted: Flag) -> None:
         """Writes batch by batch, so that the logits of all images are never in memory together."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise files.cannot_write(self.folder, error) from error
         with files.replacing(path) as temporary, temporary.open("wb") as file:
-            for start in range(0, self._samples, _BATCH):
+            interrupted.raise_if_set()
+            for number, logits in enumerate(compute(torch.arange(self._samples).split(_BATCH))):
                 interrupted.raise_if_set()
-                rows = torch.arange(start, min(start + _BATCH, self._samples))
-                part = compute(rows).to(torch.float16).cpu().numpy()
-                if start == 0:
+                part = logits.to(torch.float16).cpu().numpy()
+                if number == 0:
                     header = np.lib.format.header_data_from_array_1_0(part)
                     header["shape"] = (self._samples, *part.shape[1:])
                     np.lib.format.write_array_header_1_0(file, header)

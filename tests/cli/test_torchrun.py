@@ -14,7 +14,7 @@ import pytest
 
 from compress import load_student
 from compress.data import load_data
-from compress.data.augment import on_device
+from compress.data.splits import on_device
 from compress.recipe import load_recipe
 from compress.runs.distillation import torch_device
 from compress.runs.folder import Run

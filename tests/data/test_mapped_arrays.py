@@ -2,6 +2,7 @@ import gc
 import io
 import os
 import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +65,13 @@ def test_a_view_is_written_batch_by_batch_as_numpy_would_save_it_whole(tmp_path:
     logits = torch.randn(1300, 10, generator=torch.Generator().manual_seed(0)).half()
     alive: list[weakref.ref[Tensor]] = []
 
-    def compute(view: int, rows: Tensor) -> Tensor:
-        gc.collect()
-        assert sum(part() is not None for part in alive) <= 1, "parts that were written are kept in memory"
-        part = logits[rows]
-        alive.append(weakref.ref(part))
-        return part
+    def compute(view: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        for rows in batches:
+            gc.collect()
+            assert sum(part() is not None for part in alive) <= 2, "parts that were written are kept in memory"
+            part = logits[rows]
+            alive.append(weakref.ref(part))
+            yield part
 
     views = TeacherViews(count=1, samples=1300, device=torch.device("cpu"), determined_by={"test": str(tmp_path)})
     found = views.logits(0, compute, Flag())

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compress import recipe
-from compress.data.augment import Splits
+from compress.data.splits import Splits
 from compress.losses import features
 from compress.losses.distillation import distillation_loss
 from compress.models import create_model

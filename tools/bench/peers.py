@@ -31,8 +31,9 @@ from workload import run_whole_epoch, training
 
 from compress import models
 from compress.data import load_data, resolve_augment
-from compress.data.augment import on_device
+from compress.data.augment import Images
 from compress.data.sources import find, read_cifar100
+from compress.data.splits import on_device
 from compress.losses.objective import distillation_settings
 from compress.recipe import Recipe, load_recipe
 from compress.runs.resolve import fast_precision
@@ -83,6 +84,7 @@ def our_epoch(recipe: Recipe, teacher: nn.Module, student: nn.Module, precision:
     """run_epoch as `compress distill` runs it; cached: with the teacher's logits from its views."""
     settings = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
     images = on_device(load_data(recipe.data), CPU).train
+    assert isinstance(images, Images)
     views = TeacherViews(count=VIEWS, samples=len(images.labels), device=CPU, determined_by={"precision": precision})
     augment = resolve_augment(recipe.data)
     state = training(settings, images, teacher, student, augment, views=views if cached else None)

@@ -13,8 +13,8 @@ from torch import nn
 
 from compress import models
 from compress.data import Dataset, load_data
-from compress.data.augment import Splits, on_device
 from compress.data.preprocessing import Preprocessing
+from compress.data.splits import Splits, on_device
 from compress.losses.distillation import dynamic_temperature
 from compress.losses.objective import distillation_settings
 from compress.models.inference import for_inference

@@ -16,7 +16,7 @@ from plan import Study, Values, final_cells, final_name, teacher_recipe, tuned_n
 from state import DIVERGED, MEASURES, State, is_done, is_finished
 
 from compress.data import Dataset, load_data
-from compress.data.augment import on_device
+from compress.data.splits import on_device
 from compress.models.weights import teacher_preprocessing
 from compress.recipe import Recipe
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teachers_root

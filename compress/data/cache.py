@@ -1,0 +1,230 @@
+"""The cache of decoded pictures. It is checked against its source, and made again where that has changed.
+
+In: the folder of a data set, and how its pictures become squares. Out: what a Dataset holds, with memory-mapped arrays.
+Pictures to train on that are streamed stay in their files; the cache then holds the list of them.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+
+from compress.data.decode import Square, read_images
+from compress.data.picture_files import PictureFiles
+from compress.data.sources import Source, Split
+from compress.system import files
+from compress.system.errors import InputError
+from compress.system.hashes import sha256_json
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1  # raise it when the same source would give other content
+_LABELS = ("train_labels", "eval_labels")
+_RESIDENT = ("train_images", "eval_images", *_LABELS)
+_STREAMED = ("train_paths", "train_ends", "train_bytes", "eval_images", *_LABELS)
+_SAMPLE = 1000  # pictures that give mean and standard deviation where the pictures to train on stay in their files
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the cache shall hold.
+
+    Attributes:
+        name: of the data set.
+        folder: that holds it.
+        square: how its pictures become squares. Those to train on are whole, since augmentation crops them.
+        streamed: whether the pictures to train on stay in their files.
+        variant: of the source, as part of the cache's name. `read` gives another source for each.
+        read: the folder to a Source.
+    """
+
+    name: str
+    folder: Path
+    square: Square
+    streamed: bool
+    variant: str
+    read: Callable[[Path], Source]
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        return _STREAMED if self.streamed else _RESIDENT
+
+    @property
+    def place(self) -> Path:
+        """The folder of the cache."""
+        source = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]
+        square = self.square
+        kind = "" if square == Square(square.size) else f"-{square.interpolation}-{square.crop_pct:g}"
+        kind += "-files" if self.streamed else ""
+        return files.cache_folder() / "data" / f"{self.name}-{square.size}{kind}{self.variant}-{source}"
+
+
+def cached(wanted: Wanted) -> dict[str, Any]:
+    """What a Dataset holds of its source, from the cache where the cache is current.
+
+    Raises:
+        InputError: the data set is damaged.
+        MachineError: the cache cannot be written. $COMPRESS_CACHE chooses another folder for it.
+    """
+    cache, name, size = wanted.place, wanted.name, wanted.square.size
+    fingerprint = _fingerprint(wanted.folder)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{cache}.lock"):
+            if (content := _open_cache(cache, wanted, fingerprint)) is not None:
+                return content
+            source = wanted.read(wanted.folder)
+            count = 0 if wanted.streamed else len(source.train.labels)
+            count += len(source.evaluation.labels) if source.evaluation else 0
+            needed = count * size**2 * 3
+            logger.info(f"decoding {count:,} images of {name} once, {needed / 1e6:,.0f} MB, into {cache}")
+            files.remove_leftovers(cache.parent, f"{cache.name}.*.tmp")
+            with tempfile.TemporaryDirectory(
+                prefix=f"{cache.name}.", suffix=".tmp", dir=cache.parent, ignore_cleanup_errors=True
+            ) as scratch:
+                try:
+                    build(source, wanted, Path(scratch), fingerprint)
+                except OSError as error:
+                    raise OSError(error.errno, f"{error.strerror or error}; {needed:,} bytes needed") from error
+                shutil.rmtree(cache, ignore_errors=True)
+                os.rename(scratch, cache)
+            return _content(cache, wanted, json.loads((cache / "meta.json").read_text(encoding="utf-8")), mmap=True)
+    except OSError as error:
+        failure = files.cannot_write(cache, error)
+        raise type(failure)(failure.message, "Set $COMPRESS_CACHE to a folder with space.") from error
+
+
+def uncached(wanted: Wanted) -> dict[str, Any]:
+    """The same for a data set that is small enough to be read anew each time."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        return _content(folder, wanted, build(wanted.read(wanted.folder), wanted, folder, ""), mmap=False)
+
+
+def _fingerprint(folder: Path) -> str:
+    """Hash of each file's path, size and time of change. To read all files would cost what the cache saves."""
+    digest = hashlib.sha256(f"{_FORMAT}".encode())
+    stack = [folder]
+    lines: list[str] = []
+    while stack:
+        try:
+            for entry in os.scandir(stack.pop()):
+                if entry.is_dir():
+                    stack.append(Path(entry.path))
+                else:
+                    status = entry.stat()
+                    lines.append(f"{os.path.relpath(entry.path, folder)}\0{status.st_size}\0{status.st_mtime_ns}")
+        except OSError as error:
+            raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
+    for line in sorted(lines):
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _open_cache(cache: Path, wanted: Wanted, fingerprint: str) -> dict[str, Any] | None:
+    """The cached content, or None where it is absent or damaged, or its source has changed."""
+    try:
+        meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
+        if meta["fingerprint"] != fingerprint:
+            return None
+        if any(files.sha256_file(cache / f"{name}.npy") != meta["arrays"][name] for name in wanted.arrays):
+            return None
+        return _content(cache, wanted, meta, mmap=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def build(source: Source, wanted: Wanted, folder: Path, fingerprint: str) -> dict[str, Any]:
+    """Writes the arrays and meta.json into `folder`. Returns what is in meta.json."""
+    square = wanted.square
+    empty = Split(np.zeros((0, square.size, square.size, 3), np.uint8), [])
+    evaluation, whole = source.evaluation or empty, replace(square, crop_pct=1.0)
+    for name, split in (("train", source.train), ("eval", evaluation)):
+        np.save(folder / f"{name}_labels.npy", np.asarray(split.labels, dtype=np.int64))
+    _write_pixels(evaluation, square, folder / "eval_images.npy")
+    if wanted.streamed:
+        assert isinstance(source.train.images, list)
+        pictures = PictureFiles.of(source.train.images, wanted.folder, whole)
+        np.save(folder / "train_paths.npy", pictures.paths)
+        np.save(folder / "train_ends.npy", pictures.ends)
+        np.save(folder / "train_bytes.npy", np.array([os.stat(path).st_size for path in source.train.images]))
+        mean, std = channel_statistics(pictures[:: max(1, len(pictures) // _SAMPLE)])
+    else:
+        _write_pixels(source.train, whole, folder / "train_images.npy")
+        mean, std = channel_statistics(np.load(folder / "train_images.npy", mmap_mode="r", allow_pickle=False))
+    hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in wanted.arrays}
+    meta = {
+        "class_names": source.class_names,
+        "eval_split": source.evaluation_name,
+        "mean": mean,
+        "std": std,
+        "sha256": sha256_json([hashes, source.class_names]),
+        "arrays": hashes,
+        "fingerprint": fingerprint,
+    }
+    files.write_json(folder / "meta.json", meta)
+    return meta
+
+
+def _write_pixels(split: Split, square: Square, out: Path) -> None:
+    if isinstance(split.images, list):
+        read_images(split.images, square, out)
+    else:
+        np.save(out, resized(split.images, square))
+
+
+def _content(folder: Path, wanted: Wanted, meta: dict[str, Any], *, mmap: bool) -> dict[str, Any]:
+    """The fields of a Dataset."""
+    # Mapped arrays are copy-on-write: torch warns of read-only arrays, and nothing may write into the cache.
+    paths = {name: folder / f"{name}.npy" for name in wanted.arrays if name != "train_bytes"}
+    arrays: dict[str, Any] = {
+        name: files.map_array(path) if mmap else np.load(path, allow_pickle=False) for name, path in paths.items()
+    }
+    if wanted.streamed:
+        square = replace(wanted.square, crop_pct=1.0)
+        paths, ends = arrays.pop("train_paths"), arrays.pop("train_ends")
+        arrays["train_images"] = PictureFiles(str(wanted.folder), paths, ends, square)
+    return {
+        "class_names": meta["class_names"],
+        "eval_split": meta["eval_split"],
+        "own_mean": tuple(meta["mean"]),
+        "own_std": tuple(meta["std"]),
+        "sha256": meta["sha256"],
+        **arrays,
+    }
+
+
+def resized(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
+    """Pixels as squares, uint8 [N, size, size, 3]. images: uint8 [N, H, W, 3]."""
+    if not len(images):
+        return np.zeros((0, square.size, square.size, 3), np.uint8)
+    if images.shape[1] == square.size and square.crop_pct == 1:
+        return np.ascontiguousarray(images)
+    return np.stack([square(Image.fromarray(image)) for image in images])
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in 0..1, exactly, from histograms."""
+    values = np.arange(256) / 255
+    mean: list[float] = []
+    std: list[float] = []
+    for channel in range(3):
+        counts = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(images), 4096):
+            counts += np.bincount(images[start : start + 4096, ..., channel].reshape(-1), minlength=256)
+        average = float((counts * values).sum() / counts.sum())
+        variance = float((counts * (values - average) ** 2).sum() / counts.sum())
+        mean.append(round(average, 4))
+        std.append(max(round(variance**0.5, 4), 0.01))  # a constant channel must not divide by 0
+    return mean, std

@@ -1,0 +1,48 @@
+"""The splits of a data set on the device, in one of two ways.
+
+Resident: all pixels are there, which is the fastest for thumbnails. Streamed: the pictures to train on stay in their
+files. The split to evaluate on is always resident.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from compress.data.augment import Images
+from compress.data.dataset import Dataset
+from compress.data.decode import Square
+from compress.data.picture_files import PictureFiles, PixelPictures
+from compress.data.stream import StreamedImages
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The split to train on and the split to evaluate on."""
+
+    train: Images | StreamedImages
+    evaluation: Images
+
+
+def on_device(dataset: Dataset, device: torch.device, *, processes: int = 1) -> Splits:
+    """Both splits for the device. On a CPU resident pixels share the memory-mapped cache.
+
+    Args:
+        processes: of the training on this machine, which share its processors.
+    """
+    mean, std = (torch.tensor(values, device=device) for values in (dataset.mean, dataset.std))
+
+    def resident(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Images:
+        return Images(torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device), mean, std)
+
+    evaluation = resident(dataset.eval_images, dataset.eval_labels)
+    pixels = dataset.train_images
+    if not isinstance(pixels, PictureFiles):
+        if not dataset.streamed:
+            return Splits(resident(pixels, dataset.train_labels), evaluation)
+        pixels = PixelPictures(pixels, Square(dataset.image_size, dataset.interpolation))
+    labels = torch.from_numpy(dataset.train_labels).to(device)
+    return Splits(
+        StreamedImages(pixels, labels, mean, std, ahead=device.type == "cuda", processes=processes), evaluation
+    )

@@ -1,0 +1,85 @@
+"""One picture as training sees it, cropped at its full resolution.
+
+In: a Pillow image and a key. Out: a uint8 square. The draws depend on the key alone.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from compress.data.decode import Square, rgb, upright
+from compress.data.preprocessing import FILTERS
+from compress.recipe import Augment
+
+_SIDES = (3 / 4, 4 / 3)
+_TRIES = 10
+_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves twice the pixels that are needed
+
+
+@dataclass(frozen=True)
+class TrainingPicture:
+    """How training sees a picture.
+
+    Attributes:
+        square: how a picture becomes a square where the augmentation makes no random resized crop.
+        augment: resolved (`compress.data.resolve_augment`).
+    """
+
+    square: Square
+    augment: Augment
+
+    def __call__(self, image: Image.Image, key: int) -> NDArray[np.uint8]:
+        """uint8 [size, size, 3].
+
+        Args:
+            image: as its file has it, perhaps not decoded yet.
+            key: of the draws.
+        """
+        draws = random.Random(key)
+        picture = self._resized_crop(image, draws) if self.augment.scale < 1 else self._shifted(image, draws)
+        if self.augment.flip and draws.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(picture, dtype=np.uint8)
+
+    def _resized_crop(self, image: Image.Image, draws: random.Random) -> Image.Image:
+        size, kernel = self.square.size, FILTERS[self.square.interpolation]
+        if image.getexif().get(0x0112, 1) != 1:  # the crop is one of the picture as people see it
+            image = rgb(upright(image))
+        left, top, width, height = crop_box(image.width, image.height, self.augment.scale, draws)
+        whole = image.size
+        image.draft("RGB", (_GAP * size * whole[0] // width, _GAP * size * whole[1] // height))
+        x, y = image.width / whole[0], image.height / whole[1]
+        image = rgb(upright(image))
+        if (x, y) == (1, 1):
+            return image.crop((left, top, left + width, top + height)).resize((size, size), kernel)
+        box = (left * x, top * y, min((left + width) * x, image.width), min((top + height) * y, image.height))
+        return image.resize((size, size), kernel, box=box)
+
+    def _shifted(self, image: Image.Image, draws: random.Random) -> Image.Image:
+        """The square, shifted by up to `crop` pixels over black."""
+        square, padding = Image.fromarray(self.square(upright(image))), self.augment.crop or 0
+        if not padding:
+            return square
+        x, y = draws.randint(0, 2 * padding), draws.randint(0, 2 * padding)
+        return ImageOps.expand(square, padding).crop((x, y, x + square.width, y + square.height))
+
+
+def crop_box(width: int, height: int, smallest: float, draws: random.Random) -> tuple[int, int, int, int]:
+    """A random part of a picture: its left, top, width and height, in pixels.
+
+    Its area is in [smallest, 1] of the picture's, and its side ratio in [3/4, 4/3] where the picture allows it.
+    Source: Szegedy et al. 2015, as in torchvision's and timm's RandomResizedCrop.
+    """
+    for _ in range(_TRIES):
+        area = draws.uniform(smallest, 1) * width * height
+        ratio = math.exp(draws.uniform(*map(math.log, _SIDES)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = draws.randint(0, height - h)
+            return draws.randint(0, width - w), top, w, h
+    w, h = min(width, round(height * _SIDES[1])), min(height, round(width / _SIDES[0]))
+    return (width - w) // 2, (height - h) // 2, w, h
