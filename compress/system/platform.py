@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 _CGROUP = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
 _STATUS = Path("/proc/self/status")
+OWN_PROCESS = "fork" if sys.platform == "linux" else "spawn"
+"""How multiprocessing starts a process for a part of the work. macOS and Windows cannot safely fork."""
 _MAP_NORESERVE = 0x4000  # Python 3.11 has no name for this flag of Linux
 
 

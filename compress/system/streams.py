@@ -15,7 +15,7 @@ def ensure_open() -> None:
     os.close(number)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open, like a standard stream
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - it stays open, like a standard stream
 
 
 def silence(number: int) -> None:
