@@ -10,6 +10,7 @@ from pathlib import Path
 from compress.data.sources import LAYOUTS, find
 from compress.system import files
 from compress.system.distribution import version
+from compress.system.errors import CompressError
 from compress.system.platform import usable_cpus
 
 
@@ -28,9 +29,16 @@ def examine() -> dict[str, str]:
     facts["threads"] = str(torch.get_num_threads())
     facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
     facts["data"] = ", ".join(name for name in LAYOUTS if name != "folder" and find(name, None)) or "none here"
-    facts["cache"] = str(files.cache_folder())
+    facts["cache"] = _cache()
     facts["free disk"] = f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB here"
     return facts
+
+
+def _cache() -> str:
+    try:
+        return str(files.cache_folder())
+    except CompressError as error:
+        return f"none: {error}"
 
 
 def _version(package: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from compress.system.errors import MachineError
+from compress.system.paths import user_path
 from compress.system.platform import map_copy_on_write, sync_folder
 
 
@@ -140,7 +141,16 @@ def map_array(path: Path) -> np.ndarray:
 
 
 def cache_folder() -> Path:
-    """The folder of caches: $COMPRESS_CACHE, else compress/ in the user's cache folder (XDG)."""
+    """The folder of caches: $COMPRESS_CACHE, else compress/ in the user's cache folder (XDG).
+
+    Raises:
+        MachineError: the user has no home folder.
+    """
     if own := os.environ.get("COMPRESS_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress"
+        return user_path(own)
+    if users := os.environ.get("XDG_CACHE_HOME"):
+        return user_path(users) / "compress"
+    try:
+        return Path.home() / ".cache" / "compress"
+    except RuntimeError:
+        raise MachineError("this user has no home folder for the cache", "Set $COMPRESS_CACHE to a folder.") from None
