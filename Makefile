@@ -18,7 +18,7 @@ quickstart: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	printf '%s\n' Linux Darwin Windows | xargs -P $(WORKERS) -I{} $(BIN)/pyright --pythonplatform {}
 	$(BIN)/lint-imports
 
 test: test-fast

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compress.runs.folder import Run
 from compress.system.errors import InputError
+from compress.system.paths import user_path
 from export.records import ExportRecord, Precision
 
 STUDENT = "student"
@@ -94,7 +95,7 @@ def sidecar(engine: Path) -> Path:
 
 def given_run(run: Run | str | Path) -> Run:
     """The run that a caller named by its folder, or handed over."""
-    return run if isinstance(run, Run) else Run(Path(run))
+    return run if isinstance(run, Run) else Run(user_path(run))
 
 
 def read_export(run: Run, name: str = STUDENT) -> ExportRecord:

@@ -12,7 +12,7 @@ import sys
 
 def main() -> int:
     command = [sys.executable, "-m", "pip_audit", "--local", "--skip-editable", "--format", "json", "--timeout", "15"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     try:
         audited = json.loads(done.stdout)["dependencies"]
     except ValueError:

@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from compress.cli.output import as_json, print_json
+from compress.cli.paths import UserPath
 
 logger = logging.getLogger(__name__)
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.argument("run", type=UserPath(), required=False)
 @click.option(
     "--format", "formats", type=click.Choice(["onnx", "trt"]), multiple=True, default=["onnx"], show_default=True
 )
@@ -84,7 +85,7 @@ def export(
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.argument("run", type=UserPath(), required=False)
 @click.option("--runtime", "runtimes", type=click.Choice(["torch", "ort", "trt"]), multiple=True, help="Default: all.")
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Default: 1 and 32.")
 @click.option("--threads", type=click.IntRange(1), multiple=True, help="Default: what this process may use.")
@@ -130,8 +131,8 @@ def benchmark(
 
 
 @click.command()
-@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN...")
-@click.option("--out", type=click.Path(path_type=Path), help="The page. Default: RUN/report.html, or ./report.html.")
+@click.argument("runs", type=UserPath(), nargs=-1, required=True, metavar="RUN...")
+@click.option("--out", type=UserPath(), help="The page. Default: RUN/report.html, or ./report.html.")
 @as_json
 def report(runs: tuple[Path, ...], out: Path | None, json_: bool) -> None:
     """A page and Markdown of what `compress benchmark` measured of one RUN, or of several side by side."""
@@ -146,7 +147,7 @@ def report(runs: tuple[Path, ...], out: Path | None, json_: bool) -> None:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=UserPath())
 @click.option("--threads", type=click.IntRange(1), help="For ONNX Runtime. Default: what this process may use.")
 def verify(bundle: Path, threads: int | None) -> None:
     """Replay the golden inputs of BUNDLE on this machine: pass, or exit 6."""
@@ -157,7 +158,7 @@ def verify(bundle: Path, threads: int | None) -> None:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=UserPath())
 @click.argument("repo")
 @click.option("--private", is_flag=True, help="Create it as private; one that is public is refused.")
 @click.option("--dry-run", is_flag=True, help="Only write RUN/hub. So it is without a token, too.")

@@ -10,6 +10,8 @@ from pathlib import Path
 from compress.data.sources import LAYOUTS, find
 from compress.system import files
 from compress.system.distribution import version
+from compress.system.errors import CompressError
+from compress.system.platform import usable_cpus
 
 
 def examine() -> dict[str, str]:
@@ -22,14 +24,21 @@ def examine() -> dict[str, str]:
     for module, package in (("tensorrt", "tensorrt"), ("tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings")):
         found = importlib.util.find_spec(module) is not None
         facts[package] = _version(package) if found else "not installed"
-    facts["processors"] = f"{len(os.sched_getaffinity(0))} allowed of {os.cpu_count()}"
+    facts["processors"] = f"{usable_cpus()} usable of {os.cpu_count()}"
     facts["cpu"] = torch.backends.cpu.get_cpu_capability()
     facts["threads"] = str(torch.get_num_threads())
     facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
     facts["data"] = ", ".join(name for name in LAYOUTS if name != "folder" and find(name, None)) or "none here"
-    facts["cache"] = str(files.cache_folder())
+    facts["cache"] = _cache()
     facts["free disk"] = f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB here"
     return facts
+
+
+def _cache() -> str:
+    try:
+        return str(files.cache_folder())
+    except CompressError as error:
+        return f"none: {error}"
 
 
 def _version(package: str) -> str:

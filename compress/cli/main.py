@@ -3,6 +3,7 @@
 The commands are in the modules beside this one.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -24,6 +25,8 @@ from compress.system.errors import (
     is_out_of_memory,
 )
 
+logger = logging.getLogger(__name__)
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -36,6 +39,8 @@ def cli(context: click.Context, debug: bool) -> None:
     from compress.system import console
 
     console.show_log()
+    if leftover := launch.leftover():
+        logger.warning(f"{leftover} is set without what else torchrun sets, so this is one process")
     if launch.size() > 1 and context.invoked_subcommand != "distill":
         raise UsageError(
             f"compress {context.invoked_subcommand} runs in one process, and torchrun started {launch.size()}",
@@ -68,6 +73,7 @@ def run_command(command: click.Command, name: str, again: str = "Give the same c
         again: what to do after an interruption, as a sentence.
     """
     streams.ensure_open()
+    streams.show_any_text()
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from compress.cli.output import as_json, print_json
+from compress.cli.paths import UserPath
 
 
 @click.group()
@@ -31,7 +32,7 @@ def data_list(json_: bool) -> None:
 
 @data.command("prepare")
 @click.argument("name", type=click.Choice(["cifar100", "cinic10", "tinyimagenet"]))
-@click.option("--root", type=click.Path(path_type=Path), help="Where to. Default: $COMPRESS_DATA, then data/.")
+@click.option("--root", type=UserPath(), help="Where to. Default: $COMPRESS_DATA, then data/.")
 @click.option("--url", help="A mirror of the published archive; its checksum must still be the published one.")
 def data_prepare(name: str, root: Path | None, url: str | None) -> None:
     """Download, verify and unpack a data set, unless it is there."""

@@ -6,15 +6,16 @@ from typing import Any
 import click
 
 from compress.cli.output import as_json, print_json
+from compress.cli.paths import UserPath
 from compress.distributed import launch
 from compress.recipe.methods import METHOD_HELP
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=UserPath())
 @click.option("--method", metavar="M", help=f"Supervision: {METHOD_HELP}")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key, as in train.epochs=10.")
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder. Default: runs/NAME of its own.")
+@click.option("--out", type=UserPath(), help="The run folder. Default: runs/NAME of its own.")
 @click.option(
     "--resume", is_flag=True, help="Go on from the newest checkpoint of --out, or of this recipe's newest run."
 )
@@ -59,12 +60,12 @@ def distill(
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=UserPath())
 @click.option("--method", "methods", metavar="M", multiple=True, help="May be given several times, as --seed.")
 @click.option("--seed", "seeds", type=int, multiple=True, help="train.seed: of the student; the teacher has its own.")
 @click.option("--set", "varied", metavar="KEY=A,B", multiple=True, help="Values of a key, as in train.lr=0.1,0.05.")
 @click.option("--baseline", metavar="ARM", help="What the table compares with. Default: the first arm.")
-@click.option("--out", type=click.Path(path_type=Path), help="The folder of runs and table. Default: runs/.")
+@click.option("--out", type=UserPath(), help="The folder of runs and table. Default: runs/.")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -119,8 +120,8 @@ def sweep(
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path), metavar="RUN|ONNX")
-@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("model", type=UserPath(), metavar="RUN|ONNX")
+@click.argument("images", type=UserPath(), nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many classes to show.")
 @as_json
 def predict(model: Path, images: tuple[Path, ...], top: int, json_: bool) -> None:

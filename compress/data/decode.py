@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import subprocess
 import sys
 import warnings
@@ -22,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from compress.data.preprocessing import FILTERS, Interpolation
+from compress.system import platform
+from compress.system.child import module_command
 from compress.system.errors import InputError, first_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
@@ -118,8 +119,8 @@ def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
     """
     array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), square.size, square.size, 3))
     with out.open("r+b") as file:  # a full disk raises here; later a write to the mapped file would kill the process
-        os.posix_fallocate(file.fileno(), 0, out.stat().st_size)
-    workers = min(len(os.sched_getaffinity(0)), max(1, len(paths) // _WORTH_A_PROCESS))
+        platform.reserve_space(file, out.stat().st_size)
+    workers = min(platform.usable_cpus(), max(1, len(paths) // _WORTH_A_PROCESS))
     if workers == 1:
         for row, path in enumerate(paths):
             array[row] = square.read(path)
@@ -134,7 +135,7 @@ def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
 
 
 def _run_workers(jobs: list[dict[str, object]]) -> None:
-    command = [sys.executable, "-m", "compress.data.decode"]
+    command = module_command("compress.data.decode")
     processes = [
         subprocess.Popen(
             command,
@@ -142,7 +143,7 @@ def _run_workers(jobs: list[dict[str, object]]) -> None:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            process_group=0,  # Ctrl-C reaches only this process, which then ends the workers
+            **platform.without_keyboard(),  # Ctrl-C reaches only this process, which then ends the workers
         )
         for _ in jobs
     ]

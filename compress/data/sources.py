@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from compress.data.decode import SUFFIXES
 from compress.system.errors import InputError
+from compress.system.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ LAYOUTS: dict[str, Layout] = {
 def data_roots(root: str | None) -> list[Path]:
     """The folders in which data is searched: root if it is given, else $COMPRESS_DATA and then data/."""
     given = [root] if root else [os.environ.get("COMPRESS_DATA"), "data"]
-    return [Path(place).expanduser() for place in given if place]
+    return [user_path(place) for place in given if place]
 
 
 def find(name: str, root: str | None) -> Path | None:

@@ -8,10 +8,22 @@ import os
 from datetime import timedelta
 from typing import Any
 
+_NUMBERS = ("WORLD_SIZE", "RANK", "MASTER_PORT")
+
 
 def size() -> int:
     """The number of processes that torchrun started for this run; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ["WORLD_SIZE"]) if _launched() else 1
+
+
+def leftover() -> str:
+    """What is set of torchrun's variables where not all of them are, as in a job's shell. They count for nothing."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return "" if _launched() or size == "1" else f"WORLD_SIZE={size}"
+
+
+def _launched() -> bool:
+    return all(os.environ.get(name, "").isdecimal() for name in _NUMBERS) and bool(os.environ.get("MASTER_ADDR"))
 
 
 def leads() -> bool:

@@ -23,6 +23,9 @@ from compress.system import console
 from compress.system.errors import MachineError, UsageError
 
 T = TypeVar("T")
+# The second names are those before torch 2.14, which deprecates them.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 _PATIENCE = timedelta(days=30)  # the leader may wait for another run's teacher; a dead process is noticed at once
 
 
@@ -206,14 +209,14 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, part: Tensor, world: World) -> Tensor:
         ctx.world = world
         whole = part.new_empty(world.size * len(part), *part.shape[1:])
-        dist.all_gather_into_tensor(whole, part.contiguous(), group=world.group)
+        _all_gather(whole, part.contiguous(), group=world.group)
         return whole
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (whole,) = gradients
         part = whole.new_empty(len(whole) // ctx.world.size, *whole.shape[1:])
-        dist.reduce_scatter_tensor(part, whole.contiguous(), group=ctx.world.group)
+        _reduce_scatter(part, whole.contiguous(), group=ctx.world.group)
         return part, None
 
 

@@ -22,6 +22,7 @@ from compress.models import small_stem
 from compress.models.wrappers import Adapted, Ensemble
 from compress.system import files
 from compress.system.errors import InputError, first_line
+from compress.system.platform import sync_folder
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -135,7 +136,7 @@ def save_model(model: nn.Module, folder: Path, dataset: Dataset) -> str:
             shutil.rmtree(folder, ignore_errors=True)
             Path(scratch).rename(folder)
             folder.chmod(0o755)
-            files.sync_folder(folder.parent)
+            sync_folder(folder.parent)
     except (OSError, SafetensorError) as error:
         size = sum(value.numel() * value.element_size() for value in plain.state_dict().values())
         reason = OSError(f"{first_line(error)}; {size:,} bytes needed")

@@ -102,6 +102,8 @@ def hub_file(
     try:
         if path := _cached(wanted):
             return path
+        if constants.HF_HUB_CACHE.startswith("~"):
+            raise MachineError("this user has no home folder for the Hub's cache", "Set HF_HOME to a folder.")
         if constants.HF_HUB_OFFLINE:
             raise MachineError(
                 f"the weights {repo} are not in the cache, and HF_HUB_OFFLINE does not let them be fetched",

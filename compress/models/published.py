@@ -26,6 +26,7 @@ from compress.models.registry import check_published
 from compress.recipe import Member, Student
 from compress.system import files
 from compress.system.errors import CompressError, InputError, UsageError, first_line
+from compress.system.paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -99,10 +100,10 @@ def find_published(settings: Student | Member) -> Published:
     given = settings.weights if isinstance(settings, Member) else settings.pretrained
     setting = "teacher.weights" if of_teacher else "student.pretrained"
     if isinstance(given, str):
-        return replace(_of_path(settings, Path(given).expanduser()), setting=setting)
+        return replace(_of_path(settings, user_path(given)), setting=setting)
     scheme, _, place = settings.model.partition(":")
     if scheme == "local-dir" and place:
-        return replace(_of_folder(Path(place).expanduser(), settings.args), setting=setting)
+        return replace(_of_folder(user_path(place), settings.args), setting=setting)
     if scheme == "hf-hub" and place:
         repo, _, revision = place.partition("@")
         config = hub_file(repo, (CONFIG,), revision=revision or None, setting=setting)

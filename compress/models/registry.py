@@ -15,10 +15,12 @@ def known_architecture(model: str) -> str:
     """The architecture in a timm name: the part before the tag.
 
     Raises:
-        UsageError: timm has no such architecture.
+        UsageError: timm has no such architecture, or publishes no weights with that tag.
     """
-    name = model.split(".")[0]
+    name, _, tag = model.partition(".")
     if timm.is_model(name):
+        if tag:
+            _check_tag(name, tag)
         return name
     close = difflib.get_close_matches(name, timm.list_models(), n=1)
     raise UsageError(
@@ -56,11 +58,14 @@ def check_published(model: str) -> None:
         close = difflib.get_close_matches(name, others, n=3)
         known = f"Known with weights: {', '.join(close)}. Or give" if close else "Give"
         raise UsageError(f"timm publishes no weights for {name}", f"{known} a folder of weights.")
-    if model == name or model in published:
+
+
+def _check_tag(name: str, tag: str) -> None:
+    published = published_tags(name)
+    if f"{name}.{tag}" in published:
         return
-    tag = model.removeprefix(f"{name}.")
     close = difflib.get_close_matches(tag, [other.removeprefix(f"{name}.") for other in published], n=1)
     raise UsageError(
         f"timm publishes no weights {tag!r} of {name}",
-        f"Did you mean {name}.{close[0]}?" if close else f"Published are {', '.join(published)}.",
+        f"Did you mean {name}.{close[0]}?" if close else f"Published are {', '.join(published) or 'none'}.",
     )

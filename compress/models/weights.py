@@ -7,7 +7,6 @@ model or the data is an error that names the difference.
 import logging
 from collections.abc import Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from compress.models.published import find_published, published_model
 from compress.models.wrappers import Adapted
 from compress.recipe import Member
 from compress.system.errors import InputError
+from compress.system.paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def teacher_preprocessing(settings: Member) -> Preprocessing:
         return find_published(settings).preprocessing
     if settings.checkpoint is None:
         return Preprocessing()
-    path = Path(settings.checkpoint).expanduser()
+    path = user_path(settings.checkpoint)
     folder = path if path.is_dir() else path.parent
     if not (folder / CONFIG).exists():
         return Preprocessing()
@@ -79,7 +79,7 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
         UsageError: timm cannot make the model.
     """
     assert settings.checkpoint
-    path = Path(settings.checkpoint).expanduser()
+    path = user_path(settings.checkpoint)
     if path.is_dir():
         config = read_config(path)
         path = weights_in(path)

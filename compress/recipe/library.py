@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from compress.system.errors import UsageError
+from compress.system.paths import user_path
 
 _IN_WHEEL = Path(__file__).parent / "recipes"  # setup.py puts them there
 _IN_CHECKOUT = Path(__file__).parents[2] / "recipes"
@@ -39,7 +40,7 @@ def find_recipe(recipe: str | Path) -> Path:
     Raises:
         UsageError: there is neither a file nor a recipe of that name.
     """
-    path = Path(recipe)
+    path = user_path(recipe)
     exists = os.path.exists(path)  # Path.exists raises where a folder may not be read
     if exists and not path.is_dir():
         return path

@@ -3,14 +3,21 @@
 In: plain data and SECTION.KEY=VALUE. Out: the data, changed in place.
 """
 
+import re
 from typing import Any
 
 from compress.recipe.strict_yaml import parse_yaml
 from compress.system.errors import UsageError
 
+_PLAIN = re.compile(r"\s#|:(\s|$)")
+"""What begins a comment or a mapping in YAML, and is mere text on a command line."""
+_NOT_PLAIN = tuple("[{\"'&*!|>%@`#")
+
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Sets the value of "section.key=value" in place, as --set does. The value is YAML.
+    """Sets the value of "section.key=value" in place, as --set does.
+
+    The value is YAML. Without quotes or brackets it ends with the text, also where it holds ` #` or `: `, as paths do.
 
     Raises:
         UsageError: the text is not KEY=VALUE, the value is not YAML, or the key leads nowhere.
@@ -18,7 +25,8 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise UsageError(f"--set {override!r} is not KEY=VALUE", "For example: --set train.epochs=10.")
-    value = parse_yaml(text, f"--set {key}")
+    plain = _PLAIN.search(text) and text.lstrip()[:1] not in _NOT_PLAIN
+    value = text.strip() if plain else parse_yaml(text, f"--set {key}")
     assign(raw, key.strip().split("."), value, f"--set {key}")
 
 

@@ -4,6 +4,7 @@ In: text. Out: plain data. Scalars are those of YAML 1.2. Duplicate keys, anchor
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,10 @@ import yaml
 from compress.system.errors import UsageError
 
 MAX_DEPTH = 16
+_ODD_SPACE = re.compile(
+    r"""(?m)^(?:[ \t-]*|[^"'#\n]*[:,{\[][ \t]*)([\u00a0\u1680\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff])"""
+)
+"""An invisible sign that is no space to YAML, in an indentation or after a sign of YAML: it would become text."""
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -69,6 +74,14 @@ def parse_yaml(text: str, source: str) -> Any:
     Raises:
         UsageError: the text is not plain YAML.
     """
+    text = text.removeprefix("\ufeff")  # what Windows editors write first
+    if odd := _ODD_SPACE.search(text):
+        line = text.count("\n", 0, odd.end()) + 1
+        name = unicodedata.name(odd[1], "odd space").lower()
+        raise UsageError(
+            f"{source}, line {line}: {name} (U+{ord(odd[1]):04X}) where YAML needs a plain space",
+            "Text that was copied from a page has such signs.",
+        )
     try:
         return yaml.load(text, Loader=StrictLoader)
     except yaml.MarkedYAMLError as error:

@@ -89,7 +89,7 @@ class TeacherTrain(Section):
         description="Decay of a moving average of the weights. It is what is evaluated and saved. Default: none.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        default="auto", description="auto: bf16 on a GPU, fp32 on a CPU."
+        default="auto", description="auto: bf16 on a GPU that has it (since Ampere), else fp32."
     )
     compile: bool = Field(default=False, description="Compile both models with torch.compile.")
     checkpoint_minutes: float = Field(

@@ -13,12 +13,14 @@ import torch
 from compress import models
 from compress.data import Dataset, Splits, load_data, on_device
 from compress.data.preprocessing import Preprocessing
+from compress.data.sources import find
 from compress.distributed.world import current
 from compress.models.published import find_published
 from compress.models.weights import teacher_preprocessing
 from compress.recipe import Augment, Data, Member, Recipe
 from compress.runs.folder import Run
 from compress.system.errors import InputError
+from compress.system.paths import user_path
 from compress.training.memo import Memo
 
 logger = logging.getLogger(__name__)
@@ -104,13 +106,22 @@ def _as_recorded(folder: Path, data: Data) -> tuple[Preprocessing, Data]:
 
 def _recorded(run: Run, folder: Path, data: Data, sha256: str) -> Dataset:
     seen, settings = _as_recorded(folder, data)
-    dataset = load_data(settings, seen)
+    dataset = load_data(_found_again(run, settings), seen)
     if dataset.sha256 != sha256:
         raise InputError(
             f"{run.path} was trained on other {dataset.name} data than is here",
             "Point data.root to that data, or train again.",
         )
     return dataset
+
+
+def _found_again(run: Run, data: Data) -> Data:
+    """The data section, with a relative root as the folder has it in which the run was begun, if it is there yet."""
+    begun = run.manifest.working_folder
+    if not begun or (data.root is None and find(data.name, None) is not None):
+        return data
+    root = str(Path(begun) / user_path(data.root or "data"))
+    return data if find(data.name, root) is None else data.model_copy(update={"root": root})
 
 
 def _describe(dataset: Dataset, augment: Augment) -> str:

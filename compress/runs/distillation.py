@@ -31,6 +31,7 @@ from compress.system import files
 from compress.system.distribution import version
 from compress.system.errors import CompressError, InputError, MachineError
 from compress.system.interrupts import deferred
+from compress.system.paths import user_path
 from compress.training import Position, finish
 from compress.training.checkpoint import has_checkpoints, newest_checkpoint
 from compress.training.memo import Memo
@@ -106,7 +107,7 @@ def distill_in_steps(
         Interrupted: SIGINT or SIGTERM arrived. What was trained is saved.
     """
     place, world = torch_device(device), current()
-    where = None if out is None else Path(out)
+    where = None if out is None else user_path(out)
     run, resolved, goes_on = world.from_leader(lambda: open_run(recipe, name, where, resume, place, extend=extend))
     if not goes_on:
         return run
@@ -176,6 +177,7 @@ def _begin(work: "_Work", name: str) -> Manifest:
         "versions": versions(),
         "device": _device_name(work.device),
         "processes": processes,
+        "working_folder": str(Path.cwd()) if before is None else before.working_folder,
         "started": now() if before is None else before.started,
         "error": None,
     }

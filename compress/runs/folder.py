@@ -15,6 +15,7 @@ from compress.runs.locks import HOLDER, LOCK, in_use, is_held
 from compress.runs.records import FinishedManifest, Manifest, TeacherRecord
 from compress.system import files
 from compress.system.errors import InputError, MachineError
+from compress.system.paths import user_path
 from compress.training.loop import TrainingFiles
 
 MANIFEST = "manifest.json"
@@ -22,7 +23,7 @@ MANIFEST = "manifest.json"
 
 def runs_root() -> Path:
     """The folder of runs, teachers and assistants: $COMPRESS_RUNS, else runs/ in the working folder."""
-    return Path(os.environ.get("COMPRESS_RUNS") or "runs")
+    return user_path(os.environ.get("COMPRESS_RUNS") or "runs")
 
 
 def teachers_root() -> Path:
@@ -207,8 +208,10 @@ def new_run(recipe: Recipe, name: str, out: Path | None) -> Run:
     run = Run(path)
     if path.is_dir() and (path / LOCK).exists() and is_held(path):
         raise in_use(path)
+    if path.exists() and not path.is_dir():
+        raise MachineError(f"{path} is a file, and a run is a folder", "Choose another --out.")
     leftovers = {run.recipe_file.name, LOCK, HOLDER}  # left by a run that ended before its first manifest
-    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - leftovers):
+    if path.exists() and {entry.name for entry in path.iterdir()} - leftovers:
         hint = "Choose another --out."
         if run.manifest_file.exists():
             finished = run.manifest.finished
@@ -227,6 +230,8 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         InputError: the folder is no run, or its manifest is damaged or of a newer version.
     """
+    if path.is_file():
+        raise InputError(f"{path} is a file, and a run is a folder", "Give the folder that holds it.")
     try:
         return Manifest.read(path / MANIFEST)
     except FileNotFoundError:

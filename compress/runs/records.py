@@ -114,6 +114,7 @@ class Manifest(Record):
     """manifest.json. A run that is not finished may lack its results.
 
     Attributes:
+        working_folder: in which the run was begun. A relative data.root of its recipe is below it.
         int8_input_ranges: [lowest, highest] input by layer, for a student that was fine-tuned for INT8.
     """
 
@@ -126,6 +127,7 @@ class Manifest(Record):
     versions: dict[str, str] = {}
     device: str = ""
     processes: int = 1
+    working_folder: str = ""
     started: str = ""
     seconds: float = 0.0
     error: str | None = None

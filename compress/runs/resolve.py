@@ -92,9 +92,10 @@ def _epochs(like: Member | None) -> int | None:
 
 
 def fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
-    """What `precision: auto` stands for: bf16 on a GPU.
+    """What `precision: auto` stands for: bf16 on a GPU that computes in it, as those since Ampere do.
 
     On CPUs without AMX bf16 was slower than fp32 with every model tried. With AMX it was faster for ResNets, but some
     gradients of convolutions on small maps were not finite (recipes/results/training.md).
     """
-    return "bf16" if device.type == "cuda" else "fp32"
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if on_gpu else "fp32"

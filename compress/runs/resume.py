@@ -3,19 +3,23 @@
 In: a recipe and the command's options. Out: the run, its resolved recipe, and whether there is work to do.
 """
 
+import logging
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from compress.distributed.world import current, processes
-from compress.recipe import Member, Recipe, Train, changed_keys
+from compress.recipe import BenchmarkLimits, Export, Member, Recipe, Train, changed_keys
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.runs.data import data_of_student
 from compress.runs.folder import Run, all_runs, new_run
+from compress.runs.locks import held
 from compress.runs.resolve import resolve
 from compress.system.errors import CompressError, InputError, UsageError
 from compress.training.checkpoint import has_checkpoints, newest_checkpoint
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Member)
 _EXTENSIONS = {"train.epochs", *(f"train.{key}" for key in FINE_TUNING)}
@@ -67,6 +71,8 @@ def open_run(
         data_of_student(old, resolved.data)
     if finished and changed and newest_checkpoint(old.checkpoints) is None:
         raise InputError(f"the checkpoints of {old.path} were removed, so it cannot go on", "Start a new run.")
+    if finished and not changed:
+        _take_limits(old, resolved)
     return old, resolved, not finished or bool(changed)
 
 
@@ -87,12 +93,24 @@ def refuse_other_recipe(run: Run, given: Recipe) -> None:
         raise _other_recipe(run, changed, extend=False)
 
 
+def _take_limits(run: Run, resolved: Recipe) -> None:
+    """Gives a finished run what its recipe now says of export and benchmark, on which its training does not depend."""
+    recorded = run.recipe
+    taken = recorded.model_copy(update={"export": resolved.export, "benchmark": resolved.benchmark})
+    if taken == recorded:
+        return
+    with held(run.path):
+        run.write_recipe(taken)
+        run.update({"recipe_sha256": taken.sha256})
+    logger.info(f"{run.path} is finished, and takes the settings of export and benchmark")
+
+
 def _changed(before: Recipe, resolved: Recipe) -> list[str]:
     return changed_keys(_without_free_keys(before), _without_free_keys(resolved))
 
 
 def _without_free_keys(recipe: Recipe) -> Recipe:
-    """The recipe with defaults for every setting that may change while a run goes on."""
+    """The recipe with defaults for every setting that may change while a run goes on. Training reads none of them."""
     data = recipe.data.model_copy(update={"root": None})
     housekeeping = {key: Train.model_fields[key].default for key in HOUSEKEEPING}
 
@@ -102,7 +120,13 @@ def _without_free_keys(recipe: Recipe) -> Recipe:
 
     teacher = plain(recipe.teacher).model_copy(update={"ensemble": [*map(plain, recipe.teacher.ensemble)]})
     return recipe.model_copy(
-        update={"data": data, "teacher": teacher, "train": recipe.train.model_copy(update=housekeeping)}
+        update={
+            "data": data,
+            "teacher": teacher,
+            "train": recipe.train.model_copy(update=housekeeping),
+            "export": Export(),
+            "benchmark": BenchmarkLimits(),
+        }
     )
 
 

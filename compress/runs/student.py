@@ -26,6 +26,7 @@ from compress.runs.folder import Run, finished_run
 from compress.runs.records import DataRecord
 from compress.system import files
 from compress.system.errors import InputError
+from compress.system.paths import user_path
 from compress.system.seeds import stream
 from compress.training import Position, accuracy, logits_of, qat, train
 from compress.training.loop import Job
@@ -169,7 +170,7 @@ def load_student(run: Run | str | Path, *, model: nn.Module | None = None) -> nn
     Raises:
         InputError: the run is not finished, its weights are missing or altered, or they do not fit `model`.
     """
-    run = finished_run(run.path if isinstance(run, Run) else Path(run))
+    run = finished_run(run.path if isinstance(run, Run) else user_path(run))
     weights = run.student / models.WEIGHTS
     if not weights.is_file() or files.sha256_file(weights) != run.manifest.student_sha256:
         raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")

@@ -7,10 +7,8 @@ and the place of the cache.
 import contextlib
 import hashlib
 import json
-import mmap
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from compress.system.errors import MachineError
-
-# Python 3.11 has no name for this flag. macOS reserves no memory for a private mapping, so it needs none.
-_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+from compress.system.paths import user_path
+from compress.system.platform import map_copy_on_write, sync_folder
 
 
 @contextlib.contextmanager
@@ -43,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -106,15 +103,6 @@ def link_folder(source: Path, target: Path) -> None:
         raise cannot_write(target, error) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename inside the folder survive a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def cannot_write(path: Path, error: OSError) -> MachineError:
     """The error for a path that cannot be written."""
     return MachineError(
@@ -145,9 +133,7 @@ def map_array(path: Path) -> np.ndarray:
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         if dtype.hasobject or not shape:
             raise ValueError(f"{path} holds objects, or no array")
-        mapped = mmap.mmap(
-            file.fileno(), 0, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
-        )
+        mapped = map_copy_on_write(file)
         try:
             return np.ndarray(shape, dtype, buffer=mapped, offset=file.tell(), order="F" if fortran_order else "C")
         except TypeError as error:
@@ -155,7 +141,16 @@ def map_array(path: Path) -> np.ndarray:
 
 
 def cache_folder() -> Path:
-    """The folder of caches: $COMPRESS_CACHE, else compress/ in the user's cache folder (XDG)."""
+    """The folder of caches: $COMPRESS_CACHE, else compress/ in the user's cache folder (XDG).
+
+    Raises:
+        MachineError: the user has no home folder.
+    """
     if own := os.environ.get("COMPRESS_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress"
+        return user_path(own)
+    if users := os.environ.get("XDG_CACHE_HOME"):
+        return user_path(users) / "compress"
+    try:
+        return Path.home() / ".cache" / "compress"
+    except RuntimeError:
+        raise MachineError("this user has no home folder for the cache", "Set $COMPRESS_CACHE to a folder.") from None

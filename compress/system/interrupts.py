@@ -4,7 +4,6 @@ In: a signal. Out: Interrupted. Within `deferred` it waits until the step is fin
 command is interrupted only once. Later signals do not disturb saving and cleaning up.
 """
 
-import os
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, NoReturn
 
 from compress.system.errors import Interrupted
+from compress.system.platform import signal_self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN = 0.01  # seconds until a signal is sent again whose exception Python dropped
@@ -61,7 +61,7 @@ def _send_again(lost: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(lost)
         return
     _Command.interrupted = False
-    again = threading.Timer(_AGAIN, os.kill, (os.getpid(), lost.exc_value.signal_number))
+    again = threading.Timer(_AGAIN, signal_self, (lost.exc_value.signal_number,))
     again.daemon = True
     again.start()
 

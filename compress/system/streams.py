@@ -1,5 +1,6 @@
 """Standard output and standard error, which may be closed at the start or go away during the work."""
 
+import io
 import os
 import sys
 from typing import Any
@@ -15,7 +16,14 @@ def ensure_open() -> None:
     os.close(number)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open, like a standard stream
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - it stays open, like a standard stream
+
+
+def show_any_text() -> None:
+    """Prints what a terminal's encoding lacks as escapes, also undecodable file names. Otherwise it is an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def silence(number: int) -> None:

@@ -4,14 +4,12 @@ In: a dictionary for each epoch. Out: lines in the file, and the lines that are 
 """
 
 import json
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compress.system import files
+from compress.system import files, platform
 from compress.training.trackers import Trackers
 
 
@@ -68,8 +66,7 @@ def peak_memory_mb(device: torch.device) -> float:
     """The peak memory in MB: of the GPU, or the resident memory of this process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return platform.peak_memory_mb()
 
 
 def _as_line(line: dict[str, Any]) -> str:

@@ -3,11 +3,11 @@
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
 
 import torch
 
 from compress.system.distribution import version
+from compress.system.platform import load_average, processor
 from export.benchmark.results import Machine
 from export.onnx import default_threads
 
@@ -17,31 +17,18 @@ _OPTIONAL = ("tensorrt", "tensorrt-rtx-cu13-bindings")
 
 def this_machine() -> Machine:
     """The machine at hand, as benchmark.json has it."""
-    cpu, flags = _processor()
+    cpu, flags = processor()
+    load = load_average()
     return Machine(
         cpu=cpu,
         cpu_flags=flags,
         cores_allowed=default_threads(),
         cores_of_host=os.cpu_count() or 1,
-        load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        load_average=None if load is None else round(load, 2),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         versions={"python": platform.python_version(), **_versions()},
     )
-
-
-def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
-    """The model's name and the sorted flags of the first processor. Only Linux knows the flags."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine(), []
-    first: dict[str, str] = {}
-    for line in lines:
-        key, _, value = line.partition(":")
-        first.setdefault(key.strip(), value.strip())
-    name = first.get("model name") or platform.processor() or platform.machine()
-    return name, sorted((first.get("flags") or first.get("Features") or "").split())
 
 
 def _versions() -> dict[str, str]:

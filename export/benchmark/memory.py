@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress.system.child import module_command
+from compress.system.platform import peak_memory_mb
+
 if TYPE_CHECKING:
     from export.benchmark.results import Memory, NotRun
 
@@ -28,8 +31,8 @@ def peak_memory(model: Path, *, batch: int, threads: int) -> "Memory | NotRun":
     """
     from export.benchmark.results import Memory, NotRun
 
-    arguments = [sys.executable, "-m", "export.benchmark.memory", str(model.resolve()), str(batch), str(threads)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    arguments = [*module_command("export.benchmark.memory"), str(model), str(batch), str(threads)]
+    done = subprocess.run(arguments, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return NotRun(reason=f"its process failed: {last}")
@@ -37,32 +40,17 @@ def peak_memory(model: Path, *, batch: int, threads: int) -> "Memory | NotRun":
     return Memory(peak_mb=round(peak, 1), library_mb=round(library, 1), batch=batch)
 
 
-def _high_water_mb() -> float:
-    """The most resident memory that this process ever had.
-
-    Not ru_maxrss where it can be avoided: on Linux that starts from the parent's at the time of the exec.
-    """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
-    except (OSError, IndexError):
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
 def _onnx(path: Path, batch: int, threads: int) -> tuple[float, float]:
     import numpy as np
 
     from export.onnx.session import open_session
 
-    library = _high_water_mb()
+    library = peak_memory_mb()
     session = open_session(path, threads)
     entry = session.get_inputs()[0]
     for _ in range(2):
         session.run(None, {entry.name: np.zeros((batch, *entry.shape[1:]), np.float32)})
-    return library, _high_water_mb()
+    return library, peak_memory_mb()
 
 
 def _torch(folder: Path, batch: int, threads: int) -> tuple[float, float]:
@@ -70,14 +58,14 @@ def _torch(folder: Path, batch: int, threads: int) -> tuple[float, float]:
 
     from compress.models import load_model, read_config
 
-    library = _high_water_mb()
+    library = peak_memory_mb()
     torch.set_num_threads(threads)
     model = load_model(folder)
     shape = read_config(folder)["pretrained_cfg"]["input_size"]
     with torch.inference_mode():
         for _ in range(2):
             model(torch.zeros(batch, *shape))
-    return library, _high_water_mb()
+    return library, peak_memory_mb()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from export.runtimes import OrtRuntime
 
 MANIFEST = "manifest.json"
 GOLDEN_IMAGES = 10
+_BY_USE = frozenset({"__pycache__", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"})
 # Allowed difference as a share of the largest logit. INT8 differs between CPUs with and without 8-bit dot products.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}
 
@@ -124,8 +125,14 @@ def _precision(model: Path) -> Precision:
 
 def _files(folder: Path) -> list[str]:
     """Every file but the manifest, as POSIX paths relative to the folder, sorted."""
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in found if name != MANIFEST)
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in found if path.as_posix() != MANIFEST)
+
+
+def _leaves_by_use(name: str) -> bool:
+    """Whether Python or a file manager leaves such a file in a folder that is used. None of them is ever run."""
+    path = PurePosixPath(name)
+    return not _BY_USE.isdisjoint(path.parts) or path.name.startswith("._")
 
 
 def _zip(folder: Path, target: Path) -> None:
@@ -186,7 +193,7 @@ def _checked_manifest(folder: Path, path: Path) -> BundleManifest:
     present = set(_files(folder))
     if missing := sorted((set(listed) | known) - present):
         raise InputError(f"{path} lacks {missing[0]}", "Get the bundle anew")
-    if added := sorted(present - set(listed)):
+    if added := sorted(name for name in present - set(listed) if not _leaves_by_use(name)):
         raise InputError(f"{path} holds {added[0]}, which its manifest does not list", "Get the bundle anew")
     for name, expected in listed.items():
         if sha256_file(folder / name) != expected:

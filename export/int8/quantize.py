@@ -18,6 +18,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from compress.system.errors import InputError, UsageError
+from compress.system.platform import processor
 from export.int8.calibrate import Method, activation_ranges, plain_range
 from export.int8.macs import WEIGHTED
 from export.onnx import get_metadata, load, open_session, save, set_metadata
@@ -162,10 +163,7 @@ def has_vnni() -> bool:
     """Whether this CPU multiplies 8-bit numbers without saturating; without it, x86 weights get 7 bits."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
+    _, flags = processor()
     return "avx512_vnni" in flags or "avx_vnni" in flags
 
 

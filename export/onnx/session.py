@@ -3,7 +3,6 @@
 Nothing here imports torch or onnx: the process that measures memory holds only what a deployer's holds.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,30 +17,15 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
 
 from compress.system.errors import InputError
+from compress.system.platform import usable_cpus
 
 
 def default_threads() -> int:
-    """CPUs this process may really use: the smaller of its affinity and its cgroup's quota.
+    """CPUs this process may really use.
 
     ONNX Runtime counts the host's cores instead. In a container with a quota its threads then fight for time.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quota = _cgroup_cpus()
-    return max(1, min(allowed, int(quota)) if quota is not None else allowed)
-
-
-def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The CPU quota of this container in cores (cgroup v2, then v1), or None without one."""
-    try:
-        if (root / "cpu.max").exists():
-            limit, period = (root / "cpu.max").read_text().split()
-            return None if limit == "max" else int(limit) / int(period)
-        limit_us = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
-        period_us = int((root / "cpu" / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-    return limit_us / period_us if limit_us > 0 else None
+    return usable_cpus()
 
 
 def open_session(

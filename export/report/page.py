@@ -15,6 +15,7 @@ from compress import models
 from compress.runs.folder import Run
 from compress.system import files
 from compress.system.errors import InputError, UsageError
+from compress.system.paths import user_path
 from compress.training.metrics import read_metrics
 from compress.training.trackers import add_artifacts
 from export.benchmark import (
@@ -30,6 +31,7 @@ from export.benchmark import (
 from export.folder import ExportFolder, given_run
 from export.report import plots
 from export.report.baseline import plain_training
+from export.report.names import told_apart
 
 CLASSES_IN_MARKDOWN = 5
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
@@ -60,7 +62,7 @@ def report_runs(runs: Run | str | Path | Sequence[Run | str | Path], out: str | 
     found = [given_run(run) for run in ([runs] if isinstance(runs, Run | str | Path) else runs)]
     if not found:
         raise UsageError("no run to report on", "Name one or several run folders.")
-    page = Path(out) if out is not None else found[0].report if len(found) == 1 else Path(found[0].report.name)
+    page = user_path(out) if out is not None else found[0].report if len(found) == 1 else Path(found[0].report.name)
     if page.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{out} is no name for the page", "Choose one that ends in .html; .md is written beside it.")
     content = _content(found)
@@ -81,7 +83,8 @@ def markdown(runs: Sequence[Run]) -> str:
 
 
 def _content(runs: Sequence[Run]) -> dict[str, Any]:
-    views = [View.read(run) for run in runs]
+    benchmarks = told_apart([read_benchmark(run) for run in runs], [run.path for run in runs])
+    views = [View.read(run, benchmark) for run, benchmark in zip(runs, benchmarks, strict=True)]
     _check_same_data(views)
     return {"views": views, "outcomes": _OUTCOMES, "advice": _ADVICE}
 
@@ -109,8 +112,7 @@ class View:
     """Whether plain training would have done; empty for a run that is that."""
 
     @classmethod
-    def read(cls, run: Run) -> "View":
-        benchmark = read_benchmark(run)
+    def read(cls, run: Run, benchmark: Benchmark) -> "View":
         if others := [entry.name for entry in benchmark.candidates if _is_another(run, entry)]:
             warning = f"Made anew since this was measured: {', '.join(others)}. Measure again with compress benchmark."
             benchmark = benchmark.model_copy(update={"warnings": [warning, *benchmark.warnings]})

@@ -62,12 +62,26 @@ def test_many_images_are_decoded_by_workers_to_the_same_pixels(tmp_path: Path, m
     serial = load_data(settings)
     shutil.rmtree(os.environ["COMPRESS_CACHE"] + "/data")
     monkeypatch.setattr("compress.data.decode._WORTH_A_PROCESS", 1)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("compress.system.platform.usable_cpus", lambda: 2)
     parallel = load_data(settings)
     np.testing.assert_array_equal(serial.train_images, parallel.train_images)
     truncate(tmp_path / "train" / "light" / "005.png")
     with pytest.raises(InputError, match=r"light/005\.png"):
         load_data(settings)
+
+
+@pytest.mark.parametrize("name", ["random", "queue", "compress", "PIL", "numpy"])
+def test_workers_leave_a_file_of_the_user_alone_that_is_named_like_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_folder_data(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / f"{name}.py").write_text("raise SystemExit('my own script')\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("compress.data.decode._WORTH_A_PROCESS", 1)
+    monkeypatch.setattr("compress.system.platform.usable_cpus", lambda: 2)
+    data = load_data(Data(name="folder", root=str(tmp_path), image_size=8))
+    assert len(data.train_images) == 72
 
 
 def test_decoding_works_from_a_script_without_a_main_guard(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,5 +27,7 @@ def in_two_processes(work: Work, folder: Path, device: str = "cpu") -> list[Any]
 def _process(rank: int, work: Work, folder: Path, port: int, device: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for category in (DeprecationWarning, FutureWarning):  # pytest's own filters do not reach this process
+        warnings.filterwarnings("error", category=category, module=r"(compress|export|tests)\.")
     with joined(torch.device(device)):
         torch.save(work(folder), folder / f"{rank}.pt")

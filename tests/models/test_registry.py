@@ -49,9 +49,14 @@ def test_an_architecture_without_weights_is_answered_with_some_that_have_them() 
 
 
 def test_a_recipe_s_model_is_refused_in_the_same_words() -> None:
-    for name in ("resnt18", "qqq"):
+    for name in ("resnt18", "qqq", "resnet18.foo", "resnet18.a1_in1q", "tf_efficientnet_lite0.in1kk"):
         with pytest.raises(UsageError) as published:
             check_published(name)
         with pytest.raises(UsageError) as made:
             architecture(Model(model=name), 32)
         assert str(made.value) == str(published.value)
+
+
+def test_an_architecture_with_any_tag_that_timm_publishes_is_taken_for_random_weights() -> None:
+    assert architecture(Model(model="resnet18.a1_in1k"), 224) == "resnet18.a1_in1k"
+    assert architecture(Model(model="resnet18.a1_in1k"), 32) == architecture(Model(model="resnet18"), 32)

@@ -175,7 +175,7 @@ def quiet(epoch: Epoch) -> Epoch:
     """Drops what a peer's loop prints on standard output."""
 
     def without_output() -> None:
-        with Path(os.devnull).open("w") as sink, contextlib.redirect_stdout(sink):
+        with Path(os.devnull).open("w", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
             epoch()
 
     return without_output

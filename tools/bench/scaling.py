@@ -31,6 +31,7 @@ from scaling_points import Point, Setting, measure, open_images, write_images
 
 from compress import recipe
 from compress.losses.distillation import dynamic_temperature
+from compress.system import platform
 from compress.system.files import sha256_file, write_json
 from compress.training.batches import epoch_order
 
@@ -55,8 +56,8 @@ def exponent(values: list[int], costs: list[float]) -> float:
 
 
 def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Forked from a parent that never computes, so that its peak memory and its threads are its own."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    """Where it can be, forked from a parent that never computes: its peak memory and its threads are its own."""
+    with multiprocessing.get_context(platform.OWN_PROCESS).Pool(1) as pool:
         found = pool.apply(work, arguments)
         pool.close()
         pool.join()  # it ends by itself: a signal would raise in it

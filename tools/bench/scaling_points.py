@@ -22,6 +22,7 @@ from workload import next_epoch, steps_of_an_epoch, training
 from compress import models, recipe
 from compress.data.augment import Images
 from compress.system.interrupts import Flag
+from compress.system.platform import resident_mb
 from compress.training.state import Training, loss_parts
 
 TEACHER = {"model": "resnet10t", "stem": "stock", "args": {"channels": [16, 32, 64, 128]}}
@@ -87,7 +88,7 @@ def training_at(setting: Setting, images: Images) -> Training:
 
 def measure(setting: Setting, path: Path, seconds: float) -> Point:
     """Runs the loop for about `seconds`, in slices of a few steps whose median counts, and some steps more."""
-    before = resident("RssAnon")
+    before = resident_mb("RssAnon")
     state = training_at(setting, open_images(path, setting.classes))
     run_steps(state, 2)
     one = median_seconds(lambda: run_steps(state, 1), 1)
@@ -101,7 +102,7 @@ def measure(setting: Setting, path: Path, seconds: float) -> Point:
         flops=flops / setting.batch,
         bytes_moved=moved / setting.batch,
         own_mb=watch.peak - before,
-        mapped_mb=resident("RssFile"),
+        mapped_mb=resident_mb("RssFile"),
     )
 
 
@@ -120,24 +121,18 @@ class Watch:
     """The most memory of its own that this process has meanwhile, in MB, looked at every 2 ms."""
 
     def __enter__(self) -> "Watch":
-        self.peak, self._done = resident("RssAnon"), threading.Event()
+        self.peak, self._done = resident_mb("RssAnon"), threading.Event()
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
         return self
 
     def _look(self) -> None:
         while not self._done.wait(0.002):
-            self.peak = max(self.peak, resident("RssAnon"))
+            self.peak = max(self.peak, resident_mb("RssAnon"))
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-
-
-def resident(kind: str) -> float:
-    """MB of RssAnon (its own) or RssFile (mapped files). Linux only."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith(f"{kind}:")).split()[1]) * 1024 / 1e6
 
 
 class BytesMoved(TorchDispatchMode):

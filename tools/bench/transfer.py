@@ -96,12 +96,12 @@ def timms(timm: Path, recipe: Recipe, photos: Path, teacher: Path, student: Path
         command = [sys.executable, str(timm / "train.py"), *arguments, "--pretrained", "--sched-on-updates"]
         command += ["--scale", str(recipe.data.augment.scale), "1.0", "--channels-last", "--output", scratch]
         environment = {**os.environ, "PYTHONPATH": str(timm)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
         if done.returncode:
             raise MachineError(f"train.py ended with {done.returncode}", done.stderr.strip().splitlines()[-1])
         rates = dict(_RATE.findall(done.stdout + done.stderr))  # the last line of each epoch
         (summary,) = Path(scratch).rglob("summary.csv")
-        with summary.open(newline="") as file:
+        with summary.open(newline="", encoding="utf-8") as file:
             last = list(csv.DictReader(file))[-1]
     return {RATE: statistics.median(map(float, rates.values())), TOP1: float(last["eval_top1"]) / 100}
 

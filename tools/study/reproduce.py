@@ -12,10 +12,10 @@ epoch counts. tools/README.md says more.
 
 import logging
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 from plan import load_study
@@ -30,6 +30,7 @@ from compress.runs.locks import held
 from compress.system import console, files
 from compress.system.errors import Interrupted, UsageError
 from compress.system.interrupts import deferred
+from compress.system.platform import signal_self
 
 logger = logging.getLogger("compress.study")
 
@@ -45,17 +46,18 @@ def limited(minutes: float | None) -> Iterator[Budget]:
     """After so many minutes everything stops and saves itself as on SIGTERM."""
     budget = Budget()
 
-    def stop(*_: Any) -> None:
+    def stop() -> None:
         budget.over = True
-        signal.raise_signal(signal.SIGTERM)
+        signal_self(signal.SIGTERM)
 
+    timer = threading.Timer(0 if minutes is None else 60 * minutes, stop)
+    timer.daemon = True
     if minutes is not None:
-        signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+        timer.start()
     try:
         yield budget
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        timer.cancel()
 
 
 @click.command()

@@ -117,7 +117,7 @@ def test_the_file_satisfies_its_schema_and_says_the_source_of_each_number(run: R
 
 @pytest.mark.slow
 def test_runtimes_that_were_not_asked_for_are_not_run(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_high_water_mb", lambda: 1.0)
+    monkeypatch.setattr(memory, "peak_memory_mb", lambda: 1.0)
     found = benchmark_run(copy, runtimes=["trt"], batches=[1], threads=[1], min_seconds=0.0, min_runs=2)
     for candidate in found.candidates:
         assert isinstance(candidate.accuracy, AccuracyResult)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,22 @@ def test_an_altered_or_missing_file_is_an_input_error(copy: Path, name: str) -> 
         verify_bundle(copy)
     (copy / name).unlink()
     with pytest.raises(InputError, match=f"lacks {name}"):
+        verify_bundle(copy)
+
+
+def test_a_bundle_that_was_used_verifies(copy: Path, tmp_path: Path) -> None:
+    use = f"import sys; sys.path.insert(0, {str(copy)!r}); import run"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", use], check=True, cwd=tmp_path, env=environment)
+    assert list((copy / "__pycache__").iterdir())
+    for name in (".DS_Store", "1/._student.onnx", "Thumbs.db", ".ipynb_checkpoints/run-checkpoint.py"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_bytes(b"left by use")
+    assert set(verify_bundle(copy)) == {"student.onnx", "student.fp16.onnx", "student.int8.onnx"}
+    zipped = shutil.make_archive(str(tmp_path / "again"), "zip", copy)
+    assert set(verify_bundle(Path(zipped))) == {"student.onnx", "student.fp16.onnx", "student.int8.onnx"}
+    (copy / "1" / "more.onnx").touch()
+    with pytest.raises(InputError, match=r"holds 1/more\.onnx"):
         verify_bundle(copy)
 
 

@@ -1,0 +1,19 @@
+"""Paths on the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress.system.paths import user_path
+
+
+class UserPath(click.Path):
+    """A path. Shells leave the `~` of --out=~/runs as it is, and nobody expands what a program hands over."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, expanded. Raises UsageError as `user_path` does."""
+        return super().convert(user_path(value), param, ctx)

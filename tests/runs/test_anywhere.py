@@ -1,0 +1,82 @@
+"""Runs in the surroundings that people have: other folders, other GPUs, limits that change after the training."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress.recipe import load_recipe
+from compress.runs import distill
+from compress.runs.data import data_of_student, data_of_teacher
+from compress.runs.folder import Run, finished_run, new_run, read_manifest
+from compress.runs.resolve import fast_precision
+from compress.system.errors import InputError, MachineError, UsageError
+
+
+@pytest.fixture
+def begun(here: Path, folder_data: Path, tiny_recipe: Path) -> Path:
+    """A project folder with data/ and a finished run whose recipe has a relative data.root. It is not worked in."""
+    shutil.copytree(folder_data, here / "project" / "photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here / "project")
+        distill(load_recipe(tiny_recipe, overrides=["data.root=photos", "train.epochs=1"]), out="run")
+    return here / "project" / "run"
+
+
+def test_a_run_with_a_relative_root_works_from_any_folder(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(begun)
+    assert data_of_student(run).sha256 == run.result.data.sha256
+    assert data_of_teacher(run).sha256 == run.result.teacher.data
+    moved = begun.parent.rename(begun.parents[1] / "moved")  # run and data together
+    monkeypatch.chdir(moved)
+    assert data_of_student(Run(moved / "run")).sha256 == run_sha256(moved / "run")
+    monkeypatch.chdir("/")
+    with pytest.raises(InputError, match="photos"):
+        data_of_student(Run(moved / "run"))
+
+
+def run_sha256(path: Path) -> str:
+    return Run(path).result.data.sha256
+
+
+def test_limits_may_change_where_a_run_is_resumed_and_count_from_then_on(begun: Path, tiny_recipe: Path) -> None:
+    weights, before = Run(begun).manifest.student_sha256, Run(begun).recipe
+    changes = ["export.max_int8_top1_drop=0.1", "benchmark.p90_ms=3.0"]
+    root = [f"data.root={begun.parent / 'photos'}", "train.epochs=1"]
+    run = distill(load_recipe(tiny_recipe, overrides=[*root, *changes]), out=begun, resume=True)
+    assert run.manifest.student_sha256 == weights
+    assert (run.recipe.export.max_int8_top1_drop, run.recipe.benchmark.p90_ms) == (0.1, 3.0)
+    assert run.manifest.recipe_sha256 == run.recipe.sha256 != before.sha256
+    assert (run.recipe.data, run.recipe.train) == (before.data, before.train)
+    longer = distill(load_recipe(tiny_recipe, overrides=[*root, "train.epochs=2"]), out=begun, resume=True)
+    assert longer.recipe.benchmark == before.benchmark
+    assert longer.manifest.student_sha256 != weights
+    with pytest.raises(UsageError, match=r"train\.lr"):
+        distill(load_recipe(tiny_recipe, overrides=[*root, *changes, "train.lr=0.1"]), out=begun, resume=True)
+
+
+def test_a_file_where_a_run_is_expected_is_said_to_be_one(tmp_path: Path, tiny_recipe: Path) -> None:
+    file = tmp_path / "student.onnx"
+    file.touch()
+    for read in (read_manifest, finished_run):
+        with pytest.raises(InputError, match="is a file, and a run is a folder"):
+            read(file)
+    with pytest.raises(MachineError, match="is a file, and a run is a folder"):
+        new_run(load_recipe(tiny_recipe), "tiny", file)
+
+
+@pytest.mark.parametrize(
+    ("major", "precision"), [(7, "fp32"), (8, "bf16"), (9, "bf16")], ids=["V100, T4", "A100", "H100"]
+)
+def test_a_gpu_without_bf16_trains_in_fp32(monkeypatch: pytest.MonkeyPatch, major: int, precision: str) -> None:
+    class Properties:
+        pass
+
+    Properties.major = major  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    assert fast_precision(torch.device("cuda")) == precision
+    assert fast_precision(torch.device("cpu")) == "fp32"
