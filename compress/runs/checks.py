@@ -4,10 +4,12 @@ In: a model and the data set. Out: nothing, or an error. The model must accept t
 shape and have the features that the terms name. A teacher must know more than chance.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.stats import binomtest
-from torch import nn
+from torch import Tensor, nn
 
 from compress.data import Dataset
 from compress.distributed.world import current
@@ -15,6 +17,7 @@ from compress.losses.terms import tap
 from compress.recipe import Recipe
 from compress.recipe.train import TrainSettings
 from compress.system.errors import InputError, first_line
+from compress.system.modules import evaluating
 from compress.training.batches import check_parts
 from compress.training.freezing import Freezing
 from compress.training.optimizer import check_layers_have_an_order, check_optimizer
@@ -50,7 +53,7 @@ def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe) -> None:
 
 
 def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
-    """Runs the model on two blank images.
+    """Runs the model on two blank images in eval mode.
 
     Args:
         role: "teacher", "student" or "assistant", for the error message.
@@ -58,22 +61,42 @@ def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
     Raises:
         InputError: the model does not map the data's images [N, 3, H, W] to logits [N, C] of its classes.
     """
-    was_training = model.training
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         try:
-            shape = list(model.eval()(torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)).shape)
+            output = model(torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device_of(model)))
         except Exception as error:
             raise InputError(
                 f"the {role} does not take images of {dataset.image_size} pixels ({first_line(error)})",
                 "Choose another data.image_size or model, or give a ViT its size, as in args: {img_size: 32}.",
             ) from error
-    model.train(was_training)
-    if shape != [2, dataset.num_classes]:
+    require_logits(output, 2, dataset, role)
+
+
+def require_logits(output: Any, images: int, dataset: Dataset, role: str, when: str = "") -> None:
+    """Raises InputError unless the output is a tensor of logits [images, C].
+
+    Args:
+        when: in which mode the model put it out, for the error message.
+    """
+    if not isinstance(output, Tensor):
+        kind = type(output).__name__
         raise InputError(
-            f"the {role} has outputs of shape {shape[1:]}, and {dataset.name} has {dataset.num_classes} classes",
+            f"the {role} returns a {kind}{when}, not a tensor of logits [N, C]",
+            "Wrap it in a module whose forward returns the logits alone.",
+        )
+    if list(output.shape) != [images, dataset.num_classes]:
+        raise InputError(
+            f"the {role} has outputs of shape {list(output.shape)[1:]}{when}, and {dataset.name} has "
+            f"{dataset.num_classes} classes",
             "Its last layer must have one output a class.",
         )
+    if not output.is_floating_point():
+        raise InputError(f"the {role} has outputs of {output.dtype}{when}, which are no logits")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where its parameters are; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str) -> None:
@@ -85,8 +108,7 @@ def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str
     Raises:
         UsageError: the model does not have such a feature.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    images = torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)
+    images = torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device_of(model))
     tap(model, recipe.supervision.terms, images, role=role)
 
 

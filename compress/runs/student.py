@@ -24,6 +24,7 @@ from compress.runs.assistants import check_assistants
 from compress.runs.checks import check_features, check_layers, check_logits, check_training
 from compress.runs.folder import Run, finished_run
 from compress.runs.records import DataRecord
+from compress.runs.trial import check_steps
 from compress.system import files
 from compress.system.errors import InputError
 from compress.system.seeds import stream
@@ -81,8 +82,10 @@ def checked_student(
     check_logits(student, dataset, "student")
     check_features(student, recipe, dataset, "student")
     check_layers(student, recipe.training)
+    check_steps(student, dataset, recipe.training, "student", recipe.supervision.terms)
     if recipe.train.quantize is not None:
-        qat.with_fake_quantization(student)
+        quantized = qat.with_fake_quantization(student)
+        check_steps(quantized, dataset, recipe.training, "student", recipe.supervision.terms)
     check_assistants(recipe, dataset, given_teacher, student)
     return student
 

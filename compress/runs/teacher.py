@@ -28,6 +28,7 @@ from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teache
 from compress.runs.headless import refuse_logits_without_head, uses_features_alone
 from compress.runs.locks import in_turn, require_common_folder, scratch
 from compress.runs.records import MemberRecord, TeacherRecord
+from compress.runs.trial import check_steps
 from compress.system import files
 from compress.system.errors import InputError, UsageError
 from compress.system.hashes import sha256_json
@@ -159,6 +160,7 @@ def trained_teacher(
         model = _new_model(recipe, dataset)
         check_logits(model, dataset, "teacher")
         check_features(model, recipe, dataset, "teacher")
+        check_steps(model, dataset, recipe.teacher.training, "teacher")
         name = models.architecture(recipe.teacher, dataset.image_size)
         logger.info(f"teacher: {name}, to be trained in {folder.path}")
         settings = recipe.teacher.training
@@ -225,6 +227,7 @@ def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, m
                 made = _new_model(one, own)
                 check_logits(made, own, "teacher")
                 check_layers(made, one.teacher.training)
+                check_steps(made, own, one.teacher.training, "teacher")
                 names.append(teacher_hash(one, own))
             else:
                 _save_foreign_teacher(one, folder, own, own_splits)
