@@ -28,8 +28,9 @@ from compress.runs.resume import open_run
 from compress.runs.student import Supervisor, checked_student, trained_student
 from compress.runs.teacher import loaded_teacher, obtain_teacher
 from compress.system import files
+from compress.system.arguments import require_type
 from compress.system.distribution import version
-from compress.system.errors import CompressError, InputError, MachineError
+from compress.system.errors import CompressError, InputError, MachineError, UsageError
 from compress.system.interrupts import deferred
 from compress.training import Position, finish
 from compress.training.checkpoint import has_checkpoints, newest_checkpoint
@@ -58,7 +59,7 @@ def distill(
         name: the first part of the run folder's name.
         out: the run folder. Teachers and assistants are shared by runs, so they still go to $COMPRESS_RUNS, else runs/.
         resume: continue from the newest checkpoint of `out`, or of this recipe's newest run.
-        device: auto, cpu or cuda.
+        device: auto, cpu or cuda. CUDA_VISIBLE_DEVICES chooses among several GPUs.
         teacher: a module that maps [N, 3, H, W] to logits [N, C], instead of the recipe's teacher. It is copied.
         student: the same for the student.
 
@@ -66,6 +67,7 @@ def distill(
         CompressError: its `code` is the documented exit code.
         Interrupted: SIGINT or SIGTERM arrived. What was trained is saved.
     """
+    _check_arguments(recipe, name, out, resume, teacher, student)
     steps = distill_in_steps(
         recipe, name=name, out=out, resume=resume, device=device, teacher=teacher, student=student, memo=Memo()
     )
@@ -140,8 +142,29 @@ def distill_in_steps(
     return world.from_leader(lambda: run)
 
 
-def torch_device(name: str) -> torch.device:
-    """The device that auto, cpu or cuda stands for. Raises MachineError for cuda where torch finds no GPU."""
+def _check_arguments(recipe: Any, name: Any, out: Any, resume: Any, teacher: Any, student: Any) -> None:
+    """Raises UsageError for an argument of `distill` that has a wrong type."""
+    nothing = type(None)
+    require_type(recipe, Recipe, "distill: recipe", "load_recipe(PATH) reads one.")
+    require_type(name, str, "distill: name")
+    require_type(out, (str, Path, nothing), "distill: out")
+    require_type(resume, bool, "distill: resume")
+    for role, module in (("teacher", teacher), ("student", student)):
+        hint = f"Hand over a module, or name a model as {role}.model of the recipe."
+        require_type(module, (nn.Module, nothing), f"distill: {role}", hint)
+
+
+def torch_device(name: str | torch.device) -> torch.device:
+    """The device that auto, cpu or cuda stands for.
+
+    Raises:
+        UsageError: any other name.
+        MachineError: cuda, where torch finds no GPU.
+    """
+    name = str(name)
+    if name not in ("auto", "cpu", "cuda"):
+        chosen = "CUDA_VISIBLE_DEVICES=1 chooses the second GPU, for example." if name.startswith("cuda:") else ""
+        raise UsageError(f"device {name!r} is none of auto, cpu and cuda", chosen)
     if name == "cuda" and not torch.cuda.is_available():
         raise MachineError("no CUDA device can be used", "Use --device cpu, or check the driver with nvidia-smi.")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

@@ -26,6 +26,7 @@ from compress.runs.folder import Run, finished_run
 from compress.runs.records import DataRecord
 from compress.runs.trial import check_steps
 from compress.system import files
+from compress.system.arguments import require_type
 from compress.system.errors import InputError
 from compress.system.seeds import stream
 from compress.training import Position, accuracy, logits_of, qat, train
@@ -172,6 +173,8 @@ def load_student(run: Run | str | Path, *, model: nn.Module | None = None) -> nn
     Raises:
         InputError: the run is not finished, its weights are missing or altered, or they do not fit `model`.
     """
+    require_type(run, (Run, str, Path), "load_student: run")
+    require_type(model, (nn.Module, type(None)), "load_student: model")
     run = finished_run(run.path if isinstance(run, Run) else Path(run))
     weights = run.student / models.WEIGHTS
     if not weights.is_file() or files.sha256_file(weights) != run.manifest.student_sha256:
