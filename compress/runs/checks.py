@@ -4,6 +4,8 @@ In: a model and the data set. Out: nothing, or an error. The model must accept t
 shape and have the features that the terms name. A teacher must know more than chance.
 """
 
+import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from compress.system.modules import evaluating
 from compress.training.batches import check_parts
 from compress.training.freezing import Freezing
 from compress.training.optimizer import check_layers_have_an_order, check_optimizer
+
+logger = logging.getLogger(__name__)
 
 _DOUBT = 0.01
 _ENOUGH = 100
@@ -48,8 +52,49 @@ def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe) -> None:
     if binomtest(round(top1 * images), images, chance, alternative="greater").pvalue >= _DOUBT:
         raise InputError(
             f"the teacher's top-1 of {top1:.2%} on {images:,} images is not above chance ({chance:.2%})",
-            "A student cannot learn from it: train it longer, or choose other weights.",
+            "A student cannot learn from it: train it longer, choose other weights, or name its classes in order.",
         )
+
+
+def check_answers(logits: Tensor, dataset: Dataset, source: str) -> None:
+    """Looks at what a teacher says of the evaluation split, before a student learns from it.
+
+    Warns where its logits are probabilities, as behind a softmax, or where a teacher without names of its classes is
+    better by far if they are in natural order (1, 2, 10), while those of the data are sorted as texts (1, 10, 2).
+
+    Args:
+        logits: [N, C], in the order of the split.
+        source: where the teacher comes from, as in its record.
+
+    Raises:
+        InputError: a logit is not finite.
+    """
+    if broken := int((~logits.isfinite().all(dim=1)).sum()):
+        raise InputError(
+            f"the teacher's logits are not finite for {broken:,} of {len(logits):,} images",
+            "Its weights, or the statistics of its BatchNorms, are damaged: take others.",
+        )
+    if bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-3).all()):
+        logger.warning(
+            "the teacher's outputs are probabilities, not logits: each row is between 0 and 1 and sums to 1. At a "
+            "temperature they say nearly nothing. Take off its last softmax"
+        )
+    natural = sorted(range(dataset.num_classes), key=lambda number: _natural(dataset.class_names[number]))
+    if source == "checkpoint" and natural != list(range(dataset.num_classes)):
+        labels = torch.from_numpy(dataset.eval_labels).to(logits.device)
+        # In that order the teacher's class k is the data's class natural[k].
+        as_natural = torch.tensor(natural, device=logits.device)[logits.argmax(dim=1)]
+        here, there = ((found == labels).double().mean().item() for found in (logits.argmax(dim=1), as_natural))
+        if there > here and binomtest(round(there * len(labels)), len(labels), here, "greater").pvalue < _DOUBT:
+            logger.warning(
+                f"the teacher's top-1 is {here:.2%}, and {there:.2%} if its classes are in natural order (1, 2, 10): "
+                "name them in that order, as label_names in the config.json beside its weights"
+            )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names by their value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:

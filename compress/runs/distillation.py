@@ -11,13 +11,15 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from compress.distributed.world import current, explained, joined
+from compress.models.answers import answers_hash
 from compress.recipe import Recipe
+from compress.runs.arguments import check_arguments, torch_device
 from compress.runs.assistants import as_next_teacher, assistant_step, keep_assistants, kept_assistants
 from compress.runs.data import loaded_data
 from compress.runs.folder import Run, now
@@ -28,9 +30,10 @@ from compress.runs.resume import open_run
 from compress.runs.student import Supervisor, checked_student, trained_student
 from compress.runs.teacher import loaded_teacher, obtain_teacher
 from compress.system import files
-from compress.system.arguments import require_type
+from compress.system.attempts import attempting
 from compress.system.distribution import version
-from compress.system.errors import CompressError, InputError, MachineError, UsageError
+from compress.system.errors import CompressError, InputError
+from compress.system.hashes import sha256_json
 from compress.system.interrupts import deferred
 from compress.training import Position, finish
 from compress.training.checkpoint import has_checkpoints, newest_checkpoint
@@ -67,7 +70,7 @@ def distill(
         CompressError: its `code` is the documented exit code.
         Interrupted: SIGINT or SIGTERM arrived. What was trained is saved.
     """
-    _check_arguments(recipe, name, out, resume, teacher, student)
+    check_arguments(recipe, name, out, resume, teacher, student)
     steps = distill_in_steps(
         recipe, name=name, out=out, resume=resume, device=device, teacher=teacher, student=student, memo=Memo()
     )
@@ -142,34 +145,6 @@ def distill_in_steps(
     return world.from_leader(lambda: run)
 
 
-def _check_arguments(recipe: Any, name: Any, out: Any, resume: Any, teacher: Any, student: Any) -> None:
-    """Raises UsageError for an argument of `distill` that has a wrong type."""
-    nothing = type(None)
-    require_type(recipe, Recipe, "distill: recipe", "load_recipe(PATH) reads one.")
-    require_type(name, str, "distill: name")
-    require_type(out, (str, Path, nothing), "distill: out")
-    require_type(resume, bool, "distill: resume")
-    for role, module in (("teacher", teacher), ("student", student)):
-        hint = f"Hand over a module, or name a model as {role}.model of the recipe."
-        require_type(module, (nn.Module, nothing), f"distill: {role}", hint)
-
-
-def torch_device(name: str | torch.device) -> torch.device:
-    """The device that auto, cpu or cuda stands for.
-
-    Raises:
-        UsageError: any other name.
-        MachineError: cuda, where torch finds no GPU.
-    """
-    name = str(name)
-    if name not in ("auto", "cpu", "cuda"):
-        chosen = "CUDA_VISIBLE_DEVICES=1 chooses the second GPU, for example." if name.startswith("cuda:") else ""
-        raise UsageError(f"device {name!r} is none of auto, cpu and cuda", chosen)
-    if name == "cuda" and not torch.cuda.is_available():
-        raise MachineError("no CUDA device can be used", "Use --device cpu, or check the driver with nvidia-smi.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
-
-
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages on which a run depends, by name."""
     packages = ("compress", "torch", "timm", "numpy", "safetensors")
@@ -238,15 +213,21 @@ class _Work:
             check_teacher_without_head(recipe, run)
         dataset, splits = loaded_data(recipe, self.device, memo)
         # The student is checked first, so that a mistake in it shows before its teacher is trained.
-        student = checked_student(recipe, dataset, self.given_student, self.given_teacher)
-        teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo, trackers)
-        supervisor = Supervisor(teacher, measured.sha256, run.teacher)
-        if assistants := self._assistants(measured):
+        with attempting(f"making {self._named('student')}"):
+            student = checked_student(recipe, dataset, self.given_student, self.given_teacher)
+        with attempting(f"obtaining {self._named('teacher')}"):
+            teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo, trackers)
+        sha256 = measured.sha256
+        if self.given_teacher is not None:  # its code counts, too
+            sha256 = sha256_json([sha256, answers_hash(teacher, dataset.image_size)])
+        supervisor = Supervisor(teacher, sha256, run.teacher)
+        if assistants := self._assistants(measured, sha256):
             last = assistants[-1].sha256
             supervisor = Supervisor(loaded_teacher(run.assistant, last, dataset, memo), last, run.assistant)
-        results = yield from trained_student(
-            student, supervisor, run, recipe, dataset, splits, memo, self.label, trackers
-        )
+        with attempting(f"training {self._named('student')}", hint="--debug shows where; --resume goes on."):
+            results = yield from trained_student(
+                student, supervisor, run, recipe, dataset, splits, memo, self.label, trackers
+            )
         return {
             **results,
             "teacher": measured,
@@ -254,8 +235,14 @@ class _Work:
             "teacher_balanced_top1": measured.balanced_top1,
         }
 
-    def _assistants(self, measured: TeacherRecord) -> list[AssistantRecord]:
-        """The models between teacher and student, kept from before or made now."""
+    def _named(self, role: Literal["teacher", "student"]) -> str:
+        """The model of that role, for messages."""
+        given = self.given_teacher if role == "teacher" else self.given_student
+        named = getattr(self.recipe, role).model if given is None else type(given).__name__
+        return f"the {role} {named}"
+
+    def _assistants(self, measured: TeacherRecord, sha256: str) -> list[AssistantRecord]:
+        """The models between teacher and student, kept from before or made now. sha256: of the teacher."""
         run, recipe, memo = self.run, self.recipe, self.memo
         if not recipe.teacher.assistants:
             return []
@@ -264,7 +251,7 @@ class _Work:
         dataset, _ = loaded_data(recipe, self.device, memo)
         made: list[AssistantRecord] = []
         teacher = recipe.teacher.model_copy(update={"assistants": []})
-        sha256, identity, given = measured.sha256, measured.identity, self.given_teacher
+        identity, given = measured.identity, self.given_teacher
         for number, settings in enumerate(recipe.teacher.assistants, 1):
             step = assistant_step(recipe, number, teacher, sha256, dataset)
             with step.turn():

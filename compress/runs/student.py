@@ -44,7 +44,7 @@ class Supervisor:
     """The model from which the student learns: the teacher, or the last of its assistants.
 
     Attributes:
-        sha256: of its weights.
+        sha256: of its weights, and of what it says where the caller handed it over.
         folder: holds its weights and config.json.
     """
 

@@ -22,7 +22,7 @@ from compress.models import Ensemble
 from compress.models.published import find_published, published_model
 from compress.recipe import Recipe
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
-from compress.runs.checks import check_above_chance, check_features, check_layers, check_logits
+from compress.runs.checks import check_above_chance, check_answers, check_features, check_layers, check_logits
 from compress.runs.data import teacher_data
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teacher_record_file, teachers_root
 from compress.runs.headless import refuse_logits_without_head, uses_features_alone
@@ -41,7 +41,7 @@ from compress.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
-TRAINING_FORMAT = 2  # raise it when the same recipe leads to other weights
+TRAINING_FORMAT = 3  # raise it when the same recipe leads to other weights
 
 
 def obtain_teacher(
@@ -285,7 +285,9 @@ def _save_with_record(
     model = model.to(splits.evaluation.images.device)
     measured: dict[str, float] = {}
     if not headless:
-        measured = vars(accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels))
+        logits = logits_of(model, splits.evaluation)
+        check_answers(logits, dataset, source)
+        measured = vars(accuracy(logits, splits.evaluation.labels))
 
     def save() -> None:
         sha256 = models.save_model(model, folder, dataset)

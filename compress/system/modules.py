@@ -80,9 +80,7 @@ def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     apart: dict[str, Tensor] = {}
     for name, value in tensors.items():
         value = value.detach().cpu().contiguous()
-        if value.numel() and (place := value.untyped_storage().data_ptr()) in seen:
-            value = value.clone()
-        elif value.numel():
-            seen.add(place)
-        apart[name] = value
+        place = value.untyped_storage().data_ptr()  # 0 for no memory at all
+        apart[name] = value.clone() if place and place in seen else value
+        seen.add(place)
     return apart
