@@ -29,6 +29,7 @@ from compress.runs.records import AssistantRecord, Manifest, TeacherRecord
 from compress.runs.resume import open_run
 from compress.runs.student import Supervisor, checked_student, trained_student
 from compress.runs.teacher import loaded_teacher, obtain_teacher
+from compress.runs.trial import warn_if_not_exportable
 from compress.system import files
 from compress.system.attempts import attempting
 from compress.system.distribution import version
@@ -215,6 +216,8 @@ class _Work:
         # The student is checked first, so that a mistake in it shows before its teacher is trained.
         with attempting(f"making {self._named('student')}"):
             student = checked_student(recipe, dataset, self.given_student, self.given_teacher)
+            key = ("exportable", recipe.student.model_dump_json(), dataset.image_size, id(self.given_student))
+            memo.once(key, lambda: current().from_leader(lambda: warn_if_not_exportable(student, dataset)))
         with attempting(f"obtaining {self._named('teacher')}"):
             teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo, trackers)
         sha256 = measured.sha256

@@ -5,8 +5,10 @@ train mode what they never do in eval mode: torchvision's GoogLeNet returns a tu
 """
 
 import copy
-from collections.abc import Sequence
-from contextlib import nullcontext
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,8 @@ from compress.runs.checks import device_of, require_logits
 from compress.system.errors import CompressError, InputError, first_line, is_out_of_memory
 from compress.system.modules import in_channels_last
 from compress.training.state import refuse_batches_of_one
+
+logger = logging.getLogger(__name__)
 
 _STEPS = 2
 _IMAGES = 2
@@ -72,6 +76,37 @@ def check_steps(
                 f"the {role} cannot be trained on images of {size} pixels: {first_line(error)}",
                 "It runs in eval mode, and fails in train mode or in the backward pass.",
             ) from error
+
+
+def warn_if_not_exportable(model: nn.Module, dataset: Dataset) -> None:
+    """Traces a copy of the student as its export does, and warns where that fails. It takes a second or two.
+
+    It is no error, since a student may stay in torch.
+    """
+    trial = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    images = torch.zeros(_IMAGES, 3, dataset.image_size, dataset.image_size)
+    try:
+        with _quiet(), torch.no_grad():
+            torch.export.export(trial, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    except Exception as error:  # noqa: BLE001 - torch.export answers what it cannot take with any kind of exception
+        logger.warning(
+            f"the student {type(model).__name__} can be trained and cannot be exported: {first_line(error)}. Its "
+            "forward must take a batch of any size, without Python decisions on values"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block torch neither warns nor logs."""
+    theirs = logging.getLogger("torch")
+    before = theirs.level
+    theirs.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        theirs.setLevel(before)
 
 
 def _step(
