@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import softmax
 
 from compress.recipe import Export
+from compress.system.attempts import attempting
 from compress.system.distribution import version
 from compress.system.errors import CompressError, GateError, InputError, MachineError
 from compress.system.files import sha256_file
@@ -27,6 +28,8 @@ from export.tensorrt import LIBRARIES, engine_files, tensorrt
 
 logger = logging.getLogger(__name__)
 
+_OTHER_MODEL = "The exporter cannot take this model: choose another architecture. --debug shows where."
+_OTHER_FORMAT = "The other files stay: export without it, or choose another architecture. --debug shows where."
 _ENGINE_SETTINGS = ("workspace_mb", "version_compatible", "hardware_compatible", "compute_capabilities")
 
 
@@ -65,15 +68,20 @@ def export_model(source: Source, folder: ExportFolder, settings: Export, wanted:
     if "trt" in wanted.formats:
         _note_tensorrt(stage)
     try:
-        _fp32(stage)
+        with attempting(f"exporting {folder.onnx().name}", hint=_OTHER_MODEL):
+            _fp32(stage)
         if "fp16" in wanted.precisions:
-            _fp16(stage)
+            with attempting(f"converting {folder.onnx().name} to fp16", hint=_OTHER_FORMAT):
+                _fp16(stage)
         if "int8" in wanted.precisions:
-            int8_files(stage, wanted.formats)
+            with attempting(f"quantizing {folder.onnx().name} to int8", hint=_OTHER_FORMAT):
+                int8_files(stage, wanted.formats)
         if wanted.preprocess:
-            _pixels(stage)
+            with attempting(f"making {folder.pixels.name}", hint="Export without --preprocess."):
+                _pixels(stage)
         if "trt" in wanted.formats:
-            engine_files(stage, wanted.precisions)
+            with attempting(f"building engines of {folder.onnx().name}", hint=_OTHER_FORMAT, kind=MachineError):
+                engine_files(stage, wanted.precisions)
     except BaseException as error:
         stage.note(failed=str(error) if isinstance(error, CompressError) else type(error).__name__)
         raise

@@ -14,6 +14,7 @@ import click
 from compress.cli import deploy, manage, train
 from compress.distributed import launch
 from compress.system import streams
+from compress.system.attempts import raised_by
 from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import (
     CompressError,
@@ -22,6 +23,7 @@ from compress.system.errors import (
     MachineError,
     UsageError,
     fault,
+    first_line,
     is_out_of_memory,
 )
 
@@ -117,6 +119,11 @@ def _run(command: click.Command, name: str, again: str, debug: bool) -> int:
         if is_out_of_memory(error):
             return _fail(
                 MachineError(f"not enough memory: {error}", "Use smaller batches, or a larger machine."), debug
+            )
+        if library := raised_by(error):
+            doing = " ".join([name, *sys.argv[1:2]])
+            return _fail(
+                MachineError(f"{doing} failed in {library} ({type(error).__name__}: {first_line(error)})"), debug
             )
         if debug:
             traceback.print_exc()

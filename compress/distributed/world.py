@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from compress.distributed import launch
 from compress.system import console
 from compress.system.errors import MachineError, UsageError
+from compress.system.modules import rehearsing
 
 T = TypeVar("T")
 # The second names are those before torch 2.14, which deprecates them.
@@ -161,11 +162,10 @@ class World:
         """
         if self.size == 1:
             return model
-        was_training = model.training
-        model.eval()(example).sum().backward()
+        with rehearsing(model):
+            model(example).sum().backward()
         unused = any(p.grad is None for p in model.parameters() if p.requires_grad)
         model.zero_grad()
-        model.train(was_training)
         return DistributedDataParallel(model, process_group=self.group, find_unused_parameters=unused)
 
     def with_weights_of_leader(self, model: nn.Module) -> nn.Module:

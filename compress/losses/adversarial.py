@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from compress.losses.targets import arithmetic
+from compress.system.modules import evaluating
 
 REAL, FAKE = 0, 1
 
@@ -76,16 +77,13 @@ def adversarial_losses(
 
 
 def count_classes(model: nn.Module, images: Tensor) -> int:
-    """The number of logits that the model returns for one image. The model's train or eval mode does not change.
+    """The number of logits that the model returns for one image. Its modules keep their modes.
 
     Args:
         images: float32 [N, 3, H, W], at least one.
     """
-    was_training = model.training
-    with torch.no_grad():
-        classes = model.eval().forward(images).shape[1]  # forward() runs the model uncompiled
-    model.train(was_training)
-    return classes
+    with evaluating(model), torch.no_grad():
+        return model.forward(images).shape[1]  # forward() runs the model uncompiled
 
 
 def _surprise(scores: Tensor, labels: Tensor, source: int) -> Tensor:

@@ -19,6 +19,7 @@ from compress.losses.layouts import layout_of, own_layout, owner_of, stages_of
 from compress.models.inference import InferenceTeacher
 from compress.models.wrappers import unwrapped
 from compress.system.errors import UsageError
+from compress.system.modules import evaluating
 
 
 class Tap:
@@ -135,16 +136,14 @@ class Tap:
             is_map = isinstance(output, Tensor) and output.dim() == 4 and len(output) == len(images)
             layers[path] = layout if is_map else None
 
-        was_training = self._whole.training
-        with ExitStack() as hooks, torch.no_grad(), self.recording():
+        with ExitStack() as hooks, evaluating(self._whole), torch.no_grad(), self.recording():
             for path in self._hooks:
                 hooks.enter_context(self._modules[path].register_forward_hook(functools.partial(note, path)))
             for path, module in self._modules.items():
                 if layout := own_layout(module):
                     look = functools.partial(note_layout, path, layout)
                     hooks.enter_context(module.register_forward_hook(look))
-            self._whole.eval().forward(images)  # not compiled: the first compiled call must see the hooks of training
-        self._whole.train(was_training)
+            self._whole.forward(images)  # not compiled: the first compiled call must see the hooks of training
         for path, output in self._outputs.items():
             if getattr(output, "_version", 0) != versions[path]:
                 raise self._refused(path, "is changed in place by what follows it", "Name the module after it.")

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 """Where timm, DeiT and others keep the moving average. Their published accuracy is that of the moving average."""
 STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "weights", "params")
-_INDEX = f"{WEIGHTS}.index.json"
 _TORCH_WEIGHTS = "pytorch_model.bin"
+_INDEXES = (f"{WEIGHTS}.index.json", f"{_TORCH_WEIGHTS}.index.json")
 _LFS = b"version https://git-lfs"
 _ZIP = b"PK\x03\x04"
 _MAX_HEADER_BYTES = 100_000_000
@@ -33,8 +33,8 @@ _MAX_HEADER_BYTES = 100_000_000
 
 
 def weights_in(folder: Path) -> Path:
-    """The file of weights in a model's folder: model.safetensors, the index of its shards, or pytorch_model.bin."""
-    names = (WEIGHTS, _INDEX, _TORCH_WEIGHTS)
+    """The file of weights in a model's folder: model.safetensors, pytorch_model.bin, or the index of their shards."""
+    names = (WEIGHTS, _INDEXES[0], _TORCH_WEIGHTS, _INDEXES[1])
     return next((folder / name for name in names if (folder / name).is_file()), folder / WEIGHTS)
 
 
@@ -42,7 +42,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The weights in a file, by the names that the file uses.
 
     Args:
-        path: safetensors, the index of safetensors' shards, or a torch file of tensors. A torch file may hold more than
+        path: safetensors, a torch file of tensors, or the index of shards of either. A torch file may hold more than
             weights, as training checkpoints of timm and Lightning do. Where it has several sets of weights, the moving
             average (EMA) is taken, and a log line says so.
 
@@ -93,7 +93,7 @@ def _content(path: Path) -> Any:
         with path.open("rb") as file:
             if file.read(len(_LFS)) == _LFS:
                 raise InputError(f"{path} is a pointer of Git LFS, not the weights", "Fetch them with `git lfs pull`.")
-        if path.name == _INDEX:
+        if path.name in _INDEXES:
             return _shards(path)
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -15,6 +15,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from compress.data import Dataset
@@ -22,6 +23,7 @@ from compress.models import small_stem
 from compress.models.wrappers import Adapted, Ensemble
 from compress.system import files
 from compress.system.errors import InputError, first_line
+from compress.system.modules import unshared
 from compress.system.platform import sync_folder
 
 WEIGHTS = "model.safetensors"
@@ -34,13 +36,14 @@ def _write_model(model: Any, folder: Path, dataset: Dataset) -> None:
     """Fills an empty folder."""
     inner: Any = model.model if isinstance(model, Adapted) else model
     if getattr(inner, "pretrained_cfg", None) is None:
-        save_file(inner.state_dict(), folder / WEIGHTS)
+        _write_weights(inner, folder)
         files.write_json(folder / CONFIG, {"architecture": None, "module": type(inner).__qualname__})
         return
     if isinstance(model, Ensemble):
         _write_ensemble(model, folder, dataset)
         return
-    _write_timm_model(model, folder, dataset)
+    _write_config(model, folder, dataset)
+    _write_weights(inner, folder)
     size = dataset.image_size
     name = inner.pretrained_cfg["architecture"]
     card = (
@@ -52,9 +55,13 @@ def _write_model(model: Any, folder: Path, dataset: Dataset) -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _write_timm_model(model: nn.Module, folder: Path, dataset: Dataset) -> None:
-    """config.json and model.safetensors, as the Hugging Face Hub and timm expect. An Adapted model has its own mean
-    and std there, and the size that it expects.
+def _write_weights(model: nn.Module, folder: Path) -> None:
+    save_file(unshared(model.state_dict()), folder / WEIGHTS)
+
+
+def _write_config(model: nn.Module, folder: Path, dataset: Dataset) -> None:
+    """config.json, as the Hugging Face Hub and timm expect it. An Adapted model has its own mean and std there, and the
+    size that it expects.
     """
     data_config: dict[str, Any] = {"interpolation": dataset.interpolation, "crop_pct": dataset.crop_pct}
     data_config["crop_mode"] = "center"
@@ -63,12 +70,11 @@ def _write_timm_model(model: nn.Module, folder: Path, dataset: Dataset) -> None:
         size = model.image_size or size
     else:
         data_config |= {"mean": dataset.mean, "std": dataset.std}
-    timm.models.save_for_hf(
+    save_config_for_hf(
         model.model if isinstance(model, Adapted) else model,
-        str(folder),
+        str(folder / CONFIG),
         model_config={"label_names": dataset.class_names},
         data_config={**data_config, "input_size": (3, size, size)},
-        safe_serialization=True,
     )
 
 
@@ -77,12 +83,12 @@ def _write_ensemble(model: Ensemble, folder: Path, dataset: Dataset) -> None:
     members = []
     for number, member in enumerate(model.members):
         inner = folder / f"member-{number}"
-        _write_timm_model(member, inner, dataset)
-        (inner / WEIGHTS).unlink()
+        inner.mkdir()
+        _write_config(member, inner, dataset)
         adapted = isinstance(member, Adapted)
         size = member.image_size if adapted else None
         members.append({"config": inner.name, "renormalized": adapted, "image_size": size})
-    save_file(model.state_dict(), folder / WEIGHTS)
+    _write_weights(model, folder)
     content = {
         "architecture": ENSEMBLE,
         "num_classes": dataset.num_classes,
@@ -124,7 +130,6 @@ def save_model(model: nn.Module, folder: Path, dataset: Dataset) -> str:
         MachineError: the disk is full or the folder cannot be written.
     """
     plain: Any = copy.deepcopy(model).cpu()
-    plain = plain.to(memory_format=torch.contiguous_format)
     try:
         with tempfile.TemporaryDirectory(
             prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent, ignore_cleanup_errors=True

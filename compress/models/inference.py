@@ -10,21 +10,28 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from compress.system.modules import evaluating, in_channels_last
 
 _TOLERANCE = 1e-3  # of the largest logit, in float32: folding reorders sums; a wrong fold differs far more
 
 
 class InferenceTeacher(nn.Module):
-    """Maps float32 images [N, 3, H, W] to logits [N, C] in its own precision. It has no gradients and ignores autocast.
+    """Maps float32 images [N, 3, H, W] to logits [N, C]. It has no gradients and ignores the autocast around it.
+
+    The images stay as they are, also where the module changes its input in place.
 
     Args:
-        module: is moved to `precision`.
+        precision: in which it multiplies, by an autocast of its own. What follows from positions, such as rotary
+            embeddings, and what is added up, such as the tokens of a transformer, stays in float32.
+        centred: the mean over the classes is taken off each row. Its softmax stays the same.
     """
 
-    def __init__(self, module: nn.Module, precision: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, precision: torch.dtype, *, centred: bool = False) -> None:
         super().__init__()
-        self.module, self.precision = module.to(precision).requires_grad_(False), precision
+        self.module, self.precision, self.centred = module.requires_grad_(False), precision, centred
         super().train(False)
 
     def train(self, mode: bool = True) -> "InferenceTeacher":
@@ -32,8 +39,10 @@ class InferenceTeacher(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            return self.module(images.to(self.precision))
+        lower = self.precision != torch.float32
+        with torch.no_grad(), torch.autocast(images.device.type, self.precision if lower else None, enabled=lower):
+            logits = self.module(images.clone())
+            return logits - logits.mean(dim=1, keepdim=True) if self.centred else logits
 
 
 def for_inference(
@@ -47,21 +56,35 @@ def for_inference(
         fold: whether to fold BatchNorms. Not for a teacher whose single layers are looked at.
 
     Returns:
-        The teacher. It stays unfolded where folding would change its logits, for example with a BatchNorm that is used
-        twice.
+        The teacher.
+
+        - It stays unfolded where folding would change its logits, for example with a BatchNorm that is used twice.
+        - Log-probabilities, as an ensemble has them, are centred over the classes (ours). The cosine of DTD and the
+          discriminator of the adversarial term would otherwise see what all rows have in common.
     """
-    whole = copy.deepcopy(teacher).to(example.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    whole.eval()
-    if not fold:
-        return InferenceTeacher(whole, precision)
+    chosen = in_channels_last(copy.deepcopy(teacher), example.device)
     with torch.no_grad():
-        expected = whole(example)
-        folded = reparameterize_model(whole)
-        for conv, norm in _pairs(folded, example):
-            _fold(folded, conv, norm)
-        found = folded(example)
-    same = bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
-    return InferenceTeacher(folded if same else whole, precision)
+        with evaluating(chosen):
+            expected = chosen(example.clone())
+        if fold:
+            folded = reparameterize_model(chosen)
+            with evaluating(folded):
+                for conv, norm in _pairs(folded, example):
+                    _fold(folded, conv, norm)
+                found = folded(example.clone())
+            if bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max()):
+                chosen = folded
+    centred = bool((expected.logsumexp(dim=1).abs() <= _TOLERANCE).all())
+    return InferenceTeacher(_in_precision(chosen, precision), precision, centred=centred)
+
+
+def _in_precision(model: nn.Module, precision: torch.dtype) -> nn.Module:
+    """The model in eval mode with its convolutions and linear layers in that precision. All else stays in float32."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, _ConvNd)):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(precision)
+    return model.eval()
 
 
 def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:

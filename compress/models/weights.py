@@ -15,6 +15,7 @@ from torch import nn
 from compress.data import Dataset
 from compress.data.preprocessing import Preprocessing
 from compress.models.checkpoints import read_checkpoint, weights_in, without_prefix
+from compress.models.class_order import reorder_classes
 from compress.models.create import create_model
 from compress.models.folder import CONFIG, label_names, read_config
 from compress.models.published import find_published, published_model
@@ -143,8 +144,12 @@ def as_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
             f"teacher {name} has {classes} classes and {dataset.name} has {dataset.num_classes}",
             "Fine-tune it on this data: teacher.source: finetune.",
         )
-    labels = cfg.get("label_names")
-    if labels and list(labels) != dataset.class_names:
+    labels = list(cfg.get("label_names") or dataset.class_names)
+    same = sorted(labels) == sorted(dataset.class_names) and labels != dataset.class_names
+    if same and reorder_classes(model, [labels.index(label) for label in dataset.class_names]):
+        cfg["label_names"] = labels = dataset.class_names
+        logger.info(f"teacher {name}: its classes are put into the order of {dataset.name}, by their names")
+    if labels != dataset.class_names:
         pairs = zip_longest(labels, dataset.class_names)
         number, (theirs, ours) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
         raise InputError(

@@ -5,7 +5,7 @@ In: a file. Out: a validated Recipe, or a UsageError that names the wrong key an
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -17,12 +17,13 @@ from compress.recipe.overrides import apply_override, assign
 from compress.recipe.schema import Recipe
 from compress.recipe.strict_yaml import MAX_DEPTH, is_deep, parse_yaml
 from compress.recipe.supervision import TERMS
+from compress.system.arguments import require_type
 from compress.system.errors import InputError, UsageError
 
 MAX_RECIPE_BYTES = 64 * 1024
 
 
-def load_recipe(path: str | Path, *, method: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, *, method: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
     """Reads and validates a recipe.
 
     Args:
@@ -34,6 +35,11 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Itera
         UsageError: the recipe or an override is wrong, or there is no such recipe (exit code 2).
         InputError: the file cannot be read (exit code 3).
     """
+    require_type(path, (str, Path), "load_recipe: path")
+    require_type(method, (str, type(None)), "load_recipe: method")
+    require_type(overrides, (list, tuple), "load_recipe: overrides", 'For example ["train.epochs=10"].')
+    for override in overrides:
+        require_type(override, str, "load_recipe: overrides: an entry", 'For example "train.epochs=10".')
     path = find_recipe(path)
     try:
         with path.open("rb") as file:

@@ -26,6 +26,7 @@ from compress.runs.folder import Run, assistants_root
 from compress.runs.locks import in_turn
 from compress.runs.records import AssistantRecord
 from compress.runs.teacher import TRAINING_FORMAT
+from compress.runs.trial import check_steps
 from compress.system import files
 from compress.system.errors import CompressError, InputError
 from compress.system.hashes import sha256_json
@@ -144,6 +145,7 @@ def check_assistants(recipe: Recipe, dataset: Dataset, given_teacher: nn.Module 
             model = _made(settings, dataset)
             check_logits(model, dataset, "assistant")
             check_layers(model, recipe.training)
+            check_steps(model, dataset, recipe.training, "assistant", recipe.supervision.terms)
         before, teacher = chain[-1]
         if _parameters(model) > _parameters(teacher):
             largest = "the largest model of " if isinstance(teacher, Ensemble) else ""

@@ -4,10 +4,14 @@ In: a model and the data set. Out: nothing, or an error. The model must accept t
 shape and have the features that the terms name. A teacher must know more than chance.
 """
 
+import logging
+import re
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.stats import binomtest
-from torch import nn
+from torch import Tensor, nn
 
 from compress.data import Dataset
 from compress.distributed.world import current
@@ -15,9 +19,12 @@ from compress.losses.terms import tap
 from compress.recipe import Recipe
 from compress.recipe.train import TrainSettings
 from compress.system.errors import InputError, first_line
+from compress.system.modules import evaluating
 from compress.training.batches import check_parts
 from compress.training.freezing import Freezing
 from compress.training.optimizer import check_layers_have_an_order, check_optimizer
+
+logger = logging.getLogger(__name__)
 
 _DOUBT = 0.01
 _ENOUGH = 100
@@ -45,12 +52,53 @@ def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe) -> None:
     if binomtest(round(top1 * images), images, chance, alternative="greater").pvalue >= _DOUBT:
         raise InputError(
             f"the teacher's top-1 of {top1:.2%} on {images:,} images is not above chance ({chance:.2%})",
-            "A student cannot learn from it: train it longer, or choose other weights.",
+            "A student cannot learn from it: train it longer, choose other weights, or name its classes in order.",
         )
 
 
+def check_answers(logits: Tensor, dataset: Dataset, source: str) -> None:
+    """Looks at what a teacher says of the evaluation split, before a student learns from it.
+
+    Warns where its logits are probabilities, as behind a softmax, or where a teacher without names of its classes is
+    better by far if they are in natural order (1, 2, 10), while those of the data are sorted as texts (1, 10, 2).
+
+    Args:
+        logits: [N, C], in the order of the split.
+        source: where the teacher comes from, as in its record.
+
+    Raises:
+        InputError: a logit is not finite.
+    """
+    if broken := int((~logits.isfinite().all(dim=1)).sum()):
+        raise InputError(
+            f"the teacher's logits are not finite for {broken:,} of {len(logits):,} images",
+            "Its weights, or the statistics of its BatchNorms, are damaged: take others.",
+        )
+    if bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-3).all()):
+        logger.warning(
+            "the teacher's outputs are probabilities, not logits: each row is between 0 and 1 and sums to 1. At a "
+            "temperature they say nearly nothing. Take off its last softmax"
+        )
+    natural = sorted(range(dataset.num_classes), key=lambda number: _natural(dataset.class_names[number]))
+    if source == "checkpoint" and natural != list(range(dataset.num_classes)):
+        labels = torch.from_numpy(dataset.eval_labels).to(logits.device)
+        # In that order the teacher's class k is the data's class natural[k].
+        as_natural = torch.tensor(natural, device=logits.device)[logits.argmax(dim=1)]
+        here, there = ((found == labels).double().mean().item() for found in (logits.argmax(dim=1), as_natural))
+        if there > here and binomtest(round(there * len(labels)), len(labels), here, "greater").pvalue < _DOUBT:
+            logger.warning(
+                f"the teacher's top-1 is {here:.2%}, and {there:.2%} if its classes are in natural order (1, 2, 10): "
+                "name them in that order, as label_names in the config.json beside its weights"
+            )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names by their value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
 def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
-    """Runs the model on two blank images.
+    """Runs the model on two blank images in eval mode.
 
     Args:
         role: "teacher", "student" or "assistant", for the error message.
@@ -58,22 +106,42 @@ def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
     Raises:
         InputError: the model does not map the data's images [N, 3, H, W] to logits [N, C] of its classes.
     """
-    was_training = model.training
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         try:
-            shape = list(model.eval()(torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)).shape)
+            output = model(torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device_of(model)))
         except Exception as error:
             raise InputError(
                 f"the {role} does not take images of {dataset.image_size} pixels ({first_line(error)})",
                 "Choose another data.image_size or model, or give a ViT its size, as in args: {img_size: 32}.",
             ) from error
-    model.train(was_training)
-    if shape != [2, dataset.num_classes]:
+    require_logits(output, 2, dataset, role)
+
+
+def require_logits(output: Any, images: int, dataset: Dataset, role: str, when: str = "") -> None:
+    """Raises InputError unless the output is a tensor of logits [images, C].
+
+    Args:
+        when: in which mode the model put it out, for the error message.
+    """
+    if not isinstance(output, Tensor):
+        kind = type(output).__name__
         raise InputError(
-            f"the {role} has outputs of shape {shape[1:]}, and {dataset.name} has {dataset.num_classes} classes",
+            f"the {role} returns a {kind}{when}, not a tensor of logits [N, C]",
+            "Wrap it in a module whose forward returns the logits alone.",
+        )
+    if list(output.shape) != [images, dataset.num_classes]:
+        raise InputError(
+            f"the {role} has outputs of shape {list(output.shape)[1:]}{when}, and {dataset.name} has "
+            f"{dataset.num_classes} classes",
             "Its last layer must have one output a class.",
         )
+    if not output.is_floating_point():
+        raise InputError(f"the {role} has outputs of {output.dtype}{when}, which are no logits")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where its parameters are; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str) -> None:
@@ -85,8 +153,7 @@ def check_features(model: nn.Module, recipe: Recipe, dataset: Dataset, role: str
     Raises:
         UsageError: the model does not have such a feature.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    images = torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device)
+    images = torch.zeros(2, 3, dataset.image_size, dataset.image_size, device=device_of(model))
     tap(model, recipe.supervision.terms, images, role=role)
 
 

@@ -11,13 +11,15 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from compress.distributed.world import current, explained, joined
+from compress.models.answers import answers_hash
 from compress.recipe import Recipe
+from compress.runs.arguments import check_arguments, torch_device
 from compress.runs.assistants import as_next_teacher, assistant_step, keep_assistants, kept_assistants
 from compress.runs.data import loaded_data
 from compress.runs.folder import Run, now
@@ -27,9 +29,12 @@ from compress.runs.records import AssistantRecord, Manifest, TeacherRecord
 from compress.runs.resume import open_run
 from compress.runs.student import Supervisor, checked_student, trained_student
 from compress.runs.teacher import loaded_teacher, obtain_teacher
+from compress.runs.trial import warn_if_not_exportable
 from compress.system import files
+from compress.system.attempts import attempting
 from compress.system.distribution import version
-from compress.system.errors import CompressError, InputError, MachineError
+from compress.system.errors import CompressError, InputError
+from compress.system.hashes import sha256_json
 from compress.system.interrupts import deferred
 from compress.system.paths import user_path
 from compress.training import Position, finish
@@ -59,7 +64,7 @@ def distill(
         name: the first part of the run folder's name.
         out: the run folder. Teachers and assistants are shared by runs, so they still go to $COMPRESS_RUNS, else runs/.
         resume: continue from the newest checkpoint of `out`, or of this recipe's newest run.
-        device: auto, cpu or cuda.
+        device: auto, cpu or cuda. CUDA_VISIBLE_DEVICES chooses among several GPUs.
         teacher: a module that maps [N, 3, H, W] to logits [N, C], instead of the recipe's teacher. It is copied.
         student: the same for the student.
 
@@ -67,6 +72,7 @@ def distill(
         CompressError: its `code` is the documented exit code.
         Interrupted: SIGINT or SIGTERM arrived. What was trained is saved.
     """
+    check_arguments(recipe, name, out, resume, teacher, student)
     steps = distill_in_steps(
         recipe, name=name, out=out, resume=resume, device=device, teacher=teacher, student=student, memo=Memo()
     )
@@ -141,13 +147,6 @@ def distill_in_steps(
     return world.from_leader(lambda: run)
 
 
-def torch_device(name: str) -> torch.device:
-    """The device that auto, cpu or cuda stands for. Raises MachineError for cuda where torch finds no GPU."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise MachineError("no CUDA device can be used", "Use --device cpu, or check the driver with nvidia-smi.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
-
-
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages on which a run depends, by name."""
     packages = ("compress", "torch", "timm", "numpy", "safetensors")
@@ -217,15 +216,23 @@ class _Work:
             check_teacher_without_head(recipe, run)
         dataset, splits = loaded_data(recipe, self.device, memo)
         # The student is checked first, so that a mistake in it shows before its teacher is trained.
-        student = checked_student(recipe, dataset, self.given_student, self.given_teacher)
-        teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo, trackers)
-        supervisor = Supervisor(teacher, measured.sha256, run.teacher)
-        if assistants := self._assistants(measured):
+        with attempting(f"making {self._named('student')}"):
+            student = checked_student(recipe, dataset, self.given_student, self.given_teacher)
+            key = ("exportable", recipe.student.model_dump_json(), dataset.image_size, id(self.given_student))
+            memo.once(key, lambda: current().from_leader(lambda: warn_if_not_exportable(student, dataset)))
+        with attempting(f"obtaining {self._named('teacher')}"):
+            teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo, trackers)
+        sha256 = measured.sha256
+        if self.given_teacher is not None:  # its code counts, too
+            sha256 = sha256_json([sha256, answers_hash(teacher, dataset.image_size)])
+        supervisor = Supervisor(teacher, sha256, run.teacher)
+        if assistants := self._assistants(measured, sha256):
             last = assistants[-1].sha256
             supervisor = Supervisor(loaded_teacher(run.assistant, last, dataset, memo), last, run.assistant)
-        results = yield from trained_student(
-            student, supervisor, run, recipe, dataset, splits, memo, self.label, trackers
-        )
+        with attempting(f"training {self._named('student')}", hint="--debug shows where; --resume goes on."):
+            results = yield from trained_student(
+                student, supervisor, run, recipe, dataset, splits, memo, self.label, trackers
+            )
         return {
             **results,
             "teacher": measured,
@@ -233,8 +240,14 @@ class _Work:
             "teacher_balanced_top1": measured.balanced_top1,
         }
 
-    def _assistants(self, measured: TeacherRecord) -> list[AssistantRecord]:
-        """The models between teacher and student, kept from before or made now."""
+    def _named(self, role: Literal["teacher", "student"]) -> str:
+        """The model of that role, for messages."""
+        given = self.given_teacher if role == "teacher" else self.given_student
+        named = getattr(self.recipe, role).model if given is None else type(given).__name__
+        return f"the {role} {named}"
+
+    def _assistants(self, measured: TeacherRecord, sha256: str) -> list[AssistantRecord]:
+        """The models between teacher and student, kept from before or made now. sha256: of the teacher."""
         run, recipe, memo = self.run, self.recipe, self.memo
         if not recipe.teacher.assistants:
             return []
@@ -243,7 +256,7 @@ class _Work:
         dataset, _ = loaded_data(recipe, self.device, memo)
         made: list[AssistantRecord] = []
         teacher = recipe.teacher.model_copy(update={"assistants": []})
-        sha256, identity, given = measured.sha256, measured.identity, self.given_teacher
+        identity, given = measured.identity, self.given_teacher
         for number, settings in enumerate(recipe.teacher.assistants, 1):
             step = assistant_step(recipe, number, teacher, sha256, dataset)
             with step.turn():

@@ -24,7 +24,9 @@ from compress.runs.assistants import check_assistants
 from compress.runs.checks import check_features, check_layers, check_logits, check_training
 from compress.runs.folder import Run, finished_run
 from compress.runs.records import DataRecord
+from compress.runs.trial import check_steps
 from compress.system import files
+from compress.system.arguments import require_type
 from compress.system.errors import InputError
 from compress.system.paths import user_path
 from compress.system.seeds import stream
@@ -43,7 +45,7 @@ class Supervisor:
     """The model from which the student learns: the teacher, or the last of its assistants.
 
     Attributes:
-        sha256: of its weights.
+        sha256: of its weights, and of what it says where the caller handed it over.
         folder: holds its weights and config.json.
     """
 
@@ -82,8 +84,10 @@ def checked_student(
     check_logits(student, dataset, "student")
     check_features(student, recipe, dataset, "student")
     check_layers(student, recipe.training)
+    check_steps(student, dataset, recipe.training, "student", recipe.supervision.terms)
     if recipe.train.quantize is not None:
-        qat.with_fake_quantization(student)
+        quantized = qat.with_fake_quantization(student)
+        check_steps(quantized, dataset, recipe.training, "student", recipe.supervision.terms)
     check_assistants(recipe, dataset, given_teacher, student)
     return student
 
@@ -170,6 +174,8 @@ def load_student(run: Run | str | Path, *, model: nn.Module | None = None) -> nn
     Raises:
         InputError: the run is not finished, its weights are missing or altered, or they do not fit `model`.
     """
+    require_type(run, (Run, str, Path), "load_student: run")
+    require_type(model, (nn.Module, type(None)), "load_student: model")
     run = finished_run(run.path if isinstance(run, Run) else user_path(run))
     weights = run.student / models.WEIGHTS
     if not weights.is_file() or files.sha256_file(weights) != run.manifest.student_sha256:

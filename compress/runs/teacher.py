@@ -22,12 +22,13 @@ from compress.models import Ensemble
 from compress.models.published import find_published, published_model
 from compress.recipe import Recipe
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
-from compress.runs.checks import check_above_chance, check_features, check_layers, check_logits
+from compress.runs.checks import check_above_chance, check_answers, check_features, check_layers, check_logits
 from compress.runs.data import teacher_data
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teacher_record_file, teachers_root
 from compress.runs.headless import refuse_logits_without_head, uses_features_alone
 from compress.runs.locks import in_turn, require_common_folder, scratch
 from compress.runs.records import MemberRecord, TeacherRecord
+from compress.runs.trial import check_steps
 from compress.system import files
 from compress.system.errors import InputError, UsageError
 from compress.system.hashes import sha256_json
@@ -40,7 +41,7 @@ from compress.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
-TRAINING_FORMAT = 2  # raise it when the same recipe leads to other weights
+TRAINING_FORMAT = 3  # raise it when the same recipe leads to other weights
 
 
 def obtain_teacher(
@@ -159,6 +160,7 @@ def trained_teacher(
         model = _new_model(recipe, dataset)
         check_logits(model, dataset, "teacher")
         check_features(model, recipe, dataset, "teacher")
+        check_steps(model, dataset, recipe.teacher.training, "teacher")
         name = models.architecture(recipe.teacher, dataset.image_size)
         logger.info(f"teacher: {name}, to be trained in {folder.path}")
         settings = recipe.teacher.training
@@ -225,6 +227,7 @@ def _save_ensemble(run: Run, recipe: Recipe, dataset: Dataset, splits: Splits, m
                 made = _new_model(one, own)
                 check_logits(made, own, "teacher")
                 check_layers(made, one.teacher.training)
+                check_steps(made, own, one.teacher.training, "teacher")
                 names.append(teacher_hash(one, own))
             else:
                 _save_foreign_teacher(one, folder, own, own_splits)
@@ -282,7 +285,9 @@ def _save_with_record(
     model = model.to(splits.evaluation.device)
     measured: dict[str, float] = {}
     if not headless:
-        measured = vars(accuracy(logits_of(model, splits.evaluation), splits.evaluation.labels))
+        logits = logits_of(model, splits.evaluation)
+        check_answers(logits, dataset, source)
+        measured = vars(accuracy(logits, splits.evaluation.labels))
 
     def save() -> None:
         sha256 = models.save_model(model, folder, dataset)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from compress.system import files
 from compress.system.errors import DivergedError, InputError
+from compress.system.modules import unshared
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     ]
     if not bool(torch.stack([value.isfinite().all() for value in weights]).all()):
         raise DivergedError(f"weights are not finite at epoch {checkpoint.meta['epoch']}", "Lower train.lr.")
-    content = save({key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()})
+    content = save(unshared(checkpoint.tensors))
     digest = _digest(content, checkpoint.meta)
     path = folder / f"{step}-{digest[:8]}.safetensors"
     files.write_bytes(path, content)

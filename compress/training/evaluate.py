@@ -1,7 +1,7 @@
 """Evaluates a model on a split that is on the device.
 
-In: a model and images. Out: logits, and from them the accuracy. The model is in eval mode meanwhile; afterwards it is
-back in its own mode.
+In: a model and images. Out: logits, and from them the accuracy. The model is in eval mode meanwhile; afterwards each of
+its modules is back in its own mode.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from compress.data.augment import Images
 from compress.distributed.agreement import Agreement
 from compress.distributed.world import current
+from compress.system.modules import evaluating
 
 BATCH = 512
 PIXELS = BATCH * 64 * 64  # larger images come in smaller batches, so that evaluation needs no more memory than training
@@ -51,10 +52,9 @@ def logits_of(
     """
     world = current()
     device = images.device
-    was_training = model.training
-    model.eval()
     outputs = []
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with evaluating(model), torch.inference_mode(), bf16:
         size = max(1, min(BATCH, PIXELS // (images.images.shape[1] * images.images.shape[2])))
         starts = range(0, len(images.labels), size)
         for turn in range(world.rank, len(starts) + world.rank, world.size):
@@ -63,7 +63,6 @@ def logits_of(
             # In the last turn some processes repeat the last batch. The surplus is cut off below.
             start = starts[min(turn, len(starts) - 1)]
             outputs.append(model(images.normalized(slice(start, start + size))).float())
-    model.train(was_training)
     logits = torch.cat(outputs)
     if world.size == 1:
         return logits

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_info, list_optimizers
-from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim._param_groups import _matches_pattern, param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
 from compress import recipe
@@ -60,8 +60,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser of the parameters that need a gradient.
 
-    Biases and norms have no weight decay. With layer_decay the groups and their `lr_scale` are those of timm's
-    `param_groups_layer_decay`, and what the model's `no_weight_decay` names has no weight decay either.
+    Biases and norms have no weight decay, and what the model's `no_weight_decay` names has none either, such as the
+    positions of a ViT. With layer_decay the groups and their `lr_scale` are those of timm's `param_groups_layer_decay`.
 
     Args:
         projections: of the terms. They have the learning rate `lr`.
@@ -72,14 +72,16 @@ def make_optimizer(
     """
     apart = {id(parameter) for parameter in head}
     decay = settings.weight_decay
+    inner: Any = unwrapped(model)
+    undecayed = set(inner.no_weight_decay()) if hasattr(inner, "no_weight_decay") else set()
     if settings.layer_decay is None and not apart:
         whole = nn.ModuleList([model] if projections is None else [model, projections])
-        return _optimizer(param_groups_weight_decay(whole, decay), settings)
-    inner: Any = unwrapped(model)
+        exempt = {id(value) for name, value in inner.named_parameters() if _matches_pattern(name, undecayed)}
+        names = [name for name, value in whole.named_parameters() if id(value) in exempt]
+        return _optimizer(param_groups_weight_decay(whole, decay, no_weight_decay_list=names), settings)
     if settings.layer_decay is None:
-        groups = param_groups_weight_decay(inner, decay)
+        groups = param_groups_weight_decay(inner, decay, no_weight_decay_list=undecayed)
     else:
-        undecayed = inner.no_weight_decay() if hasattr(inner, "no_weight_decay") else ()
         check_layers_have_an_order(inner)
         groups = param_groups_layer_decay(
             inner, decay, no_weight_decay_list=undecayed, layer_decay=settings.layer_decay

@@ -14,6 +14,7 @@ import torch
 
 from compress.system import console
 from compress.system.errors import MachineError, is_out_of_memory
+from compress.system.modules import rehearsing
 from compress.training.accumulation import gradients
 from compress.training.optimizer import values_per_weight
 from compress.training.state import Training
@@ -82,19 +83,20 @@ def _batch_size_that_fits(state: Training) -> int:
 
 
 def _seconds_per_step(state: Training, batch_size: int) -> float:
-    """Seconds of a forward and backward pass in eval mode, timed once after a warm-up. Changes nothing."""
+    """Seconds of a forward and backward pass as in training, timed once after a warm-up. Changes nothing."""
     batches, device = state.batches, state.batches.device
     images, labels = batches.images.normalized(slice(0, batch_size)), batches.images.labels[:batch_size]
     began = 0.0
-    for _ in range(2):
-        state.model.train().eval()  # LeViT, TinyViT and others keep a part of the graph until they are in train mode
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        gradients(state, batches.supervised(images, labels))
-        state.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    with rehearsing(state.model):
+        state.begin_training()
+        for _ in range(2):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            began = time.perf_counter()
+            gradients(state, batches.supervised(images, labels))
+            state.zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
     return time.perf_counter() - began
 
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress import recipe
-from compress.distributed.world import World
+from compress.distributed.world import World, current
 from compress.losses.objective import Means, Objective
 from compress.losses.terms import Terms
 from compress.models.inference import InferenceTeacher
 from compress.system.errors import UsageError
+from compress.system.modules import in_channels_last
 from compress.system.seeds import stream
 from compress.training.batches import Batch, Batches, Phase
 from compress.training.divergence import DivergenceWatch
@@ -156,16 +157,10 @@ def prepare(
             feature that is none; or the settings name a layer that is none.
     """
     world = batches.world
-    if batches.smallest_part == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
-        in_parts = settings.grad_accumulation > 1
-        what = f"{'parts of ' * in_parts}batches of one image{' a process' * (world.size > 1 and not in_parts)}"
-        raise UsageError(
-            f"a {phase} with BatchNorm cannot be trained on {what}",
-            f"{'Lower train.grad_accumulation, raise' if in_parts else 'Raise'} train.batch_size, or add images.",
-        )
+    refuse_batches_of_one(model, batches.images_each, settings.grad_accumulation, phase)
     # Dropout draws from torch's own stream and must differ between processes. All other draws have their own streams.
     torch.manual_seed(batches.seed if world.leads else stream(batches.seed, "process", world.rank))
-    plain = model.to(batches.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain = in_channels_last(model, batches.device)
     model = world.synchronized(plain)
     example = batches.images.normalized(slice(0, 2))
     ema = None if settings.ema is None else ModelEmaV3(model, decay=settings.ema, use_warmup=True)
@@ -219,6 +214,24 @@ def prepare(
     else:
         scale_learning_rates(state.optimizer)
     return state
+
+
+def refuse_batches_of_one(model: nn.Module, images_each: int, parts: int, role: str) -> None:
+    """Raises UsageError for a model with BatchNorm that would see one image at a time.
+
+    Args:
+        images_each: images of a batch in each process.
+        parts: in which a process computes them.
+        role: of the model, for the error message.
+    """
+    if images_each // parts != 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return
+    in_parts = parts > 1
+    what = f"{'parts of ' * in_parts}batches of one image{' a process' * (current().size > 1 and not in_parts)}"
+    raise UsageError(
+        f"a {role} with BatchNorm cannot be trained on {what}",
+        f"{'Lower train.grad_accumulation, raise' if in_parts else 'Raise'} train.batch_size, or add images.",
+    )
 
 
 def _forward(model: nn.Module, batches: Batches, settings: recipe.TrainSettings) -> Callable[[Tensor], Tensor]:

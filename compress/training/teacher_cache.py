@@ -15,7 +15,7 @@ from compress.system import files
 from compress.system.hashes import sha256_json
 from compress.system.interrupts import Flag
 
-_FORMAT = 1  # raise it when the same key would mean other logits
+_FORMAT = 2  # raise it when the same key would mean other logits
 _BATCH = 512
 
 

@@ -16,7 +16,7 @@ from compress import load_student
 from compress.data import load_data
 from compress.data.splits import on_device
 from compress.recipe import load_recipe
-from compress.runs.distillation import torch_device
+from compress.runs.arguments import torch_device
 from compress.runs.folder import Run
 from compress.training.evaluate import accuracy, logits_of
 from tests.helpers.command import Command, assert_fails, leftovers, metrics, until, weights

@@ -136,7 +136,7 @@ def diverging_in_one(folder: Path) -> tuple[tuple[str, str], nn.Module]:
 
     def spoil(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         seen.append(1) if module.training else None
-        return output * torch.nan if len(seen) == 4 and current().rank == 1 and module.training else output
+        return output * torch.nan if len(seen) == 3 + 4 and current().rank == 1 and module.training else output
 
     with model[-1].register_forward_hook(spoil):
         return error_of(lambda: run(folder, [], method="kd", model=model, precision="fp32")), model

@@ -79,7 +79,9 @@ def test_frozen_folds_inside_the_members(trio: Ensemble, images: Tensor) -> None
     before = copy.deepcopy(trio.state_dict())
     cheap = for_inference(trio, images, precision=torch.float32)
     with torch.no_grad():
-        assert relative_error(cheap(images), trio(images)) < 3e-5
+        expected = trio(images)
+        centred = expected - expected.mean(dim=1, keepdim=True)
+        assert relative_error(cheap(images), centred) < 3e-5
     assert not any(isinstance(module, nn.BatchNorm2d) for module in cheap.modules())
     assert all(torch.equal(value, before[key]) for key, value in trio.state_dict().items())
 

@@ -81,7 +81,7 @@ def test_the_teacher_is_bit_identical_after_training_and_the_student_in_train_mo
     assert len(teacher_modes) >= 6
     assert not any(teacher_modes)
     # A look at the time a step takes (2), then for each epoch 3 steps in train mode and an evaluation in eval mode.
-    assert modes == [False] * 2 + ([True] * 3 + [False]) * 2
+    assert modes == [True] * 2 + ([True] * 3 + [False]) * 2
 
 
 def test_one_step_of_plain_kd_is_the_textbook_step(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from run import Progress, outlook, run_study
 from state import State, refuse_existing
 
 from compress.cli.main import run_command
-from compress.runs.distillation import torch_device
+from compress.runs.arguments import torch_device
 from compress.runs.folder import runs_root
 from compress.runs.locks import held
 from compress.system import console, files
