@@ -4,13 +4,11 @@ In: a recipe's data section. Out: a Dataset, ready to be moved to the device as 
 memory-mapped cache that is checked against its source.
 """
 
-import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,14 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from compress.data.caches import META, cache_place, mark_used, may_only_read
 from compress.data.decode import Square, read_images
+from compress.data.fingerprint import of_files, of_source
 from compress.data.label_noise import noisy_labels
 from compress.data.preprocessing import Interpolation, Preprocessing
-from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
+from compress.data.source import Source, Split
+from compress.data.sources import LAYOUTS, Layout, data_folder, every_nth
+from compress.data.split_checks import constant_classes, held_out_whole, not_judged, overlap
 from compress.recipe import Augment, Data
 from compress.system import files
 from compress.system.errors import InputError
@@ -30,7 +32,7 @@ from compress.system.hashes import sha256_json
 
 logger = logging.getLogger(__name__)
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2  # raise it when the same source would give other content
 _ARRAYS = ("train_images", "train_labels", "eval_images", "eval_labels")
 
 
@@ -52,6 +54,7 @@ class Dataset:
         interpolation: with which images were resized.
         crop_pct: of the evaluation images. The shorter side was resized to image_size / crop_pct.
         sha256: of all pixels, labels and class names, of the part that is held out, and of the label noise.
+        warnings: what people should know of the data, a sentence each.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Dataset:
     interpolation: Interpolation
     crop_pct: float
     sha256: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -108,12 +112,12 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
     seen = preprocessing or Preprocessing()
     crop_pct = settings.crop_pct or seen.crop_pct
     square = Square(settings.image_size or layout.image_size, seen.interpolation, crop_pct)
-    folder = locate(settings.name, settings.root)
+    folder = data_folder(settings)
     if settings.name == "digits":
         with tempfile.TemporaryDirectory() as scratch:
-            content = _build(layout.read(folder), square, Path(scratch), mmap=False)
+            content = _build(layout.read(folder, settings), square, Path(scratch), mmap=False)
     else:
-        content = _cached(settings.name, folder, square, layout.read)
+        content = _cached(settings, layout, folder, square)
     dataset = Dataset(
         name=settings.name,
         mean=seen.mean or content["own_mean"],
@@ -131,7 +135,8 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
             f"{folder} holds one class, {dataset.class_names[0]!r}, and there is nothing to tell apart",
             "Add a folder for another class.",
         )
-    return _train_as_asked(dataset, settings.holdout, settings.label_noise)
+    dataset = _train_as_asked(dataset, settings.holdout, settings.label_noise)
+    return replace(dataset, warnings=(*dataset.warnings, *not_judged(dataset.eval_labels, dataset.class_names)))
 
 
 def resolve_augment(settings: Data) -> Augment:
@@ -147,72 +152,63 @@ def resolve_augment(settings: Data) -> Augment:
     )
 
 
-def _cached(name: str, folder: Path, square: Square, read: Callable[[Path], Source]) -> dict[str, Any]:
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-    kind = "" if square == Square(square.size) else f"-{square.interpolation}-{square.crop_pct:g}"
-    cache = files.cache_folder() / "data" / f"{name}-{square.size}{kind}-{place}"
-    fingerprint = _fingerprint(folder)
+def _cached(settings: Data, layout: Layout, folder: Path, square: Square) -> dict[str, Any]:
+    # Packed files take long to read. Of other data the list of files is quick.
+    source = None if layout.packed else layout.read(folder, settings)
+    found = of_source(source, folder) if source else of_files([str(folder / name) for name in layout.packed], folder)
+    cache, current = cache_place(settings, folder, square), f"{_CACHE_FORMAT} {found}"
+    if may_only_read(cache) and (content := _open_cache(cache, current)) is not None:
+        return _with_warnings(content, source)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
-            if (content := _open_cache(cache, fingerprint)) is not None:
-                return content
-            source = read(folder)
+            if (content := _open_cache(cache, current)) is not None:
+                return _with_warnings(content, source)
+            source = source or layout.read(folder, settings)
             count = len(source.train.labels) + (len(source.evaluation.labels) if source.evaluation else 0)
             needed = count * square.size**2 * 3
-            logger.info(f"decoding {count:,} images of {name} once, {needed / 1e6:,.0f} MB, into {cache}")
+            logger.info(f"decoding {count:,} images of {settings.name} once, {needed / 1e6:,.0f} MB, into {cache}")
             files.remove_leftovers(cache.parent, f"{cache.name}.*.tmp")
             with tempfile.TemporaryDirectory(
                 prefix=f"{cache.name}.", suffix=".tmp", dir=cache.parent, ignore_cleanup_errors=True
             ) as scratch:
+                facts = {"fingerprint": current, "source": str(folder.resolve())}
                 try:
-                    content = _build(source, square, Path(scratch), mmap=True, fingerprint=fingerprint)
+                    content = _build(source, square, Path(scratch), mmap=True, facts=facts)
                 except OSError as error:
                     raise OSError(error.errno, f"{error.strerror or error}; {needed:,} bytes needed") from error
                 shutil.rmtree(cache, ignore_errors=True)
+                os.chmod(scratch, 0o755)  # other users may read the cache
                 os.rename(scratch, cache)
-            return content
+            return _with_warnings(content, source)
     except OSError as error:
         failure = files.cannot_write(cache, error)
         raise type(failure)(failure.message, "Set $COMPRESS_CACHE to a folder with space.") from error
 
 
-def _fingerprint(folder: Path) -> str:
-    """Hash of each file's path, size and time of change. To read all files would cost what the cache saves."""
-    digest = hashlib.sha256(f"{_CACHE_FORMAT}".encode())
-    stack = [folder]
-    lines: list[str] = []
-    while stack:
-        try:
-            for entry in os.scandir(stack.pop()):
-                if entry.is_dir():
-                    stack.append(Path(entry.path))
-                else:
-                    status = entry.stat()
-                    lines.append(f"{os.path.relpath(entry.path, folder)}\0{status.st_size}\0{status.st_mtime_ns}")
-        except OSError as error:
-            raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
-    for line in sorted(lines):
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+def _with_warnings(content: dict[str, Any], source: Source | None) -> dict[str, Any]:
+    return {**content, "warnings": (*(source.warnings if source else ()), *content["warnings"])}
 
 
 def _open_cache(cache: Path, fingerprint: str) -> dict[str, Any] | None:
     """The cached content, or None where it is absent or damaged, or its source has changed."""
     try:
-        meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
+        meta = json.loads((cache / META).read_text(encoding="utf-8"))
         if meta.pop("fingerprint") != fingerprint:
             return None
-        hashes = meta.pop("arrays")
+        hashes, _ = meta.pop("arrays"), meta.pop("source")
         if any(files.sha256_file(cache / f"{name}.npy") != hashes[name] for name in _ARRAYS):
             return None
+        mark_used(cache / META)
         return {**_content(meta), **_open_arrays(cache, mmap=True)}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _build(source: Source, square: Square, folder: Path, *, mmap: bool, fingerprint: str = "") -> dict[str, Any]:
-    """Writes the arrays and meta.json into `folder` and returns the content of a Dataset.
+def _build(
+    source: Source, square: Square, folder: Path, *, mmap: bool, facts: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Writes the arrays and meta.json, with these facts, into `folder` and returns the content of a Dataset.
 
     Images to train on are whole, since augmentation crops them. Those of evaluation are cropped.
     """
@@ -234,14 +230,18 @@ def _build(source: Source, square: Square, folder: Path, *, mmap: bool, fingerpr
         "mean": mean,
         "std": std,
         "sha256": sha256_json([hashes, source.class_names]),
+        "warnings": [
+            *(overlap(source) if facts else []),
+            *constant_classes(arrays["train_images"], arrays["train_labels"], source.class_names),
+        ],
     }
-    files.write_json(folder / "meta.json", {**meta, "arrays": hashes, "fingerprint": fingerprint})
+    files.write_json(folder / META, {**meta, "arrays": hashes, **(facts or {})})
     return {**_content(meta), **arrays}
 
 
 def _content(meta: dict[str, Any]) -> dict[str, Any]:
     mean, std = (tuple(meta.pop(key)) for key in ("mean", "std"))
-    return {**meta, "own_mean": mean, "own_std": std}
+    return {**meta, "own_mean": mean, "own_std": std, "warnings": tuple(meta["warnings"])}
 
 
 def _open_arrays(folder: Path, *, mmap: bool) -> dict[str, NDArray[Any]]:
@@ -296,5 +296,6 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         eval_images=_resize(dataset.train_images[held], cut),
         eval_labels=clean[held],
         eval_split=f"{holdout:g} of train, held out",
+        warnings=(*dataset.warnings, *held_out_whole(clean, held, dataset.class_names)),
         sha256=sha256_json([dataset.sha256, holdout, *([dataset.crop_pct] if dataset.crop_pct < 1 else [])]),
     )

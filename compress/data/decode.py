@@ -13,7 +13,8 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,12 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from compress.data.colour import rgb
 from compress.data.preprocessing import FILTERS, Interpolation
-from compress.system.errors import InputError, first_line
+from compress.system import console
+from compress.system.child import module_command
+from compress.system.errors import InputError, first_line, listed
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 MAX_PIXELS = 100_000_000
 _WORTH_A_PROCESS = 2_000
+_SHOWN_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Square:
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """The picture as uint8 [size, size, 3]."""
-        image, size, kernel = _rgb(image), self.size, FILTERS[self.interpolation]
+        image, size, kernel = rgb(image), self.size, FILTERS[self.interpolation]
         if self.crop_pct < 1:  # the sizes and offsets of timm's evaluation transform
             shorter = math.floor(size / self.crop_pct)
             width, height = (int(shorter * side / min(image.size)) for side in image.size)
@@ -56,36 +60,44 @@ class Square:
         return np.asarray(image, dtype=np.uint8)
 
     def read(self, path: str | Path) -> NDArray[np.uint8]:
-        """The same from a file. EXIF rotation is applied.
-
-        Raises:
-            InputError: the file is missing, is no complete image, or has more than 100 million pixels. The message
-                names it.
-        """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(path) as image:
-                    if image.width * image.height > MAX_PIXELS:
-                        raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
-                    image.load()
-                    return self(ImageOps.exif_transpose(image))
-        except InputError:
-            raise
-        except FileNotFoundError:
-            raise InputError(f"no image at {path}") from None
-        except Exception as error:
-            raise InputError(
-                f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out."
-            ) from error
+        """The same from a file. EXIF rotation is applied. Raises InputError as `opened`."""
+        with pillow_quiet(), opened(path) as image:
+            return self(upright(image))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bit(image)
-    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+@contextlib.contextmanager
+def pillow_quiet() -> Iterator[None]:
+    """Hides warnings, such as Pillow's of damaged EXIF data, in all threads: Python's filters are of the process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """The picture in a file, whose pixels Pillow reads when they are used.
+
+    Raises:
+        InputError: within the block, too: the file is missing, is no complete image, or has more than 100 million
+            pixels. The message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"no image at {path}") from None
+    except Exception as error:
+        raise InputError(f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out.") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as people see it: with its EXIF rotation applied."""
+    image.load()
+    return ImageOps.exif_transpose(image)
 
 
 def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
@@ -96,28 +108,49 @@ def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
         out: a new .npy file of uint8 [N, size, size, 3].
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: images cannot be read. All of them are named.
         OSError: the disk is full.
     """
     array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), square.size, square.size, 3))
     with out.open("r+b") as file:  # a full disk raises here; later a write to the mapped file would kill the process
         os.posix_fallocate(file.fileno(), 0, out.stat().st_size)
     workers = min(len(os.sched_getaffinity(0)), max(1, len(paths) // _WORTH_A_PROCESS))
-    if workers == 1:
-        for row, path in enumerate(paths):
-            array[row] = square.read(path)
-    else:
-        bounds = [len(paths) * k // workers for k in range(workers + 1)]
-        jobs = [
-            {"out": str(out), "first": low, "square": asdict(square), "paths": list(paths[low:high])}
-            for low, high in itertools.pairwise(bounds)
-        ]
-        _run_workers(jobs)
+    with console.progress_bar("decoding", len(paths)) as bar:
+        if workers == 1:
+            bad = _read_part(array, 0, paths, square, bar.show)
+        else:
+            bounds = [len(paths) * k // workers for k in range(workers + 1)]
+            jobs = [
+                {"out": str(out), "first": low, "square": asdict(square), "paths": list(paths[low:high])}
+                for low, high in itertools.pairwise(bounds)
+            ]
+            bad = _run_workers(jobs, bar.show)
     array.flush()
+    if len(bad) == 1:
+        raise InputError(*bad[0])
+    if bad:
+        reasons = listed([message for message, _ in bad])
+        raise InputError(f"{len(bad):,} of {len(paths):,} images cannot be read: {reasons}", bad[0][1])
 
 
-def _run_workers(jobs: list[dict[str, object]]) -> None:
-    command = [sys.executable, "-m", "compress.data.decode"]
+def _read_part(
+    array: NDArray[np.uint8], first: int, paths: Sequence[str], square: Square, show: Callable[[int], None]
+) -> list[tuple[str, str]]:
+    """Fills the rows from `first` on. Returns what is wrong with each image that cannot be read, and a hint."""
+    bad: list[tuple[str, str]] = []
+    for number, path in enumerate(paths):
+        try:
+            array[first + number] = square.read(path)
+        except InputError as error:
+            bad.append((error.message, error.hint))
+        if number % _SHOWN_EVERY == 0:
+            show(number)
+    return bad
+
+
+def _run_workers(jobs: list[dict[str, object]], show: Callable[[int], None]) -> list[tuple[str, str]]:
+    """What `_read_part` returns, of all workers. A worker writes how far it is, and at last what it found."""
+    command = module_command("compress.data.decode")
     processes = [
         subprocess.Popen(
             command,
@@ -129,28 +162,32 @@ def _run_workers(jobs: list[dict[str, object]]) -> None:
         )
         for _ in jobs
     ]
+    done = [0] * len(jobs)
+
+    def follow(number: int) -> list[tuple[str, str]]:
+        process, answer = processes[number], None
+        assert process.stdout
+        for line in process.stdout:
+            answer = json.loads(line)
+            if isinstance(answer, int):
+                done[number] = answer
+                show(sum(done))
+        if process.wait() != 0 or not isinstance(answer, list):
+            raise InputError("an image decoder died", "Was memory short?")
+        return [(message, hint) for message, hint in answer]
+
     try:
         for process, job in zip(processes, jobs, strict=True):
             assert process.stdin
             with contextlib.suppress(BrokenPipeError):  # the worker died: its exit status shows it below
                 process.stdin.write(json.dumps(job))
                 process.stdin.close()
-        for process in processes:
-            assert process.stdout
-            answer = process.stdout.read()
-            if process.wait() != 0:
-                raise InputError(*(json.loads(answer) if answer else ["an image decoder died", "Was memory short?"]))
+        with ThreadPoolExecutor(len(jobs)) as threads:
+            return list(itertools.chain.from_iterable(threads.map(follow, range(len(jobs)))))
     finally:
         for process in processes:
             process.kill()
             process.wait()
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey by its high byte, where Pillow clips at 255. Modes I and F count as 8-bit up to 255."""
-    values = np.asarray(image).astype(np.float64)
-    scale = 257.0 if image.mode.startswith("I;16") or values.max() > 255 else 1.0
-    return Image.fromarray(np.clip(values / scale, 0, 255).round().astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:
@@ -158,18 +195,13 @@ def _reason(error: Exception) -> str:
     return "not an image" if text.startswith("cannot identify") else text
 
 
-def _worker() -> int:
+def _worker() -> None:
     job = json.load(sys.stdin)
     array, square = np.load(job["out"], mmap_mode="r+", allow_pickle=False), Square(**job["square"])
-    try:
-        for row, path in enumerate(job["paths"], start=job["first"]):
-            array[row] = square.read(path)
-    except InputError as error:
-        print(json.dumps([error.message, error.hint]))
-        return error.code
+    bad = _read_part(array, job["first"], job["paths"], square, lambda done: print(done, flush=True))
     array.flush()
-    return 0
+    print(json.dumps(bad))
 
 
 if __name__ == "__main__":
-    sys.exit(_worker())
+    _worker()
