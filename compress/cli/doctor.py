@@ -28,7 +28,8 @@ def examine() -> dict[str, str]:
     facts["cpu"] = torch.backends.cpu.get_cpu_capability()
     facts["threads"] = str(torch.get_num_threads())
     facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
-    facts["data"] = ", ".join(name for name in LAYOUTS if name != "folder" and find(name, None)) or "none here"
+    published = [name for name in LAYOUTS if name not in ("folder", "csv", "hub")]
+    facts["data"] = ", ".join(name for name in published if find(name, None)) or "none here"
     facts["cache"] = _cache()
     facts["free disk"] = f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB here"
     return facts

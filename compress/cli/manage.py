@@ -1,5 +1,6 @@
 """The commands for data sets, runs and recipes, and `doctor`."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -19,7 +20,12 @@ def data_list(json_: bool) -> None:
     """Name the data sets, and where they are."""
     from compress.data.sources import LAYOUTS, data_roots, find
 
-    own = {"digits": "comes with scikit-learn", "folder": "your own: train/CLASS/*.png and val/CLASS/*.png"}
+    own = {
+        "digits": "comes with scikit-learn",
+        "folder": "your own: train/CLASS/*.png and val/CLASS/*.png",
+        "csv": "your own: tables of paths and labels",
+        "hub": "of the Hugging Face Hub: data.repo",
+    }
     rows = [{"name": name, "path": str(find(name, None) or "")} for name in LAYOUTS if name not in own]
     if json_:
         print_json(rows)
@@ -40,6 +46,27 @@ def data_prepare(name: str, root: Path | None, url: str | None) -> None:
     from compress.data.sources import data_roots
 
     click.echo(prepare(name, data_roots(str(root) if root else None)[0], url=url))
+
+
+@data.command("prune")
+@click.option("--unused", "unused_days", metavar="DAYS", type=click.FloatRange(0), default=30, show_default=True)
+@click.option("--yes", is_flag=True, help="Remove them. Without this nothing is touched.")
+@as_json
+def data_prune(unused_days: float, yes: bool, json_: bool) -> None:
+    """List the caches of decoded pictures, and remove what was not used for DAYS or whose data set is gone."""
+    from compress.data.caches import list_caches, prune_caches
+
+    caches, chosen = list_caches(), prune_caches(unused_days=unused_days, remove=yes)
+    verbs = {cache.path: "removed" if yes else "would remove" for cache in chosen}
+    if json_:
+        rows = [{**asdict(cache), "path": str(cache.path), "pruned": cache.path in verbs} for cache in caches]
+        print_json(rows)
+        return
+    for cache in caches:
+        verb = verbs.get(cache.path, "stays")
+        click.echo(f"{verb:<13}{cache.path}  {cache.megabytes:.1f} MB  {cache.unused_days:.0f} days  {cache.source}")
+    total = sum(cache.megabytes for cache in chosen)
+    click.echo(f"{total:.1f} MB {'freed' if yes else 'can be freed: run it again with --yes'}")
 
 
 @click.group()

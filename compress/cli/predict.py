@@ -3,6 +3,7 @@
 In: a finished run or an exported ONNX file, and images. Out: class names with probabilities.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from scipy.special import softmax
 
 from compress.data.decode import Square
 from compress.data.preprocessing import Preprocessing
+from compress.data.walk import LeftOut, pictures_below
 from compress.system import files
 from compress.system.errors import InputError, first_line
 from export.folder import ExportFolder
 from export.records import ExportRecord
+
+logger = logging.getLogger(__name__)
 
 Classifier = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Maps uint8 [N, H, W, 3] to probabilities float32 [N, C]."""
@@ -27,7 +31,7 @@ def predict(model: Path, images: list[Path], *, top: int = 3) -> list[dict[str, 
 
     Args:
         model: the folder of a finished run, or an ONNX file that `compress export` wrote.
-        images: files that Pillow reads.
+        images: files that Pillow reads, and folders of such files.
         top: how many classes to return for each image.
 
     Returns:
@@ -38,12 +42,31 @@ def predict(model: Path, images: list[Path], *, top: int = 3) -> list[dict[str, 
     """
     names, square, classify = _from_onnx(model) if model.suffix == ".onnx" else _from_run(model)
     rows = []
-    for path in images:
+    for path in _files(images):
         (probabilities,) = classify(square.read(path)[None])
         best = np.argsort(-probabilities, kind="stable")[:top]
         classes = [{"class": names[c], "probability": round(float(probabilities[c]), 6)} for c in best]
         rows.append({"image": str(path), "classes": classes})
     return rows
+
+
+def _files(images: list[Path]) -> list[Path]:
+    """The files that were named, and the pictures in the folders that were named."""
+    found: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            left_out = LeftOut()
+            pictures = pictures_below(str(path), left_out)
+            if left_out.counts:
+                logger.warning(str(left_out))
+            if not pictures:
+                raise InputError(f"no picture in {path}")
+            found += map(Path, pictures)
+        elif path.exists() and not path.is_file():
+            raise InputError(f"{path} is no regular file", "Name files or folders of pictures.")
+        else:
+            found.append(path)
+    return found
 
 
 def _from_run(path: Path) -> tuple[list[str], Square, Classifier]:

@@ -4,7 +4,6 @@ In: the folder of a data set, and how its pictures become squares. Out: what a D
 Pictures to train on that are streamed stay in their files; the cache then holds the list of them.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -20,19 +19,23 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
+from compress.data.caches import META, cache_place, mark_used, may_only_read
 from compress.data.decode import Square, read_images
+from compress.data.fingerprint import of_files, of_source
 from compress.data.picture_files import PictureFiles
-from compress.data.sources import Source, Split
+from compress.data.source import Source, Split
+from compress.data.split_checks import constant_classes, overlap
+from compress.recipe import Data
 from compress.system import files
-from compress.system.errors import InputError
 from compress.system.hashes import sha256_json
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise it when the same source would give other content
+_FORMAT = 2  # raise it when the same source would give other content
 _LABELS = ("train_labels", "eval_labels")
 _RESIDENT = ("train_images", "eval_images", *_LABELS)
 _STREAMED = ("train_paths", "train_ends", "train_bytes", "eval_images", *_LABELS)
+_COMPARED = 100_000  # pictures to train on, at most, whose files are compared with those to evaluate on
 _SAMPLE = 1000  # pictures that give mean and standard deviation where the pictures to train on stay in their files
 
 
@@ -41,20 +44,22 @@ class Wanted:
     """What the cache shall hold.
 
     Attributes:
-        name: of the data set.
+        settings: that name the data set.
         folder: that holds it.
         square: how its pictures become squares. Those to train on are whole, since augmentation crops them.
         streamed: whether the pictures to train on stay in their files.
         variant: of the source, as part of the cache's name. `read` gives another source for each.
         read: the folder to a Source.
+        packed: the files that hold all pictures. Empty where each picture is a file.
     """
 
-    name: str
+    settings: Data
     folder: Path
     square: Square
     streamed: bool
     variant: str
     read: Callable[[Path], Source]
+    packed: tuple[str, ...]
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -63,11 +68,8 @@ class Wanted:
     @property
     def place(self) -> Path:
         """The folder of the cache."""
-        source = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]
-        square = self.square
-        kind = "" if square == Square(square.size) else f"-{square.interpolation}-{square.crop_pct:g}"
-        kind += "-files" if self.streamed else ""
-        return files.cache_folder() / "data" / f"{self.name}-{square.size}{kind}{self.variant}-{source}"
+        place = cache_place(self.settings, self.folder, self.square)
+        return place.with_name(f"{place.name}{'-files' if self.streamed else ''}{self.variant}")
 
 
 def cached(wanted: Wanted) -> dict[str, Any]:
@@ -77,14 +79,19 @@ def cached(wanted: Wanted) -> dict[str, Any]:
         InputError: the data set is damaged.
         MachineError: the cache cannot be written. $COMPRESS_CACHE chooses another folder for it.
     """
-    cache, name, size = wanted.place, wanted.name, wanted.square.size
-    fingerprint = _fingerprint(wanted.folder)
+    cache, folder, name, size = wanted.place, wanted.folder, wanted.settings.name, wanted.square.size
+    # Packed files take long to read. Of other data the list of files is quick.
+    source = None if wanted.packed else wanted.read(folder)
+    found = of_source(source, folder) if source else of_files([str(folder / file) for file in wanted.packed], folder)
+    current = f"{_FORMAT} {found}"
+    if may_only_read(cache) and (content := _open_cache(cache, wanted, current)) is not None:
+        return _with_warnings(content, source)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
-            if (content := _open_cache(cache, wanted, fingerprint)) is not None:
-                return content
-            source = wanted.read(wanted.folder)
+            if (content := _open_cache(cache, wanted, current)) is not None:
+                return _with_warnings(content, source)
+            source = source or wanted.read(folder)
             count = 0 if wanted.streamed else len(source.train.labels)
             count += len(source.evaluation.labels) if source.evaluation else 0
             needed = count * size**2 * 3
@@ -93,13 +100,15 @@ def cached(wanted: Wanted) -> dict[str, Any]:
             with tempfile.TemporaryDirectory(
                 prefix=f"{cache.name}.", suffix=".tmp", dir=cache.parent, ignore_cleanup_errors=True
             ) as scratch:
+                facts = {"fingerprint": current, "source": str(folder.resolve())}
                 try:
-                    build(source, wanted, Path(scratch), fingerprint)
+                    meta = _build(source, wanted, Path(scratch), facts)
                 except OSError as error:
                     raise OSError(error.errno, f"{error.strerror or error}; {needed:,} bytes needed") from error
                 shutil.rmtree(cache, ignore_errors=True)
+                os.chmod(scratch, 0o755)  # other users may read the cache
                 os.rename(scratch, cache)
-            return _content(cache, wanted, json.loads((cache / "meta.json").read_text(encoding="utf-8")), mmap=True)
+            return _with_warnings(_content(cache, wanted, meta, mmap=True), source)
     except OSError as error:
         failure = files.cannot_write(cache, error)
         raise type(failure)(failure.message, "Set $COMPRESS_CACHE to a folder with space.") from error
@@ -109,44 +118,29 @@ def uncached(wanted: Wanted) -> dict[str, Any]:
     """The same for a data set that is small enough to be read anew each time."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        return _content(folder, wanted, build(wanted.read(wanted.folder), wanted, folder, ""), mmap=False)
+        return _content(folder, wanted, _build(wanted.read(wanted.folder), wanted, folder, {}), mmap=False)
 
 
-def _fingerprint(folder: Path) -> str:
-    """Hash of each file's path, size and time of change. To read all files would cost what the cache saves."""
-    digest = hashlib.sha256(f"{_FORMAT}".encode())
-    stack = [folder]
-    lines: list[str] = []
-    while stack:
-        try:
-            for entry in os.scandir(stack.pop()):
-                if entry.is_dir():
-                    stack.append(Path(entry.path))
-                else:
-                    status = entry.stat()
-                    lines.append(f"{os.path.relpath(entry.path, folder)}\0{status.st_size}\0{status.st_mtime_ns}")
-        except OSError as error:
-            raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
-    for line in sorted(lines):
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+def _with_warnings(content: dict[str, Any], source: Source | None) -> dict[str, Any]:
+    return {**content, "warnings": (*(source.warnings if source else ()), *content["warnings"])}
 
 
 def _open_cache(cache: Path, wanted: Wanted, fingerprint: str) -> dict[str, Any] | None:
     """The cached content, or None where it is absent or damaged, or its source has changed."""
     try:
-        meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
+        meta = json.loads((cache / META).read_text(encoding="utf-8"))
         if meta["fingerprint"] != fingerprint:
             return None
         if any(files.sha256_file(cache / f"{name}.npy") != meta["arrays"][name] for name in wanted.arrays):
             return None
+        mark_used(cache / META)
         return _content(cache, wanted, meta, mmap=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def build(source: Source, wanted: Wanted, folder: Path, fingerprint: str) -> dict[str, Any]:
-    """Writes the arrays and meta.json into `folder`. Returns what is in meta.json."""
+def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) -> dict[str, Any]:
+    """Writes the arrays and meta.json, with these facts, into `folder`. Returns what is in meta.json."""
     square = wanted.square
     empty = Split(np.zeros((0, square.size, square.size, 3), np.uint8), [])
     evaluation, whole = source.evaluation or empty, replace(square, crop_pct=1.0)
@@ -160,9 +154,13 @@ def build(source: Source, wanted: Wanted, folder: Path, fingerprint: str) -> dic
         np.save(folder / "train_ends.npy", pictures.ends)
         np.save(folder / "train_bytes.npy", np.array([os.stat(path).st_size for path in source.train.images]))
         mean, std = channel_statistics(pictures[:: max(1, len(pictures) // _SAMPLE)])
+        constant = []
     else:
         _write_pixels(source.train, whole, folder / "train_images.npy")
-        mean, std = channel_statistics(np.load(folder / "train_images.npy", mmap_mode="r", allow_pickle=False))
+        pixels = np.load(folder / "train_images.npy", mmap_mode="r", allow_pickle=False)
+        mean, std = channel_statistics(pixels)
+        constant = constant_classes(pixels, np.asarray(source.train.labels), source.class_names)
+    warnings = [*(overlap(source) if len(source.train.labels) <= _COMPARED else []), *constant]
     hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in wanted.arrays}
     meta = {
         "class_names": source.class_names,
@@ -171,9 +169,10 @@ def build(source: Source, wanted: Wanted, folder: Path, fingerprint: str) -> dic
         "std": std,
         "sha256": sha256_json([hashes, source.class_names]),
         "arrays": hashes,
-        "fingerprint": fingerprint,
+        "warnings": warnings,
+        **facts,
     }
-    files.write_json(folder / "meta.json", meta)
+    files.write_json(folder / META, meta)
     return meta
 
 
@@ -200,6 +199,7 @@ def _content(folder: Path, wanted: Wanted, meta: dict[str, Any], *, mmap: bool) 
         "eval_split": meta["eval_split"],
         "own_mean": tuple(meta["mean"]),
         "own_std": tuple(meta["std"]),
+        "warnings": tuple(meta["warnings"]),
         "sha256": meta["sha256"],
         **arrays,
     }

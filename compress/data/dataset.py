@@ -14,7 +14,9 @@ from compress.data.decode import Square
 from compress.data.label_noise import noisy_labels
 from compress.data.picture_files import PictureFiles
 from compress.data.preprocessing import Interpolation, Preprocessing
-from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
+from compress.data.source import Source, Split
+from compress.data.sources import LAYOUTS, data_folder, every_nth
+from compress.data.split_checks import held_out_whole, not_judged
 from compress.recipe import Augment, Data
 from compress.system.errors import InputError
 from compress.system.hashes import sha256_json
@@ -39,6 +41,7 @@ class Dataset:
         interpolation: with which images were resized.
         crop_pct: of the evaluation images. The shorter side was resized to image_size / crop_pct.
         sha256: of all pixels, labels and class names, of the part that is held out, and of the label noise.
+        warnings: what people should know of the data, a sentence each.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Dataset:
     crop_pct: float
     sha256: str
     streamed: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -99,12 +103,13 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
     from_files = settings.loader == "stream" and layout.in_files
     holdout = settings.holdout if from_files else 0.0
     wanted = Wanted(
-        name=settings.name,
-        folder=locate(settings.name, settings.root),
+        settings=settings,
+        folder=data_folder(settings),
         square=square,
         streamed=from_files,
         variant=f"-{holdout:g}" if holdout else "",
-        read=lambda folder: _part_held_out(layout.read(folder), holdout),
+        read=lambda folder: _part_held_out(layout.read(folder, settings), holdout),
+        packed=layout.packed,
     )
     content = uncached(wanted) if settings.name == "digits" else cached(wanted)
     dataset = Dataset(
@@ -126,7 +131,8 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
             f"{wanted.folder} holds one class, {dataset.class_names[0]!r}, and there is nothing to tell apart",
             "Add a folder for another class.",
         )
-    return _train_as_asked(dataset, 0.0 if from_files else settings.holdout, settings.label_noise)
+    dataset = _train_as_asked(dataset, 0.0 if from_files else settings.holdout, settings.label_noise)
+    return replace(dataset, warnings=(*dataset.warnings, *not_judged(dataset.eval_labels, dataset.class_names)))
 
 
 def resolve_augment(settings: Data) -> Augment:
@@ -161,6 +167,7 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         eval_images=resized(dataset.train_images[held], cut),
         eval_labels=clean[held],
         eval_split=_held_out_name(holdout),
+        warnings=(*dataset.warnings, *held_out_whole(clean, held, dataset.class_names)),
         sha256=sha256_json([dataset.sha256, holdout, *([dataset.crop_pct] if dataset.crop_pct < 1 else [])]),
     )
 
@@ -170,13 +177,20 @@ def _part_held_out(source: Source, holdout: float) -> Source:
     images = source.train.images
     if not holdout or not isinstance(images, list):
         return source
-    held = _held_out(np.asarray(source.train.labels), holdout).tolist()
+    labels = np.asarray(source.train.labels)
+    held = _held_out(labels, holdout)
 
-    def part(chosen: bool) -> Split:
-        rows = [row for row, is_held in enumerate(held) if is_held == chosen]
-        return Split([images[row] for row in rows], [source.train.labels[row] for row in rows])
+    def part(chosen: NDArray[np.bool_]) -> Split:
+        rows = np.flatnonzero(chosen).tolist()
+        return Split([images[row] for row in rows], labels[rows].tolist())
 
-    return replace(source, train=part(False), evaluation=part(True), evaluation_name=_held_out_name(holdout))
+    return replace(
+        source,
+        train=part(~held),
+        evaluation=part(held),
+        evaluation_name=_held_out_name(holdout),
+        warnings=(*source.warnings, *held_out_whole(labels, held, source.class_names)),
+    )
 
 
 def _held_out(labels: NDArray[np.int64], holdout: float) -> NDArray[np.bool_]:

@@ -12,7 +12,8 @@ import math
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,14 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from compress.data.colour import rgb
 from compress.data.preprocessing import FILTERS, Interpolation
-from compress.system import platform
+from compress.system import console, platform
 from compress.system.child import module_command
-from compress.system.errors import InputError, first_line
+from compress.system.errors import InputError, first_line, listed
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 MAX_PIXELS = 100_000_000
 _WORTH_A_PROCESS = 2_000
+_SHOWN_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,6 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """The picture with three channels of 8 bits."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bit(image)
-    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
 def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
     """Decodes all files, with as many workers as there are processors.
 
@@ -114,27 +107,48 @@ def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
         out: a new .npy file of uint8 [N, size, size, 3].
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: images cannot be read. All of them are named.
         OSError: the disk is full.
     """
     array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), square.size, square.size, 3))
     with out.open("r+b") as file:  # a full disk raises here; later a write to the mapped file would kill the process
         platform.reserve_space(file, out.stat().st_size)
     workers = min(platform.usable_cpus(), max(1, len(paths) // _WORTH_A_PROCESS))
-    if workers == 1:
-        for row, path in enumerate(paths):
-            array[row] = square.read(path)
-    else:
-        bounds = [len(paths) * k // workers for k in range(workers + 1)]
-        jobs = [
-            {"out": str(out), "first": low, "square": asdict(square), "paths": list(paths[low:high])}
-            for low, high in itertools.pairwise(bounds)
-        ]
-        _run_workers(jobs)
+    with console.progress_bar("decoding", len(paths)) as bar:
+        if workers == 1:
+            bad = _read_part(array, 0, paths, square, bar.show)
+        else:
+            bounds = [len(paths) * k // workers for k in range(workers + 1)]
+            jobs = [
+                {"out": str(out), "first": low, "square": asdict(square), "paths": list(paths[low:high])}
+                for low, high in itertools.pairwise(bounds)
+            ]
+            bad = _run_workers(jobs, bar.show)
     array.flush()
+    if len(bad) == 1:
+        raise InputError(*bad[0])
+    if bad:
+        reasons = listed([message for message, _ in bad])
+        raise InputError(f"{len(bad):,} of {len(paths):,} images cannot be read: {reasons}", bad[0][1])
 
 
-def _run_workers(jobs: list[dict[str, object]]) -> None:
+def _read_part(
+    array: NDArray[np.uint8], first: int, paths: Sequence[str], square: Square, show: Callable[[int], None]
+) -> list[tuple[str, str]]:
+    """Fills the rows from `first` on. Returns what is wrong with each image that cannot be read, and a hint."""
+    bad: list[tuple[str, str]] = []
+    for number, path in enumerate(paths):
+        try:
+            array[first + number] = square.read(path)
+        except InputError as error:
+            bad.append((error.message, error.hint))
+        if number % _SHOWN_EVERY == 0:
+            show(number)
+    return bad
+
+
+def _run_workers(jobs: list[dict[str, object]], show: Callable[[int], None]) -> list[tuple[str, str]]:
+    """What `_read_part` returns, of all workers. A worker writes how far it is, and at last what it found."""
     command = module_command("compress.data.decode")
     processes = [
         subprocess.Popen(
@@ -147,28 +161,32 @@ def _run_workers(jobs: list[dict[str, object]]) -> None:
         )
         for _ in jobs
     ]
+    done = [0] * len(jobs)
+
+    def follow(number: int) -> list[tuple[str, str]]:
+        process, answer = processes[number], None
+        assert process.stdout
+        for line in process.stdout:
+            answer = json.loads(line)
+            if isinstance(answer, int):
+                done[number] = answer
+                show(sum(done))
+        if process.wait() != 0 or not isinstance(answer, list):
+            raise InputError("an image decoder died", "Was memory short?")
+        return [(message, hint) for message, hint in answer]
+
     try:
         for process, job in zip(processes, jobs, strict=True):
             assert process.stdin
             with contextlib.suppress(BrokenPipeError):  # the worker died: its exit status shows it below
                 process.stdin.write(json.dumps(job))
                 process.stdin.close()
-        for process in processes:
-            assert process.stdout
-            answer = process.stdout.read()
-            if process.wait() != 0:
-                raise InputError(*(json.loads(answer) if answer else ["an image decoder died", "Was memory short?"]))
+        with ThreadPoolExecutor(len(jobs)) as threads:
+            return list(itertools.chain.from_iterable(threads.map(follow, range(len(jobs)))))
     finally:
         for process in processes:
             process.kill()
             process.wait()
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey by its high byte, where Pillow clips at 255. Modes I and F count as 8-bit up to 255."""
-    values = np.asarray(image).astype(np.float64)
-    scale = 257.0 if image.mode.startswith("I;16") or values.max() > 255 else 1.0
-    return Image.fromarray(np.clip(values / scale, 0, 255).round().astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:
@@ -176,18 +194,13 @@ def _reason(error: Exception) -> str:
     return "not an image" if text.startswith("cannot identify") else text
 
 
-def _worker() -> int:
+def _worker() -> None:
     job = json.load(sys.stdin)
     array, square = np.load(job["out"], mmap_mode="r+", allow_pickle=False), Square(**job["square"])
-    try:
-        for row, path in enumerate(job["paths"], start=job["first"]):
-            array[row] = square.read(path)
-    except InputError as error:
-        print(json.dumps([error.message, error.hint]))
-        return error.code
+    bad = _read_part(array, job["first"], job["paths"], square, lambda done: print(done, flush=True))
     array.flush()
-    return 0
+    print(json.dumps(bad))
 
 
 if __name__ == "__main__":
-    sys.exit(_worker())
+    _worker()

@@ -3,13 +3,12 @@
 In: a recipe's data section and the device. Out: resident or stream.
 """
 
-import os
 from typing import Literal
 
 import psutil
 import torch
 
-from compress.data.sources import LAYOUTS, locate
+from compress.data.sources import LAYOUTS, data_folder
 from compress.recipe import Data
 
 _SHARE = 0.5  # of the free memory that the squares may take
@@ -23,6 +22,7 @@ def choose_loader(settings: Data, device: torch.device) -> Literal["resident", "
 
     Raises:
         InputError: the data set is missing.
+        MachineError: the Hub, where it is, cannot be reached.
     """
     if settings.loader != "auto":
         return settings.loader
@@ -31,9 +31,9 @@ def choose_loader(settings: Data, device: torch.device) -> Literal["resident", "
         return "resident"
     if settings.augment.scale < 1:
         return "stream"
-    size = settings.image_size or layout.image_size
-    count = sum(len(names) for _, _, names in os.walk(locate(settings.name, settings.root) / "train"))
-    return "stream" if count * size**2 * 3 > _SHARE * free_memory(device) else "resident"
+    assert settings.image_size is not None
+    count = len(layout.read(data_folder(settings), settings).train.labels)
+    return "stream" if count * settings.image_size**2 * 3 > _SHARE * free_memory(device) else "resident"
 
 
 def free_memory(device: torch.device) -> int:

@@ -4,43 +4,28 @@ In: the root folder of a data set. Out: a Source with class names and splits, as
 arrays of it. A student is judged on the official validation or test split. Nothing here allows training on it.
 """
 
-import io
+import hashlib
 import os
-import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.decode import SUFFIXES
+from compress.data.cifar import read_cifar100
+from compress.data.class_folders import EVALUATIONS, read_class_folders, read_splits
+from compress.data.source import Source, Split
+from compress.data.tables import read_tables
+from compress.data.walk import LeftOut, folders_in
+from compress.recipe import Data
 from compress.system.errors import InputError
 from compress.system.paths import user_path
 
-
-@dataclass(frozen=True)
-class Split:
-    """Images with a class index each. The images are paths, or pixels as uint8 [N, H, W, 3]."""
-
-    images: list[str] | NDArray[np.uint8]
-    labels: list[int]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set as its layout gives it.
-
-    Attributes:
-        evaluation: None where the layout has no split to evaluate on. Then data.holdout is needed.
-        evaluation_name: for people.
-    """
-
-    class_names: list[str]
-    train: Split
-    evaluation: Split | None
-    evaluation_name: str
+_CINIC10 = frozenset(["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"])
+_TINY_IMAGENET_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71cc11caf8"
+"""Of its 200 WordNet ids, sorted, a line each."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +38,9 @@ class Layout:
         image_size: default, in pixels a side; 0 where the recipe must say it.
         crop: default padding in pixels for random crops.
         flip: default of mirroring.
-        in_files: whether each picture is a file of its own.
-        read: makes a Source of the folder.
+        read: makes a Source of the folder, as the recipe's data section wants it.
+        holds: whether a folder of another name is this data set. Its class names decide.
+        packed: the files that hold all pictures. Empty where each picture is a file.
     """
 
     folder: str
@@ -62,39 +48,28 @@ class Layout:
     image_size: int
     crop: int
     flip: bool
-    in_files: bool
-    read: Callable[[Path], Source]
+    read: Callable[[Path, Data], Source]
+    holds: Callable[[Path], bool] = lambda _: False
+    packed: tuple[str, ...] = ()
+
+    @property
+    def in_files(self) -> bool:
+        """Whether each picture is a file of its own."""
+        return not self.packed and self.read is not read_digits
 
 
-def read_cifar100(folder: Path) -> Source:
-    """CIFAR-100 in its Python version: the files meta, train and test. Raises InputError where one is damaged."""
-    meta = _load_cifar_pickle(folder / "meta")
-    names = [str(name) for name in meta["fine_label_names"]]
-    splits: dict[str, Split] = {}
-    for name in ("train", "test"):
-        batch = _load_cifar_pickle(folder / name)
-        try:
-            pixels = np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            labels = [int(label) for label in batch["fine_labels"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{folder / name} is not a CIFAR-100 batch ({error})", "Unpack the archive anew."
-            ) from None
-        if len(pixels) != len(labels) or not labels or not 0 <= min(labels) <= max(labels) < len(names):
-            raise InputError(f"{folder / name}: images and labels do not fit together", "Unpack the archive anew.")
-        splits[name] = Split(pixels, labels)
-    return Source(names, splits["train"], splits["test"], "test")
-
-
-def read_tiny_imagenet(folder: Path) -> Source:
+def read_tiny_imagenet(folder: Path, _settings: Data) -> Source:
     """Tiny ImageNet: train/WNID/images/*.JPEG, and val/images/*.JPEG with val_annotations.txt.
 
     Its test split has no labels.
 
     Raises:
-        InputError: a file is missing, or a class of val is not in train.
+        InputError: a file is missing, the classes are others, or a class of val is not in train.
     """
-    wnids, train = _class_folders(folder / "train")
+    if not _holds_tiny_imagenet(folder):
+        raise _other_classes(folder, "tinyimagenet")
+    learned = read_class_folders(str(folder / "train"), LeftOut())
+    wnids = sorted(learned.paths)
     index = {wnid: number for number, wnid in enumerate(wnids)}
     images: list[str] = []
     labels: list[int] = []
@@ -108,34 +83,40 @@ def read_tiny_imagenet(folder: Path) -> Source:
             )
         images.append(str(folder / "val" / "images" / name))
         labels.append(index[wnid])
-    return Source(_wnid_names(folder / "words.txt", wnids), train, Split(images, labels), "val")
+    names = _wnid_names(folder / "words.txt", wnids)
+    return _counted(Source(names, learned.split(wnids), Split(images, labels), "val"), folder, 100_000, 10_000)
 
 
-def read_cinic10(folder: Path) -> Source:
-    """CINIC-10: a folder for each class in train/ and test/. Its valid/ is not used."""
-    return read_folder(folder, evaluations=("test",))
+def read_cinic10(folder: Path, _settings: Data) -> Source:
+    """CINIC-10: a folder for each class in train/ and test/. Its valid/ is not used.
+
+    Raises:
+        InputError: there are no images, or the classes are others.
+    """
+    if not _holds_cinic10(folder):
+        raise _other_classes(folder, "cinic10")
+    return _counted(read_splits(str(folder), evaluations=("test",)), folder, 90_000, 90_000)
 
 
-def read_folder(folder: Path, evaluations: tuple[str, ...] = ("val", "valid", "validation", "test")) -> Source:
-    """A folder of one's own: train/CLASS/*.png, and the same classes for evaluation.
+def read_folder(folder: Path, _settings: Data) -> Source:
+    """A folder of one's own: train/CLASS/*.png, and the same classes for evaluation. Or CLASS/*.png alone.
 
     The first of the evaluation folders that exists is taken.
 
     Raises:
-        InputError: there are no images, a file is no image, or a class for evaluation is not in train.
+        InputError: there are no images, or a class for evaluation is not in train.
     """
-    names, train = _class_folders(folder / "train")
-    found = next((name for name in evaluations if (folder / name).is_dir()), None)
-    if found is None:
-        return Source(names, train, None, "")
-    eval_names, evaluation = _class_folders(folder / found)
-    if strangers := sorted(set(eval_names) - set(names)):
-        raise InputError(f"class {strangers[0]!r} in {folder / found} is not in train", "The classes must be the same.")
-    labels = [names.index(eval_names[label]) for label in evaluation.labels]
-    return Source(names, train, Split(evaluation.images, labels), found)
+    return read_splits(str(folder))
 
 
-def read_digits(_: Path) -> Source:
+def read_hub(folder: Path, _settings: Data) -> Source:
+    """A data set of the Hub, in the folder to which it was unpacked."""
+    from compress.data.hub import read_unpacked
+
+    return read_unpacked(folder)
+
+
+def read_digits(_folder: Path, _settings: Data) -> Source:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. Every fifth image of a class is for evaluation."""
     from sklearn.datasets import load_digits  # takes a second to import
 
@@ -152,12 +133,52 @@ def read_digits(_: Path) -> Source:
     )
 
 
+def _class_names(folder: Path) -> set[str]:
+    return set(folders_in(str(folder / "train"), LeftOut())) if (folder / "train").is_dir() else set()
+
+
+def _holds_cinic10(folder: Path) -> bool:
+    return _class_names(folder) == _CINIC10
+
+
+def _holds_tiny_imagenet(folder: Path) -> bool:
+    return hashlib.sha256("\n".join(sorted(_class_names(folder))).encode()).hexdigest() == _TINY_IMAGENET_SHA256
+
+
+def _holds_cifar100(folder: Path) -> bool:
+    return (folder / "meta").is_file()
+
+
+def _other_classes(folder: Path, name: str) -> InputError:
+    names = sorted(_class_names(folder))
+    some = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    return InputError(
+        f"{folder} is not {name}: it has {len(names)} classes ({some})",
+        "For pictures of your own set data.name to folder.",
+    )
+
+
+def _counted(source: Source, folder: Path, train: int, evaluation: int) -> Source:
+    """Warns where a published data set is not whole."""
+    found = len(source.train.labels), len(source.evaluation.labels) if source.evaluation else 0
+    if found == (train, evaluation):
+        return source
+    text = f"{folder} holds {found[0]:,} and {found[1]:,} pictures, published are {train:,} and {evaluation:,}"
+    return replace(source, warnings=(*source.warnings, text))
+
+
 LAYOUTS: dict[str, Layout] = {
-    "cifar100": Layout("cifar-100-python", "train", 32, 4, True, False, read_cifar100),
-    "cinic10": Layout("CINIC-10", "train", 32, 4, True, True, read_cinic10),
-    "tinyimagenet": Layout("tiny-imagenet-200", "train", 64, 8, True, True, read_tiny_imagenet),
-    "digits": Layout("", "", 16, 1, False, False, read_digits),
-    "folder": Layout("", "train", 0, 4, True, True, read_folder),
+    "cifar100": Layout(
+        *("cifar-100-python", "train", 32, 4, True, lambda folder, _: read_cifar100(folder)),
+        holds=_holds_cifar100,
+        packed=("meta", "train", "test"),
+    ),
+    "cinic10": Layout("CINIC-10", "train", 32, 4, True, read_cinic10, _holds_cinic10),
+    "tinyimagenet": Layout("tiny-imagenet-200", "train", 64, 8, True, read_tiny_imagenet, _holds_tiny_imagenet),
+    "digits": Layout("", "", 16, 1, False, read_digits),
+    "folder": Layout("", "train", 0, 4, True, read_folder, lambda _: True),
+    "csv": Layout("", "", 0, 4, True, read_tables, lambda _: True),
+    "hub": Layout("", "", 0, 4, True, read_hub, lambda _: True),
 }
 
 
@@ -168,24 +189,50 @@ def data_roots(root: str | None) -> list[Path]:
 
 
 def find(name: str, root: str | None) -> Path | None:
-    """The data set's folder in a root, or that root itself. None where it is not there."""
+    """The data set's folder in a root, or a given root that is that folder itself. None where it is not there."""
     layout = LAYOUTS[name]
     if name == "digits":
         return Path()
-    folders = [folder for base in data_roots(root) for folder in (base / layout.folder, base)]
-    return next((folder for folder in folders if (folder / layout.marker).exists()), None)
+    for base in data_roots(root):
+        if layout.folder and (base / layout.folder / layout.marker).exists():
+            return base / layout.folder
+        given = root is not None or str(base) == os.environ.get("COMPRESS_DATA")
+        if given and (base / layout.marker).exists() and layout.holds(base):
+            return base
+    return None
 
 
 def locate(name: str, root: str | None) -> Path:
     """Like `find`. Raises InputError where the data set is not there."""
     if (found := find(name, root)) is not None:
         return found
-    layout = LAYOUTS[name]
-    expected = data_roots(root)[0] / layout.folder / layout.marker
-    hint = f"Run `compress data prepare {name}`, or point data.root or $COMPRESS_DATA to the folder that holds it."
-    if name == "folder":
-        hint = "A folder of one's own holds train/CLASS/*.png and val/CLASS/*.png."
-    raise InputError(f"no {name} data: {expected} is missing", hint)
+    layout, base = LAYOUTS[name], data_roots(root)[0]
+    if root is not None and (base / layout.marker).exists():
+        raise _other_classes(base, name)
+    hints = {
+        "folder": "A folder of one's own holds train/CLASS/*.png and val/CLASS/*.png. CLASS/*.png needs data.holdout.",
+        "csv": "data.root is the folder of the tables.",
+    }
+    get = f"Run `compress data prepare {name}`, or point data.root or $COMPRESS_DATA to the folder that holds it."
+    raise InputError(f"no {name} data: {base / layout.folder / layout.marker} is missing", hints.get(name, get))
+
+
+def data_folder(settings: Data) -> Path:
+    """Where the data of a recipe is. What comes from the Hub is fetched before.
+
+    Raises:
+        InputError: it is not there.
+        MachineError: the Hub cannot be reached, or its data cannot be written.
+    """
+    if settings.name == "hub":
+        from compress.data.hub import unpacked
+
+        return unpacked(settings)
+    if settings.name == "folder" and settings.holdout and settings.root:
+        (root,) = data_roots(settings.root)
+        if root.is_dir() and not any((root / name).exists() for name in ("train", *EVALUATIONS)):
+            return root
+    return locate(settings.name, settings.root)
 
 
 def every_nth(labels: NDArray[np.int64], n: float) -> NDArray[np.bool_]:
@@ -203,63 +250,6 @@ def every_nth(labels: NDArray[np.int64], n: float) -> NDArray[np.bool_]:
         count = max(1, round(len(rows) / n))
         chosen[rows[(np.arange(count) * len(rows)) // count]] = True
     return chosen
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles containers and numpy arrays. It refuses every other name, so that no code can run."""
-
-    _ALLOWED = frozenset(
-        {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-        | {(module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")}
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
-def _load_cifar_pickle(path: Path) -> dict[str, Any]:
-    try:
-        content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "Unpack the archive anew.") from None
-    except Exception as error:
-        raise InputError(f"{path} is not a whole CIFAR-100 file ({error})", "Unpack the archive anew.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a CIFAR-100 file", "Unpack the archive anew.")
-    return content
-
-
-def _class_folders(folder: Path) -> tuple[list[str], Split]:
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"cannot read {folder}: {error.strerror}", "It should hold a folder for each class.") from None
-    if not names:
-        raise InputError(f"{folder} holds no class folders", "Images belong into train/CLASS/.")
-    images: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        if not name.isprintable():
-            raise InputError(f"class folder {name!r} in {folder} has a name that is not plain text", "Rename it.")
-        files = sorted(_image_files(folder / name))
-        if not files:
-            raise InputError(f"class folder {folder / name} holds no image", "Add images, or remove the folder.")
-        images += files
-        labels += [label] * len(files)
-    return names, Split(images, labels)
-
-
-def _image_files(folder: Path) -> list[str]:
-    files: list[str] = []
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if Path(name).suffix.lower() in SUFFIXES:
-                files.append(os.path.join(parent, name))
-            elif not name.startswith(".") and name != "Thumbs.db" and not name.endswith("_boxes.txt"):
-                raise InputError(f"{os.path.join(parent, name)} is not an image file", "Remove it from the folder.")
-    return files
 
 
 def _read_text(path: Path) -> str:

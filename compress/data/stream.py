@@ -5,9 +5,7 @@ next batches meanwhile. On a CPU the training itself uses all processors, so thr
 beside it, workers would only take turns with it.
 """
 
-import os
 import signal
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from compress.data.decode import pillow_quiet
 from compress.data.picture_files import PictureFiles, PixelPictures
 from compress.data.training_picture import TrainingPicture
 from compress.recipe import Augment
+from compress.system import platform
 from compress.system.errors import InputError
 from compress.system.seeds import stream
 
@@ -105,7 +104,7 @@ class StreamedImages:
             prefetch_factor=_AHEAD,
             worker_init_fn=_begin_worker,
             # Other ways to start processes import the user's script again, which may have no guard.
-            multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
+            multiprocessing_context=platform.OWN_PROCESS,
             generator=torch.Generator(),  # else each iterator would draw from the generator of the training
         )
         with warnings.catch_warnings():  # Python 3.12 warns of forks beside threads; these children only decode
@@ -115,7 +114,7 @@ class StreamedImages:
 
     @property
     def _workers(self) -> int:
-        return max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) // self.processes))
+        return max(1, min(_MOST_WORKERS, platform.usable_cpus() // self.processes))
 
 
 class _Keyed:

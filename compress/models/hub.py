@@ -16,9 +16,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from compress.models.hub_client import answer_s, host, quiet, within
 from compress.system import console, files
-from compress.system.errors import CompressError, InputError, MachineError, UsageError, first_line
+from compress.system.errors import InputError, MachineError, UsageError, first_line
+from compress.system.hub_client import answer_s, explained, host, quiet, within
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def _look_up(wanted: _Wanted) -> _Found:
         except EntryNotFoundError:
             continue
         except Exception as error:
-            raise _explained(error, wanted) from error
+            raise explained(error, wanted.repo, wanted.revision, wanted.unavailable) from error
         etag, commit = about.etag or "", about.commit_hash or ""
         if not (_PLAIN.fullmatch(etag) and _PLAIN.fullmatch(commit)):
             raise wanted.unavailable(f"{host()} does not answer as the Hugging Face Hub does")
@@ -212,7 +212,7 @@ def _fetch(found: _Found, part: Path, wanted: _Wanted) -> None:
     try:
         response = within(answer_s(), send)
     except Exception as error:
-        raise _explained(error, wanted) from error
+        raise explained(error, wanted.repo, wanted.revision, wanted.unavailable) from error
     if response.status_code == 416:  # the part is not the beginning of that file
         response.close()
         part.unlink()
@@ -260,33 +260,3 @@ def _point(pointer: Path, blob: Path) -> None:
     except OSError:
         shutil.copyfile(blob, temporary)
     temporary.replace(pointer)
-
-
-def _explained(error: Exception, wanted: _Wanted) -> CompressError:
-    """What the Hub's answer, or that there is none, means for the user."""
-    from huggingface_hub import errors
-
-    repo = wanted.repo
-    response: Any = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if isinstance(error, errors.GatedRepoError):
-        return MachineError(
-            f"{repo} is gated", f"Accept its licence at https://huggingface.co/{repo}, then run `hf auth login`."
-        )
-    if status is not None and "Invalid credentials" in response.headers.get("X-Error-Message", ""):
-        return MachineError(
-            f"the Hub refuses the token with which {repo} was asked for",
-            "Run `hf auth login`, and unset HF_TOKEN where it is another one.",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return InputError(f"the repository {repo} has no revision {wanted.revision}", "main is taken if none is named.")
-    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
-        return InputError(
-            f"the repository {repo} does not exist on the Hugging Face Hub, or is private",
-            "Check its name. A private one needs `hf auth login`.",
-        )
-    if status is not None:
-        return wanted.unavailable(f"{host()} answers {status} {response.reason_phrase}".rstrip())
-    if isinstance(error, OSError) and error.filename:  # that of the token
-        return MachineError(f"cannot read {error.filename}: {error.strerror}", "HF_HOME sets another folder.")
-    return wanted.unavailable(f"{host()}: {first_line(error)}")

@@ -6,6 +6,13 @@ from pydantic import Field, model_validator
 
 from compress.recipe.section import Section
 
+_ONLY_FOR = {
+    **dict.fromkeys(("train", "evaluation", "label_column"), ("csv", "hub")),
+    "path_column": ("csv",),
+    **dict.fromkeys(("image_column", "repo", "subset", "revision"), ("hub",)),
+}
+"""Settings of some kinds of data alone."""
+
 
 class Augment(Section):
     """Random changes of the training images, drawn anew for every sample and epoch."""
@@ -24,14 +31,38 @@ class Augment(Section):
 class Data(Section):
     """Which pictures the student learns from, and at which size."""
 
-    name: Literal["cifar100", "cinic10", "tinyimagenet", "digits", "folder"] = Field(
-        description="The data set. folder: your own pictures, in train/CLASS/ and val/CLASS/ below data.root."
+    name: Literal["cifar100", "cinic10", "tinyimagenet", "digits", "folder", "csv", "hub"] = Field(
+        description="The data set. folder: your own pictures, in train/CLASS/ and val/CLASS/ below data.root, or in "
+        "CLASS/ with data.holdout. csv: tables of paths and labels. hub: a data set of the Hugging Face Hub."
     )
     root: str | None = Field(
-        default=None, description="The folder that holds it. Default: $COMPRESS_DATA, then data/. Needed for folder."
+        default=None,
+        description="The folder that holds it. Default: $COMPRESS_DATA, then data/. Needed for folder and csv.",
     )
+    train: str | None = Field(
+        default=None,
+        description="csv: the table of the pictures to train on, below data.root. hub: that split. Default: train.",
+    )
+    evaluation: str | None = Field(
+        default=None,
+        description="csv: the table of the pictures to evaluate on, below data.root. hub: that split. Default: "
+        "validation or the like, else test.",
+    )
+    path_column: str | None = Field(
+        default=None, description="csv: the column of paths, which are relative to the table. Default: found."
+    )
+    label_column: str | None = Field(default=None, description="csv, hub: the column of labels. Default: found.")
+    image_column: str | None = Field(default=None, description="hub: the column of pictures. Default: found.")
+    repo: str | None = Field(
+        default=None, description="hub: USER/NAME, or a folder of the same format. Needed for hub."
+    )
+    subset: str | None = Field(default=None, description="hub: one of several configurations of the data set.")
+    revision: str | None = Field(default=None, description="hub: a branch, tag or commit. Default: main, at first use.")
     image_size: int | None = Field(
-        default=None, ge=4, le=1024, description="Pixels a side. Default: the data set's own. Needed for folder."
+        default=None,
+        ge=4,
+        le=1024,
+        description="Pixels a side. Default: the data set's own. Needed for folder, csv and hub.",
     )
     crop_pct: float | None = Field(
         default=None,
@@ -63,7 +94,12 @@ class Data(Section):
     )
 
     @model_validator(mode="after")
-    def _folder_needs_a_place_and_a_size(self) -> Self:
-        if self.name == "folder" and (self.root is None or self.image_size is None):
-            raise ValueError("data.name: folder needs data.root and data.image_size")
+    def _own_pictures_need_a_place_and_a_size(self) -> Self:
+        needed = {"folder": ("root",), "csv": ("root", "train"), "hub": ("repo",)}.get(self.name, ())
+        keys = (*needed, "image_size") if needed else ()
+        if any(getattr(self, key) is None for key in keys):
+            raise ValueError(f"data.name: {self.name} needs {' and '.join(f'data.{key}' for key in keys)}")
+        for key, names in _ONLY_FOR.items():
+            if getattr(self, key) is not None and self.name not in names:
+                raise ValueError(f"data.{key} is for data.name: {' or '.join(names)}")
         return self

@@ -39,9 +39,8 @@ def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Datas
     def load() -> tuple[Dataset, Splits]:
         dataset = load_data(recipe.data, seen)
         logger.info(_describe(dataset, recipe.data.augment))
-        if unseen := set(range(dataset.num_classes)) - set(dataset.eval_labels.tolist()):
-            name = dataset.class_names[min(unseen)]
-            logger.warning(f"class {name!r} has no image to evaluate on ({len(unseen)} such classes)")
+        for warning in dataset.warnings:
+            logger.warning(warning)
         return dataset, on_device(dataset, device, processes=current().size_here)
 
     key = ("data", recipe.data.model_dump_json(), seen, device)

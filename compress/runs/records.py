@@ -99,7 +99,11 @@ class AssistantRecord(Record):
 
 
 class DataRecord(Record):
-    """The data on which a run was trained and evaluated."""
+    """The data on which a run was trained and evaluated.
+
+    Attributes:
+        warnings: what people should know of the data, a sentence each.
+    """
 
     name: str
     sha256: str
@@ -108,6 +112,7 @@ class DataRecord(Record):
     eval_images: int
     eval_split: str
     balanced: bool = True
+    warnings: list[str] = []
 
 
 class Manifest(Record):

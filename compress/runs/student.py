@@ -154,6 +154,7 @@ def trained_student(
         eval_images=len(dataset.eval_labels),
         eval_split=dataset.eval_split,
         balanced=dataset.balanced,
+        warnings=list(dataset.warnings),
     )
     return {
         "data": data,

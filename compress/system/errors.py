@@ -6,6 +6,7 @@ Every error that is meant for a user is a CompressError. The command line prints
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 
 from compress.system.distribution import DISTRIBUTION
 
@@ -90,6 +91,12 @@ def first_line(error: BaseException) -> str:
     """The first line of the error's text. The rest is mostly for the authors of the library that raised it."""
     lines = _ESCAPES.sub("", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def listed(names: Sequence[str], most: int = 50) -> str:
+    """Names for a message, separated by commas. Of more than `most` the rest is counted."""
+    more = f", and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def install_extra(name: str) -> str:

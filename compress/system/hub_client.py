@@ -8,8 +8,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+from compress.system.errors import CompressError, InputError, MachineError, first_line
 
 ANSWER_S = 4.0
 """How long the Hub may take to answer. HF_HUB_ETAG_TIMEOUT sets another time."""
@@ -69,3 +71,38 @@ def quiet() -> Iterator[None]:
     finally:
         theirs.setLevel(before[0])
         constants.HF_HUB_DISABLE_TELEMETRY = before[1]
+
+
+def explained(
+    error: Exception, repo: str, revision: str | None, unavailable: Callable[[str], CompressError]
+) -> CompressError:
+    """What the Hub's answer, or that there is none, means for the user.
+
+    Args:
+        unavailable: makes an error of the reason why the Hub did not answer.
+    """
+    from huggingface_hub import errors
+
+    response: Any = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return MachineError(
+            f"{repo} is gated", f"Accept its licence at https://huggingface.co/{repo}, then run `hf auth login`."
+        )
+    if status is not None and "Invalid credentials" in response.headers.get("X-Error-Message", ""):
+        return MachineError(
+            f"the Hub refuses the token with which {repo} was asked for",
+            "Run `hf auth login`, and unset HF_TOKEN where it is another one.",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return InputError(f"the repository {repo} has no revision {revision}", "main is taken if none is named.")
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
+        return InputError(
+            f"the repository {repo} does not exist on the Hugging Face Hub, or is private",
+            "Check its name. A private one needs `hf auth login`.",
+        )
+    if status is not None:
+        return unavailable(f"{host()} answers {status} {response.reason_phrase}".rstrip())
+    if isinstance(error, OSError) and error.filename:  # that of the token
+        return MachineError(f"cannot read {error.filename}: {error.strerror}", "HF_HOME sets another folder.")
+    return unavailable(f"{host()}: {first_line(error)}")

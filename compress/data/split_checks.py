@@ -1,0 +1,103 @@
+"""What is wrong with splits though each picture is whole: said once, when the data is read.
+
+In: a Source, or pixels with labels. Out: a sentence for each finding.
+"""
+
+import filecmp
+import hashlib
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.source import Source
+
+_CHUNK = 64
+_END_BYTES = 4096
+
+
+def overlap(source: Source) -> list[str]:
+    """Pictures to evaluate on whose files have the content of a picture to train on.
+
+    Files of different sizes differ, so that only those are read whose size is in both splits.
+    """
+    if source.evaluation is None or not (isinstance(source.train.images, list)):
+        return []
+    assert isinstance(source.evaluation.images, list)
+    train, judged = (_by_size(split.images) for split in (source.train, source.evaluation))
+    both = train.keys() & judged.keys()
+    learned = {_ends(path): path for size in both for path in train[size]}
+    candidates = [(path, learned.get(_ends(path))) for size in both for path in judged[size]]
+    twins = [(path, twin) for path, twin in candidates if twin is not None and filecmp.cmp(path, twin, shallow=False)]
+    if not twins:
+        return []
+    (path, twin), whole = min(twins), len(source.evaluation.images)
+    return [
+        f"{len(twins):,} of {whole:,} pictures to evaluate on are also in train ({path} is {twin}): "
+        "accuracies are of pictures that were trained on"
+    ]
+
+
+def constant_classes(images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: list[str]) -> list[str]:
+    """Classes whose pictures all are of one colour each, as decoding leaves them where it loses what is in them.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N].
+    """
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    rows = np.split(order, starts[1:])
+    found = [class_names[label] for label, own in zip(classes, rows, strict=True) if _all_constant(images, own)]
+    if not found:
+        return []
+    more = f" ({len(found):,} such classes)" if len(found) > 1 else ""
+    return [f"every picture of class {found[0]!r} is of one colour{more}: all its pixels have equal values"]
+
+
+def held_out_whole(labels: NDArray[np.int64], held: NDArray[np.bool_], class_names: list[str]) -> list[str]:
+    """Classes of which no picture is left to train on.
+
+    Args:
+        labels: int64 [N], before a part is held out.
+        held: bool [N].
+    """
+    lost = sorted(set(labels[held].tolist()) - set(labels[~held].tolist()))
+    if not lost:
+        return []
+    more = f" ({len(lost):,} such classes)" if len(lost) > 1 else ""
+    return [f"data.holdout leaves no picture of class {class_names[lost[0]]!r} to train on{more}"]
+
+
+def not_judged(labels: NDArray[np.int64], class_names: list[str]) -> list[str]:
+    """Classes without a picture to evaluate on. labels: int64 [M], of the evaluation split."""
+    missing = sorted(set(range(len(class_names))) - set(labels.tolist()))
+    if not missing:
+        return []
+    return [f"class {class_names[missing[0]]!r} has no image to evaluate on ({len(missing)} such classes)"]
+
+
+def _all_constant(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> bool:
+    for start in range(0, len(rows), _CHUNK):
+        part = images[rows[start : start + _CHUNK]]
+        if (part != part[:, :1, :1]).any():
+            return False
+    return True
+
+
+def _by_size(paths: Iterable[str]) -> dict[int, list[str]]:
+    """The files that can be read and are not empty. Whoever decodes the others names them."""
+    found: dict[int, list[str]] = {}
+    for path in paths:
+        if os.access(path, os.R_OK) and (size := os.stat(path).st_size):
+            found.setdefault(size, []).append(path)
+    return found
+
+
+def _ends(path: str) -> bytes:
+    """The first and the last bytes, which tell nearly all pictures apart. To read all of them would take long."""
+    with open(path, "rb") as file:
+        start = file.read(_END_BYTES)
+        file.seek(max(0, os.path.getsize(path) - _END_BYTES))
+        return hashlib.blake2b(start + file.read()).digest()
