@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from compress.data.decode import Square, read_images
 from compress.data.label_noise import noisy_labels
-from compress.data.preprocessing import Interpolation, Preprocessing
+from compress.data.originals import Originals
+from compress.data.preprocessing import Fit, Interpolation, Preprocessing
 from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
+from compress.data.statistics import channel_statistics
 from compress.recipe import Augment, Data
 from compress.system import files
 from compress.system.errors import InputError
@@ -30,7 +32,7 @@ from compress.system.hashes import sha256_json
 
 logger = logging.getLogger(__name__)
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 _ARRAYS = ("train_images", "train_labels", "eval_images", "eval_labels")
 
 
@@ -50,8 +52,10 @@ class Dataset:
         own_mean: of each channel of the train split, in 0..1.
         own_std: of each channel of the train split, in 0..1.
         interpolation: with which images were resized.
-        crop_pct: of the evaluation images. The shorter side was resized to image_size / crop_pct.
+        crop_pct: of the evaluation images. They were resized to image_size / crop_pct, and the centre was cropped.
+        fit: how images became squares.
         sha256: of all pixels, labels and class names, of the part that is held out, and of the label noise.
+        originals: the pictures as they were before they became squares.
     """
 
     name: str
@@ -67,7 +71,9 @@ class Dataset:
     own_std: tuple[float, ...]
     interpolation: Interpolation
     crop_pct: float
+    fit: Fit
     sha256: str
+    originals: Originals
 
     @property
     def num_classes(self) -> int:
@@ -77,6 +83,12 @@ class Dataset:
     def image_size(self) -> int:
         """Pixels a side."""
         return self.train_images.shape[1]
+
+    @property
+    def square(self) -> Square:
+        """How an evaluation image became a square."""
+        seen = Preprocessing(self.mean, self.std, self.interpolation, self.crop_pct, self.fit)
+        return Square.of(self.image_size, seen)
 
     @property
     def balanced(self) -> bool:
@@ -91,9 +103,9 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
     """Reads the data set that the recipe names, from the cache where the cache is current.
 
     Args:
-        settings: the recipe's. Its crop_pct comes before that of the preprocessing.
-        preprocessing: how the model that gets the images sees them. Default: bicubic, whole, normalised with the mean
-            and std of the train split.
+        settings: the recipe's. Its fit and crop_pct come before those of the preprocessing.
+        preprocessing: how the model that gets the images sees them. Default: bicubic, cropped to a square, normalised
+            with the mean and std of the train split (padded images: with those of ImageNet).
 
     Raises:
         InputError: for one of these reasons:
@@ -105,9 +117,8 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         MachineError: the cache cannot be written. $COMPRESS_CACHE chooses another folder for it.
     """
     layout = LAYOUTS[settings.name]
-    seen = preprocessing or Preprocessing()
-    crop_pct = settings.crop_pct or seen.crop_pct
-    square = Square(settings.image_size or layout.image_size, seen.interpolation, crop_pct)
+    seen = (preprocessing or Preprocessing()).asked(settings.fit, settings.crop_pct)
+    square = Square.of(settings.image_size or layout.image_size, seen)
     folder = locate(settings.name, settings.root)
     if settings.name == "digits":
         with tempfile.TemporaryDirectory() as scratch:
@@ -119,7 +130,9 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         mean=seen.mean or content["own_mean"],
         std=seen.std or content["own_std"],
         interpolation=seen.interpolation,
-        crop_pct=crop_pct,
+        crop_pct=seen.crop_pct,
+        fit=seen.fit,
+        originals=Originals(settings.name, folder, settings.holdout),
         **content,
     )
     if not settings.holdout and not len(dataset.eval_labels):
@@ -149,8 +162,7 @@ def resolve_augment(settings: Data) -> Augment:
 
 def _cached(name: str, folder: Path, square: Square, read: Callable[[Path], Source]) -> dict[str, Any]:
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-    kind = "" if square == Square(square.size) else f"-{square.interpolation}-{square.crop_pct:g}"
-    cache = files.cache_folder() / "data" / f"{name}-{square.size}{kind}-{place}"
+    cache = files.cache_folder() / "data" / f"{name}-{square.key}-{place}"
     fingerprint = _fingerprint(folder)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +226,7 @@ def _open_cache(cache: Path, fingerprint: str) -> dict[str, Any] | None:
 def _build(source: Source, square: Square, folder: Path, *, mmap: bool, fingerprint: str = "") -> dict[str, Any]:
     """Writes the arrays and meta.json into `folder` and returns the content of a Dataset.
 
-    Images to train on are whole, since augmentation crops them. Those of evaluation are cropped.
+    Images to train on have the same fit and are not cropped further, since augmentation crops them.
     """
     empty = Split(np.zeros((0, square.size, square.size, 3), np.uint8), [])
     splits = (("train", source.train, replace(square, crop_pct=1.0)), ("eval", source.evaluation or empty, square))
@@ -226,7 +238,7 @@ def _build(source: Source, square: Square, folder: Path, *, mmap: bool, fingerpr
             np.save(out, _resize(split.images, cut))
         np.save(folder / f"{name}_labels.npy", np.asarray(split.labels, dtype=np.int64))
     arrays = _open_arrays(folder, mmap=mmap)
-    mean, std = _channel_statistics(arrays["train_images"])
+    mean, std = channel_statistics(arrays["train_images"])
     hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in _ARRAYS}
     meta = {
         "class_names": source.class_names,
@@ -260,22 +272,6 @@ def _resize(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
     return np.stack([square(Image.fromarray(image)) for image in images])
 
 
-def _channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in 0..1, exactly, from histograms."""
-    values = np.arange(256) / 255
-    mean: list[float] = []
-    std: list[float] = []
-    for channel in range(3):
-        counts = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(images), 4096):
-            counts += np.bincount(images[start : start + 4096, ..., channel].reshape(-1), minlength=256)
-        average = float((counts * values).sum() / counts.sum())
-        variance = float((counts * (values - average) ** 2).sum() / counts.sum())
-        mean.append(round(average, 4))
-        std.append(max(round(variance**0.5, 4), 0.01))  # a constant channel must not divide by 0
-    return mean, std
-
-
 def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dataset:
     """The data set with a part held out (by the true labels) and with noise in the labels to train on."""
     clean = dataset.train_labels
@@ -288,7 +284,7 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         dataset = replace(dataset, train_labels=noisy, sha256=sha256)
     if held is None:
         return dataset
-    cut = Square(dataset.image_size, dataset.interpolation, dataset.crop_pct)
+    cut = dataset.square
     return replace(
         dataset,
         train_images=dataset.train_images[~held],

@@ -13,15 +13,17 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from compress.data.preprocessing import FILTERS, Interpolation
+from compress.data.preprocessing import FILTERS, PADDED_MEAN, Fit, Interpolation, Preprocessing
+from compress.data.rgb import rgb, upright
 from compress.system.errors import InputError, first_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
@@ -31,61 +33,116 @@ _WORTH_A_PROCESS = 2_000
 
 @dataclass(frozen=True)
 class Square:
-    """How a picture becomes a square.
+    """How a picture becomes a square: timm's evaluation transform, to the bit.
+
+    The picture is resized by its fit, and the centre is cut out. A picture that has that size already keeps its pixels.
+
+    - crop: the shorter side becomes size / crop_pct. timm's crop_mode "center".
+    - stretch: both sides do. "squash".
+    - pad: the longer side does, and what is missing to a square gets the colour `fill`. "border".
 
     Attributes:
         size: pixels a side.
-        interpolation: with which the shorter side is resized, antialiased.
-        crop_pct: the shorter side is resized to size / crop_pct, rounded down as timm does. The centre is cropped.
+        interpolation: with which the picture is resized, antialiased.
+        crop_pct: of what the picture is resized to, size / crop_pct rounded down.
+        fit: one of the three.
+        fill: RGB, of what pad adds.
     """
 
     size: int
     interpolation: Interpolation = "bicubic"
     crop_pct: float = 1.0
+    fit: Fit = "crop"
+    fill: tuple[int, int, int] = (0, 0, 0)
+
+    @classmethod
+    def of(cls, size: int, seen: Preprocessing) -> Self:
+        """The square of a model that sees pictures like that. What pad adds has the mean colour."""
+        if seen.fit != "pad":
+            return cls(size, seen.interpolation, seen.crop_pct, seen.fit)
+        red, green, blue = (round(255 * value) for value in seen.mean or PADDED_MEAN)
+        return cls(size, seen.interpolation, seen.crop_pct, seen.fit, (red, green, blue))
+
+    @property
+    def key(self) -> str:
+        """For names of files: two squares that give other pixels have other keys."""
+        padded = "-{}-{}-{}".format(*self.fill) if self.fit == "pad" else ""
+        return f"{self.size}-{self.fit}{padded}-{self.interpolation}-{self.crop_pct:g}"
+
+    @property
+    def target(self) -> int:
+        """Pixels of the side that is resized."""
+        return math.floor(self.size / self.crop_pct)
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height, in pixels, that a picture of that width and height is resized to."""
+        sides = (width, height)
+        if self.fit == "stretch":
+            return self.target, self.target
+        if self.fit == "pad":
+            ratio = max(sides) / self.target
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
+        return self.target * width // min(sides), self.target * height // min(sides)
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """The picture as uint8 [size, size, 3]."""
-        image, size, kernel = _rgb(image), self.size, FILTERS[self.interpolation]
-        if self.crop_pct < 1:  # the sizes and offsets of timm's evaluation transform
-            shorter = math.floor(size / self.crop_pct)
-            width, height = (int(shorter * side / min(image.size)) for side in image.size)
-            left, top = round((width - size) / 2), round((height - size) / 2)
-            image = image.resize((width, height), kernel).crop((left, top, left + size, top + size))
-        elif image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), kernel)
-        return np.asarray(image, dtype=np.uint8)
+        image, size, kernel = rgb(image), self.size, FILTERS[self.interpolation]
+        width, height = self.resized(*image.size)
+        left, top = self._start(width), self._start(height)
+        if width * height > MAX_PIXELS:  # a strip, of which the rest need not be made
+            x, y = image.width / width, image.height / height
+            image = image.resize((size, size), kernel, box=(left * x, top * y, (left + size) * x, (top + size) * y))
+            return np.asarray(image, dtype=np.uint8)
+        image = image.resize((width, height), kernel)
+        if self.fit != "pad":
+            return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+        canvas = Image.new("RGB", (size, size), tuple(self.fill))
+        canvas.paste(image, (-left, -top))
+        return np.asarray(canvas, dtype=np.uint8)
+
+    def _start(self, side: int) -> int:
+        """Where the square begins on a side of so many pixels; below 0 where it is padded."""
+        return round((side - self.size) / 2) if side >= self.size else -((self.size - side) // 2)
 
     def read(self, path: str | Path) -> NDArray[np.uint8]:
-        """The same from a file. EXIF rotation is applied.
-
-        Raises:
-            InputError: the file is missing, is no complete image, or has more than 100 million pixels. The message
-                names it.
-        """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(path) as image:
-                    if image.width * image.height > MAX_PIXELS:
-                        raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
-                    image.load()
-                    return self(ImageOps.exif_transpose(image))
-        except InputError:
-            raise
-        except FileNotFoundError:
-            raise InputError(f"no image at {path}") from None
-        except Exception as error:
-            raise InputError(
-                f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out."
-            ) from error
+        """The same from a file. EXIF rotation is applied. Raises InputError as `opened`."""
+        with pillow_quiet(), opened(path) as image:
+            return self(upright(image))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bit(image)
-    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+@contextlib.contextmanager
+def pillow_quiet() -> Iterator[None]:
+    """Hides warnings, such as Pillow's of damaged EXIF data, in all threads: Python's filters are of the process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """The picture in a file, whose pixels Pillow reads when they are used.
+
+    Raises:
+        InputError: within the block, too: the file is missing, is no complete image, or has more than 100 million
+            pixels. The message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"no image at {path}") from None
+    except Exception as error:
+        raise InputError(f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out.") from error
+
+
+def read_rgb(path: str | Path) -> NDArray[np.uint8]:
+    """A file as uint8 [H, W, 3] at its own size. EXIF rotation is applied. Raises InputError as `opened`."""
+    with pillow_quiet(), opened(path) as image:
+        return np.asarray(rgb(upright(image)), dtype=np.uint8)
 
 
 def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
@@ -144,13 +201,6 @@ def _run_workers(jobs: list[dict[str, object]]) -> None:
         for process in processes:
             process.kill()
             process.wait()
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey by its high byte, where Pillow clips at 255. Modes I and F count as 8-bit up to 255."""
-    values = np.asarray(image).astype(np.float64)
-    scale = 257.0 if image.mode.startswith("I;16") or values.max() > 255 else 1.0
-    return Image.fromarray(np.clip(values / scale, 0, 255).round().astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.data import Dataset
+from compress.data.preprocessing import CROP_MODES
 from compress.models import small_stem
 from compress.models.wrappers import Adapted, Ensemble
 from compress.system import files
@@ -56,7 +57,7 @@ def _write_timm_model(model: nn.Module, folder: Path, dataset: Dataset) -> None:
     and std there, and the size that it expects.
     """
     data_config: dict[str, Any] = {"interpolation": dataset.interpolation, "crop_pct": dataset.crop_pct}
-    data_config["crop_mode"] = "center"
+    data_config["crop_mode"] = CROP_MODES[dataset.fit]
     size = dataset.image_size
     if isinstance(model, Adapted):
         size = model.image_size or size
@@ -94,6 +95,7 @@ def _write_ensemble(model: Ensemble, folder: Path, dataset: Dataset) -> None:
             "std": list(dataset.std),
             "interpolation": dataset.interpolation,
             "crop_pct": dataset.crop_pct,
+            "crop_mode": CROP_MODES[dataset.fit],
         },
         "members": members,
     }
