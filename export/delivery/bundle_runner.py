@@ -16,7 +16,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from rgb import rgb, upright  # noqa: E402  (the file beside this one)
+from rgb import rgb, upright  # type: ignore  # noqa: E402  (the file beside this one)
 
 about = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
 
@@ -34,7 +34,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def classify(batches: list[np.ndarray], model: str) -> np.ndarray:
-    """Batches, each uint8 [N, H, W, 3], to logits [sum of N, classes]; to probabilities where the model takes pixels."""
+    """Batches, each uint8 [N, H, W, 3], to logits [sum of N, classes]; probabilities where the model takes pixels."""
     front, back = session(HERE / "preprocess.onnx"), session(HERE / "1" / model)
     if about["models"][model]["input"] == "pixels":
         return np.concatenate([np.asarray(back.run(None, {"pixels": pixels})[0]) for pixels in batches])

@@ -3,8 +3,8 @@
 In: how a model sees pictures. Out: `pixels` uint8 [batch, height, width, 3] -> `front_input` float32 [batch, 3, S, S].
 
 Each axis is resampled by a matrix that the graph computes from the size of the picture, with Pillow's weights, and
-with Pillow's rounding to whole pixel values after each axis. ONNX has antialiasing in Resize, too. It was measured on one
-thread of an x86 server CPU, for 160 pixels (crop_pct 0.875, bicubic), against Pillow:
+with Pillow's rounding to whole pixel values after each axis. ONNX has antialiasing in Resize, too. Both were measured
+against Pillow on one thread of an x86 server CPU, while other work ran, for 160 pixels (crop_pct 0.875, bicubic):
 
 | picture | two MatMuls | other by 1 | Resize, float | other by 1 to 3 | Resize, uint8 | other by 1 | Pillow |
 |---|---|---|---|---|---|---|---|
@@ -12,13 +12,15 @@ thread of an x86 server CPU, for 160 pixels (crop_pct 0.875, bicubic), against P
 | 1600 x 1200 | 40 ms | 0.003 % | 21 ms | 9 % | 28 ms | 0.03 % | 24 ms |
 | 4000 x 3000 | 262 ms | 0.005 % | 178 ms | 6 % | 127 ms | 0.02 % | 100 ms |
 
-TensorRT takes no antialiased Resize, and ONNX Runtime takes no bilinear one of uint8. MatMul runs everywhere, so it is
-MatMul. Pillow goes through the rows first where a picture is more than twice as high as wide, and this graph always
-through the columns first: a few values are then other by more than 1. So they are where "box" and "nearest" round a tie.
+TensorRT takes no antialiased Resize, and ONNX Runtime takes no bilinear one of uint8. Every runtime has MatMul.
+
+Pillow 13 resamples the height first where it loses more than twice as many pixels as the width, and so does this graph.
+Older ones always begin with the width. Values differ by more than 1 there, and where "box" and "nearest" meet a tie.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,13 +37,14 @@ _PRECISION = 2.0**22  # Pillow's weights are whole multiples of 2^-22
 class _Graph:
     """Nodes by their operator: `graph.Add(a, b)` adds one and gives the name of its output."""
 
-    def __init__(self) -> None:
+    def __init__(self, outer: "_Graph | None" = None, name: str = "preprocess") -> None:
+        self.name = name
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
+        self.constants: dict[str, onnx.TensorProto] = {} if outer is None else outer.constants
 
     def __getattr__(self, operator: str) -> Callable[..., str]:
-        def add(*inputs: str, output: str = "", **attributes: object) -> str:
-            name = f"preprocess/{operator}_{len(self.nodes)}"
+        def add(*inputs: str, output: str = "", **attributes: Any) -> str:
+            name = f"{self.name}/{operator}_{len(self.nodes)}"
             self.nodes.append(helper.make_node(operator, inputs, [output or name], name, **attributes))
             return output or name
 
@@ -89,8 +92,7 @@ def preprocessing_graph(
     needed = g.Slice(g.float(PIXELS_NAME), _joined(g, starts), _joined(g, ends), g.vector(1, 2))
     planes = g.Transpose(needed, perm=[0, 3, 1, 2])
     rows, columns = axes
-    across = _whole_pixels(g, g.MatMul(planes, columns.weights(transposed=True)))
-    pixels = _whole_pixels(g, g.MatMul(rows.weights(transposed=False), across))
+    pixels = _resampled(g, planes, rows, columns)
     if square.fit == "pad":
         inside = g.Mul(rows.inside(-1), columns.inside(0))
         fill = g.real(np.reshape(square.fill, (1, 3, 1, 1)))
@@ -232,6 +234,26 @@ _FILTERS: dict[str, Callable[[_Graph, str], str]] = {
     "hamming": _hamming,
     "lanczos": _lanczos,
 }
+
+
+def _resampled(g: _Graph, planes: str, rows: _Axis, columns: _Axis) -> str:
+    """The planes with both axes resampled, in Pillow's order: whole pixel values in between make it matter."""
+    down, right = rows.weights(transposed=False), columns.weights(transposed=True)
+    first, then = _Graph(g, "rows first"), _Graph(g, "columns first")
+    lost, lost_across = (g.Sub(axis.side, axis.resized) for axis in (rows, columns))
+    rows_first = g.Greater(lost, g.Max(g.Mul(lost_across, g.whole(2)), g.whole(0)))
+    results = (
+        _whole_pixels(first, first.MatMul(_whole_pixels(first, first.MatMul(down, planes)), right)),
+        _whole_pixels(then, then.MatMul(down, _whole_pixels(then, then.MatMul(planes, right)))),
+    )
+    shape = ["batch", 3, rows.square.size, rows.square.size]
+    branches = [
+        helper.make_graph(
+            branch.nodes, branch.name, [], [helper.make_tensor_value_info(result, TensorProto.FLOAT, shape)]
+        )
+        for branch, result in zip((first, then), results, strict=True)
+    ]
+    return g.If(rows_first, then_branch=branches[0], else_branch=branches[1])
 
 
 def _joined(g: _Graph, scalars: Sequence[str]) -> str:
