@@ -1,9 +1,9 @@
 """How well the graph that takes pixels agrees with the evaluation pipeline, on photos at their own sizes.
 
-In: a folder with a model's config.json and model.safetensors, and photos. Out: for each fit the photos that get the same
-class, the largest difference of a probability, and the input values that differ at all (of one step in 255, unless said).
-Evaluation is Pillow (`compress.data.decode.Square`), numpy, and the model as an ONNX file; the graph is the same file with
-preprocessing inside, in ONNX Runtime on one thread. Both get the same decoded pictures.
+In: a folder with a model's config.json and model.safetensors, and photos. Out: for each fit the photos that get the
+same class, the largest difference of a probability, and the input values that differ. The evaluation is Pillow
+(`compress.data.decode.Square`), numpy, and the model as an ONNX file. The graph is the same file with preprocessing
+inside. Both get the same decoded pictures, and ONNX Runtime has one thread.
 
     python tools/bench/pixels_graph.py FOLDER PHOTOS --size 160
 """
@@ -29,7 +29,8 @@ from export.runtimes import OrtRuntime
 
 
 def compare(model: Path, seen: Preprocessing, size: int, photos: list[Path], folder: Path) -> dict[str, Any]:
-    assert seen.mean and seen.std
+    assert seen.mean is not None
+    assert seen.std is not None
     square = Square.of(size, seen)
     graph, front = folder / "pixels.onnx", folder / "preprocess.onnx"
     add_preprocessing(model, graph, square, mean=seen.mean, std=seen.std)
