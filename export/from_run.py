@@ -131,8 +131,9 @@ def _warning_of_bundles(folder: ExportFolder) -> Iterator[None]:
 def _onnx_files(bundle: Path) -> set[str]:
     """Their hashes. Of a bundle that cannot be read that of no file."""
     try:
-        return {sha256 for name, sha256 in read_manifest(bundle).files.items() if name.endswith(".onnx")}
-    except InputError:
+        manifest = read_manifest(bundle)
+        return {manifest.files[f"1/{name}"] for name in manifest.models}
+    except (InputError, KeyError):
         return {""}
 
 
@@ -145,7 +146,7 @@ def _recorded(folder: ExportFolder) -> set[str]:
 
 def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, threads: int | None) -> None:
     exported = folder.record().files
-    files = [path for path in map(folder.onnx, _BUNDLED) if path.name in exported]
+    files = [path for path in (*map(folder.onnx, _BUNDLED), folder.pixels) if path.name in exported]
     manifest = run.result
     card = (
         f"Distilled by {manifest.method}: top-1 {manifest.student_top1:.2%} on {manifest.data.eval_split} of "

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from scipy.special import softmax
 
+from compress.data.originals import pixels, stratified
 from compress.recipe import Export
 from compress.system.attempts import attempting
 from compress.system.distribution import version
@@ -21,7 +23,7 @@ from compress.system.files import sha256_file
 from export.folder import ExportFolder
 from export.gates import Source, Stage, gated, parity
 from export.int8 import int8_files
-from export.onnx import add_preprocessing, export_onnx, open_session, to_fp16
+from export.onnx import PIXELS_NAME, PROBABILITIES_NAME, add_preprocessing, export_onnx, open_session, to_fp16
 from export.records import ExportRecord, FileRecord, Format, Precision
 from export.runtimes import TorchRuntime
 from export.tensorrt import LIBRARIES, engine_files, tensorrt
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _OTHER_MODEL = "The exporter cannot take this model: choose another architecture. --debug shows where."
 _OTHER_FORMAT = "The other files stay: export without it, or choose another architecture. --debug shows where."
+_PICTURES = 64  # on which the graph that takes pixels is compared with the evaluation
 _ENGINE_SETTINGS = ("workspace_mb", "version_compatible", "hardware_compatible", "compute_capabilities")
 
 
@@ -158,6 +161,7 @@ def _metadata(source: Source) -> dict[str, str]:
         "image_size": str(data.eval_images.shape[1]),
         "interpolation": data.interpolation,
         "crop_pct": f"{data.crop_pct:.9g}",
+        "fit": data.fit,
         "color_order": "RGB",
         **{f"version_{package}": version(package) for package in ("torch", "timm", "onnxscript")},
     }
@@ -202,21 +206,27 @@ def _fp16(stage: Stage) -> None:
 
 
 def _pixels(stage: Stage) -> None:
-    """The graph with preprocessing inside must give the softmax of the logits, on real images."""
+    """The graph with preprocessing inside must answer as the evaluation does, on pictures as their files have them."""
     data, path = stage.data, stage.folder.pixels
     if stage.unchanged(path):
         return
-    images = data.eval_images[:64]
+    rows = stratified(data.eval_labels, per_class=_PICTURES, most=_PICTURES)
+    pictures = [pixels(picture) for picture in data.originals.evaluation(rows)]
     with gated(path) as temporary:
-        add_preprocessing(stage.folder.onnx(), temporary, mean=data.mean, std=data.std, image_size=images.shape[1])
+        add_preprocessing(stage.folder.onnx(), temporary, data.square, mean=data.mean, std=data.std)
         parity.check_graph(temporary)
         session = open_session(temporary, stage.threads)
-        probabilities = np.asarray(session.run(["probabilities"], {"pixels": images})[0])
-        expected = softmax(stage.fp32_logits[: len(images)].astype(np.float64), axis=1)
-        diff = float(np.abs(probabilities - expected).max())
-        if not diff <= stage.settings.max_logit_diff:
+        found = np.concatenate(
+            [np.asarray(session.run([PROBABILITIES_NAME], {PIXELS_NAME: picture[None]})[0]) for picture in pictures]
+        )
+        squares = np.stack([data.square(Image.fromarray(picture)) for picture in pictures])
+        expected = softmax(stage.ort(stage.folder.onnx())(squares).astype(np.float64), axis=1)
+        agreement = parity.check_agreement(expected, found, stage.settings.min_agreement, path.name)
+        diff = float(np.abs(found - expected).max())
+        if not diff <= stage.settings.max_probability_diff:
             raise GateError(
-                f"the probabilities of {path.name} differ by {diff:.3g}, {stage.settings.max_logit_diff:.3g} allowed",
-                "The preprocessing inside the graph is not that of training",
+                f"the probabilities of {path.name} differ by {diff:.3g}, "
+                f"{stage.settings.max_probability_diff:.3g} allowed (export.max_probability_diff)",
+                "The preprocessing inside the graph is not that of the evaluation",
             )
-    stage.keep(path, {"probability_diff": diff})
+    stage.keep(path, {"probability_diff": diff, "agreement": agreement})

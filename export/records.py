@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from compress.data.preprocessing import Fit
 from compress.runs.records import Record
 
 Format = Literal["onnx", "trt"]
@@ -115,15 +116,16 @@ class EngineRecord(Record):
 
 
 class BundledModel(Record):
-    """One of the ONNX files of a bundle."""
+    """One of the ONNX files of a bundle. `input`: normalised images behind the preprocessing, or uint8 pixels."""
 
     precision: Precision
+    input: Literal["input", "pixels"] = "input"
 
 
 class BundleManifest(Record):
     """manifest.json of a bundle."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     default_model: str = ""
     models: Annotated[dict[str, BundledModel], Field(min_length=1)]
     class_names: list[str] = Field(default=[])
@@ -131,5 +133,9 @@ class BundleManifest(Record):
     std: list[Annotated[float, Field(gt=0)]]
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
+    fit: Fit = "crop"
+    image_size: int
+    golden: Annotated[dict[str, str], Field(min_length=1)]
+    """The golden pictures: the class of each, by its POSIX path in the bundle."""
     files: dict[str, str]
     """SHA-256 of every other file, by its POSIX path in the bundle."""

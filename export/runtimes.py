@@ -3,7 +3,7 @@
 One contract for torch modules and ONNX files: every gate and every benchmark compares the same thing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 from torch import nn
 
 from compress.system.errors import InputError, first_line
-from export.onnx import INPUT_NAME, OUTPUT_NAME, open_session
+from export.onnx import INPUT_NAME, OUTPUT_NAME, PIXELS_NAME, open_session
 
 
 class Runtime(Protocol):
@@ -90,6 +90,37 @@ class OrtRuntime:
                 f"{self.path.name} does not run on input {inputs.shape}: {reason}",
                 'It must take "input", float32 NCHW, and give "logits"',
             ) from error
+
+
+class PictureRuntime:
+    """An ONNX file of an export on the CPU, from pictures of any size as their files have them.
+
+    Args:
+        path: takes "pixels", or "input" behind the preprocessing.
+        front: the preprocessing as a file (`export.onnx.export_preprocessing`).
+        threads: None takes what this process may use.
+
+    Raises:
+        InputError: a file cannot be opened.
+    """
+
+    def __init__(self, path: Path, front: Path, *, threads: int | None = None) -> None:
+        self.path, self.session = path, open_session(path, threads)
+        self.input = self.session.get_inputs()[0].name
+        self.front = None if self.input == PIXELS_NAME else open_session(front, threads)
+
+    def __call__(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        """Pictures, each uint8 [H, W, 3], to float32 [N, C]: logits, or probabilities of a file that takes pixels."""
+        return np.concatenate([self._one(picture) for picture in pictures])
+
+    def _one(self, picture: np.ndarray) -> np.ndarray:
+        inputs = picture[None]
+        try:
+            if self.front is not None:
+                inputs = np.asarray(self.front.run(None, {PIXELS_NAME: inputs})[0])
+            return np.asarray(self.session.run(None, {self.input: inputs})[0])
+        except (Fail, InvalidArgument, RuntimeException, ValueError) as error:
+            raise InputError(f"{self.path.name} does not run on a picture: {first_line(error)}") from error
 
 
 class TorchRuntime:

@@ -6,14 +6,15 @@ In: a finished run or an exported ONNX file, and images. Out: class names with p
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.special import softmax
 
-from compress.data.decode import Square
-from compress.data.preprocessing import Preprocessing
+from compress.data.decode import Square, read_rgb
+from compress.data.preprocessing import CROP_MODES, Fit, Preprocessing
 from compress.data.walk import LeftOut, pictures_below
 from compress.system import files
 from compress.system.errors import InputError, first_line
@@ -23,7 +24,7 @@ from export.records import ExportRecord
 logger = logging.getLogger(__name__)
 
 Classifier = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Maps uint8 [N, H, W, 3] to probabilities float32 [N, C]."""
+"""Maps a picture, uint8 [H, W, 3] at its own size, to probabilities float32 [C]."""
 
 
 def predict(model: Path, images: list[Path], *, top: int = 3) -> list[dict[str, Any]]:
@@ -40,10 +41,10 @@ def predict(model: Path, images: list[Path], *, top: int = 3) -> list[dict[str, 
     Raises:
         InputError: `model` is neither of the two, its weights were altered, or a file is no image.
     """
-    names, square, classify = _from_onnx(model) if model.suffix == ".onnx" else _from_run(model)
+    names, classify = _from_onnx(model) if model.suffix == ".onnx" else _from_run(model)
     rows = []
     for path in _files(images):
-        (probabilities,) = classify(square.read(path)[None])
+        probabilities = classify(read_rgb(path))
         best = np.argsort(-probabilities, kind="stable")[:top]
         classes = [{"class": names[c], "probability": round(float(probabilities[c]), 6)} for c in best]
         rows.append({"image": str(path), "classes": classes})
@@ -69,7 +70,7 @@ def _files(images: list[Path]) -> list[Path]:
     return found
 
 
-def _from_run(path: Path) -> tuple[list[str], Square, Classifier]:
+def _from_run(path: Path) -> tuple[list[str], Classifier]:
     import torch
 
     from compress import models
@@ -80,19 +81,18 @@ def _from_run(path: Path) -> tuple[list[str], Square, Classifier]:
     config = models.read_config(Run(path).student)
     cfg = config["pretrained_cfg"]
     mean, std = cfg["mean"], cfg["std"]
+    square = Square.of(cfg["input_size"][-1], Preprocessing.of(cfg, str(path)))
 
-    def classify(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def classify(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits = student(torch.from_numpy(normalise(pixels, mean, std)))
-        return softmax(logits.numpy(), axis=1)
+            logits = student(torch.from_numpy(normalise(square(Image.fromarray(picture))[None], mean, std)))
+        return softmax(logits.numpy(), axis=1)[0]
 
-    seen = Preprocessing.of(cfg, str(path))
-    square = Square(cfg["input_size"][-1], seen.interpolation, seen.crop_pct)
-    return list(config["label_names"]), square, classify
+    return list(config["label_names"]), classify
 
 
-def _from_onnx(path: Path) -> tuple[list[str], Square, Classifier]:
-    from export.onnx import INPUT_NAME, OUTPUT_NAME, open_session
+def _from_onnx(path: Path) -> tuple[list[str], Classifier]:
+    from export.onnx import INPUT_NAME, OUTPUT_NAME, PIXELS_NAME, PROBABILITIES_NAME, open_session
     from export.runtimes import normalise
 
     if not path.is_file():
@@ -102,19 +102,20 @@ def _from_onnx(path: Path) -> tuple[list[str], Square, Classifier]:
         session = open_session(path)
         meta = session.get_modelmeta().custom_metadata_map
         names = meta["class_names"].split("\n")
-        seen = Preprocessing.of({key: meta.get(key) for key in ("interpolation", "crop_pct")}, str(path))
-        square = Square(int(meta["image_size"]), seen.interpolation, seen.crop_pct)
         mean, std = ([float(value) for value in meta[key].split(",")] for key in ("mean", "std"))
+        cfg = {"mean": mean, "std": std, "crop_mode": CROP_MODES[cast(Fit, meta.get("fit", "crop"))]}
+        cfg |= {key: meta.get(key) for key in ("interpolation", "crop_pct")}
+        square = Square.of(int(meta["image_size"]), Preprocessing.of(cfg, str(path)))
     except Exception as error:
         raise InputError(f"{path} is not an ONNX file of `compress export` ({first_line(error)})") from error
 
-    def classify(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if session.get_inputs()[0].name == "pixels":  # normalisation and softmax are inside
-            return np.asarray(session.run(["probabilities"], {"pixels": pixels})[0])
-        logits = np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: normalise(pixels, mean, std)})[0])
-        return softmax(logits, axis=1)
+    def classify(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if session.get_inputs()[0].name == PIXELS_NAME:  # all of the preprocessing and softmax are inside
+            return np.asarray(session.run([PROBABILITIES_NAME], {PIXELS_NAME: picture[None]})[0])[0]
+        inputs = normalise(square(Image.fromarray(picture))[None], mean, std)
+        return softmax(np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: inputs})[0]), axis=1)[0]
 
-    return names, square, classify
+    return names, classify
 
 
 def _check_recorded(path: Path) -> None:

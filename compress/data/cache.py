@@ -25,6 +25,7 @@ from compress.data.fingerprint import of_files, of_source
 from compress.data.picture_files import PictureFiles
 from compress.data.source import Source, Split
 from compress.data.split_checks import constant_classes, overlap
+from compress.data.statistics import channel_statistics
 from compress.recipe import Data
 from compress.system import files
 from compress.system.hashes import sha256_json
@@ -212,19 +213,3 @@ def resized(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
     if images.shape[1] == square.size and square.crop_pct == 1:
         return np.ascontiguousarray(images)
     return np.stack([square(Image.fromarray(image)) for image in images])
-
-
-def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in 0..1, exactly, from histograms."""
-    values = np.arange(256) / 255
-    mean: list[float] = []
-    std: list[float] = []
-    for channel in range(3):
-        counts = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(images), 4096):
-            counts += np.bincount(images[start : start + 4096, ..., channel].reshape(-1), minlength=256)
-        average = float((counts * values).sum() / counts.sum())
-        variance = float((counts * (values - average) ** 2).sum() / counts.sum())
-        mean.append(round(average, 4))
-        std.append(max(round(variance**0.5, 4), 0.01))  # a constant channel must not divide by 0
-    return mean, std

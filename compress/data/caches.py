@@ -49,8 +49,7 @@ def cache_place(settings: Data, folder: Path, square: Square) -> Path:
     tables = [settings.train, settings.evaluation, settings.path_column, settings.label_column]
     chosen = [str(folder.resolve()), *(tables if settings.name == "csv" else [])]
     place = hashlib.sha256("\0".join(map(str, chosen)).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    kind = "" if square == Square(square.size) else f"-{square.interpolation}-{square.crop_pct:g}"
-    return files.cache_folder() / "data" / f"{settings.name}-{square.size}{kind}-{place}"
+    return files.cache_folder() / "data" / f"{settings.name}-{square.key}-{place}"
 
 
 def may_only_read(cache: Path) -> bool:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from compress.data.cache import Wanted, cached, resized, uncached
 from compress.data.decode import Square
 from compress.data.label_noise import noisy_labels
+from compress.data.originals import Originals
 from compress.data.picture_files import PictureFiles
-from compress.data.preprocessing import Interpolation, Preprocessing
+from compress.data.preprocessing import Fit, Interpolation, Preprocessing
 from compress.data.source import Source, Split
 from compress.data.sources import LAYOUTS, data_folder, every_nth
 from compress.data.split_checks import held_out_whole, not_judged
@@ -39,9 +40,11 @@ class Dataset:
         own_mean: of each channel of the train split, in 0..1.
         own_std: of each channel of the train split, in 0..1.
         interpolation: with which images were resized.
-        crop_pct: of the evaluation images. The shorter side was resized to image_size / crop_pct.
+        crop_pct: of the evaluation images. They were resized to image_size / crop_pct, and the centre was cropped.
+        fit: how images became squares.
         sha256: of all pixels, labels and class names, of the part that is held out, and of the label noise.
         warnings: what people should know of the data, a sentence each.
+        originals: the pictures as they were before they became squares.
     """
 
     name: str
@@ -57,7 +60,9 @@ class Dataset:
     own_std: tuple[float, ...]
     interpolation: Interpolation
     crop_pct: float
+    fit: Fit
     sha256: str
+    originals: Originals
     streamed: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -69,6 +74,12 @@ class Dataset:
     def image_size(self) -> int:
         """Pixels a side."""
         return self.train_images.shape[1]
+
+    @property
+    def square(self) -> Square:
+        """How an evaluation image became a square."""
+        seen = Preprocessing(self.mean, self.std, self.interpolation, self.crop_pct, self.fit)
+        return Square.of(self.image_size, seen)
 
     @property
     def balanced(self) -> bool:
@@ -83,9 +94,9 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
     """Reads the data set that the recipe names, from the cache where the cache is current.
 
     Args:
-        settings: the recipe's. Its crop_pct comes before that of the preprocessing.
-        preprocessing: how the model that gets the images sees them. Default: bicubic, whole, normalised with the mean
-            and std of the train split.
+        settings: the recipe's. Its fit and crop_pct come before those of the preprocessing.
+        preprocessing: how the model that gets the images sees them. Default: bicubic, cropped to a square, normalised
+            with the mean and std of the train split (padded images: with those of ImageNet).
 
     Raises:
         InputError: for one of these reasons:
@@ -97,9 +108,8 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         MachineError: the cache cannot be written. $COMPRESS_CACHE chooses another folder for it.
     """
     layout = LAYOUTS[settings.name]
-    seen = preprocessing or Preprocessing()
-    crop_pct = settings.crop_pct or seen.crop_pct
-    square = Square(settings.image_size or layout.image_size, seen.interpolation, crop_pct)
+    seen = (preprocessing or Preprocessing()).asked(settings.fit, settings.crop_pct)
+    square = Square.of(settings.image_size or layout.image_size, seen)
     from_files = settings.loader == "stream" and layout.in_files
     holdout = settings.holdout if from_files else 0.0
     wanted = Wanted(
@@ -117,8 +127,10 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         mean=seen.mean or content["own_mean"],
         std=seen.std or content["own_std"],
         interpolation=seen.interpolation,
-        crop_pct=crop_pct,
+        crop_pct=seen.crop_pct,
+        fit=seen.fit,
         streamed=settings.loader == "stream",
+        originals=Originals(settings, wanted.folder),
         **content,
     )
     if not settings.holdout and not len(dataset.eval_labels):
@@ -159,7 +171,7 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
     if held is None:
         return dataset
     assert not isinstance(dataset.train_images, PictureFiles)
-    cut = Square(dataset.image_size, dataset.interpolation, dataset.crop_pct)
+    cut = dataset.square
     return replace(
         dataset,
         train_images=dataset.train_images[~held],

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from compress.data.colour import rgb
-from compress.data.preprocessing import FILTERS, Interpolation
+from compress.data.preprocessing import FILTERS, PADDED_MEAN, Fit, Interpolation, Preprocessing
+from compress.data.rgb import rgb, upright
 from compress.system import console, platform
 from compress.system.child import module_command
 from compress.system.errors import InputError, first_line, listed
@@ -34,29 +35,76 @@ _SHOWN_EVERY = 50
 
 @dataclass(frozen=True)
 class Square:
-    """How a picture becomes a square.
+    """How a picture becomes a square: timm's evaluation transform, to the bit.
+
+    The picture is resized by its fit, and the centre is cut out. A picture that has that size already keeps its pixels.
+
+    - crop: the shorter side becomes size / crop_pct. timm's crop_mode "center".
+    - stretch: both sides do. "squash".
+    - pad: the longer side does, and what is missing to a square gets the colour `fill`. "border".
 
     Attributes:
         size: pixels a side.
-        interpolation: with which the shorter side is resized, antialiased.
-        crop_pct: the shorter side is resized to size / crop_pct, rounded down as timm does. The centre is cropped.
+        interpolation: with which the picture is resized, antialiased.
+        crop_pct: of what the picture is resized to, size / crop_pct rounded down.
+        fit: one of the three.
+        fill: RGB, of what pad adds.
     """
 
     size: int
     interpolation: Interpolation = "bicubic"
     crop_pct: float = 1.0
+    fit: Fit = "crop"
+    fill: tuple[int, int, int] = (0, 0, 0)
+
+    @classmethod
+    def of(cls, size: int, seen: Preprocessing) -> Self:
+        """The square of a model that sees pictures like that. What pad adds has the mean colour."""
+        if seen.fit != "pad":
+            return cls(size, seen.interpolation, seen.crop_pct, seen.fit)
+        red, green, blue = (round(255 * value) for value in seen.mean or PADDED_MEAN)
+        return cls(size, seen.interpolation, seen.crop_pct, seen.fit, (red, green, blue))
+
+    @property
+    def key(self) -> str:
+        """For names of files: two squares that give other pixels have other keys."""
+        padded = "-{}-{}-{}".format(*self.fill) if self.fit == "pad" else ""
+        return f"{self.size}-{self.fit}{padded}-{self.interpolation}-{self.crop_pct:g}"
+
+    @property
+    def target(self) -> int:
+        """Pixels of the side that is resized."""
+        return math.floor(self.size / self.crop_pct)
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height, in pixels, that a picture of that width and height is resized to."""
+        sides = (width, height)
+        if self.fit == "stretch":
+            return self.target, self.target
+        if self.fit == "pad":
+            ratio = max(sides) / self.target
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
+        return self.target * width // min(sides), self.target * height // min(sides)
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """The picture as uint8 [size, size, 3]."""
         image, size, kernel = rgb(image), self.size, FILTERS[self.interpolation]
-        if self.crop_pct < 1:  # the sizes and offsets of timm's evaluation transform
-            shorter = math.floor(size / self.crop_pct)
-            width, height = (int(shorter * side / min(image.size)) for side in image.size)
-            left, top = round((width - size) / 2), round((height - size) / 2)
-            image = image.resize((width, height), kernel).crop((left, top, left + size, top + size))
-        elif image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), kernel)
-        return np.asarray(image, dtype=np.uint8)
+        width, height = self.resized(*image.size)
+        left, top = self._start(width), self._start(height)
+        if width * height > MAX_PIXELS:  # a strip, of which the rest need not be made
+            x, y = image.width / width, image.height / height
+            image = image.resize((size, size), kernel, box=(left * x, top * y, (left + size) * x, (top + size) * y))
+            return np.asarray(image, dtype=np.uint8)
+        image = image.resize((width, height), kernel)
+        if self.fit != "pad":
+            return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+        canvas = Image.new("RGB", (size, size), tuple(self.fill))
+        canvas.paste(image, (-left, -top))
+        return np.asarray(canvas, dtype=np.uint8)
+
+    def _start(self, side: int) -> int:
+        """Where the square begins on a side of so many pixels; below 0 where it is padded."""
+        return round((side - self.size) / 2) if side >= self.size else -((self.size - side) // 2)
 
     def read(self, path: str | Path) -> NDArray[np.uint8]:
         """The same from a file. EXIF rotation is applied. Raises InputError as `opened`."""
@@ -93,10 +141,10 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
         raise InputError(f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out.") from error
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The picture as people see it: with its EXIF rotation applied."""
-    image.load()
-    return ImageOps.exif_transpose(image)
+def read_rgb(path: str | Path) -> NDArray[np.uint8]:
+    """A file as uint8 [H, W, 3] at its own size. EXIF rotation is applied. Raises InputError as `opened`."""
+    with pillow_quiet(), opened(path) as image:
+        return np.asarray(rgb(upright(image)), dtype=np.uint8)
 
 
 def read_images(paths: Sequence[str], square: Square, out: Path) -> None:

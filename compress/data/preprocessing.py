@@ -4,18 +4,25 @@ In: timm's pretrained_cfg, as a model's config.json has it. Out: a Preprocessing
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from compress.system.errors import InputError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+Fit = Literal["crop", "stretch", "pad"]
 FILTERS: dict[str, Image.Resampling] = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
+CROP_MODES: dict[Fit, str] = {"crop": "center", "stretch": "squash", "pad": "border"}
+"""timm's crop_mode by our fit."""
 
+PADDED_MEAN, PADDED_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+"""With which padded pictures are normalised where weights do not say: their own would count what is added."""
 
+_FITS: dict[str, Fit] = {mode: fit for fit, mode in CROP_MODES.items()}
 _HINT = "mean and std are three numbers each, std above 0."
 
 
@@ -28,6 +35,7 @@ class _Config(BaseModel):
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     interpolation: Interpolation = "bicubic"
     crop_pct: Annotated[float, Field(gt=0)] = 1.0
+    crop_mode: Literal["center", "squash", "border"] = "center"
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,15 @@ class Preprocessing:
         mean: of each channel in 0..1, which is taken off; None for that of the data.
         std: of each channel in 0..1, by which the rest is divided; None for that of the data.
         interpolation: with which a picture is resized, always antialiased.
-        crop_pct: for evaluation the shorter side is resized to the model's image size / crop_pct, and the centre is
-            cropped.
+        crop_pct: for evaluation a picture is resized to the model's image size / crop_pct, and the centre is cropped.
+        fit: how a picture becomes a square: see `compress.data.decode.Square`.
     """
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: Interpolation = "bicubic"
     crop_pct: float = 1.0
+    fit: Fit = "crop"
 
     @classmethod
     def of(cls, cfg: Any, source: str) -> "Preprocessing":
@@ -69,4 +78,11 @@ class Preprocessing:
                 f"{source}: {key} is not as timm writes it",
                 _HINT,
             ) from None
-        return cls(found.mean, found.std, found.interpolation, min(found.crop_pct, 1.0))
+        fit = _FITS[found.crop_mode]
+        return cls(found.mean, found.std, found.interpolation, min(found.crop_pct, 1.0), fit)
+
+    def asked(self, fit: Fit | None, crop_pct: float | None) -> "Preprocessing":
+        """The same with a fit and crop_pct of a recipe, where it has them."""
+        fit, crop_pct = fit or self.fit, crop_pct or self.crop_pct
+        mean, std = (PADDED_MEAN, PADDED_STD) if fit == "pad" and self.mean is None else (self.mean, self.std)
+        return replace(self, mean=mean, std=std, fit=fit, crop_pct=crop_pct)

@@ -4,7 +4,7 @@ Resident: all pixels are there, which is the fastest for thumbnails. Streamed: t
 files. The split to evaluate on is always resident.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from compress.data.augment import Images
 from compress.data.dataset import Dataset
-from compress.data.decode import Square
 from compress.data.picture_files import PictureFiles, PixelPictures
 from compress.data.stream import StreamedImages
 
@@ -41,7 +40,7 @@ def on_device(dataset: Dataset, device: torch.device, *, processes: int = 1) -> 
     if not isinstance(pixels, PictureFiles):
         if not dataset.streamed:
             return Splits(resident(pixels, dataset.train_labels), evaluation)
-        pixels = PixelPictures(pixels, Square(dataset.image_size, dataset.interpolation))
+        pixels = PixelPictures(pixels, replace(dataset.square, crop_pct=1.0))
     labels = torch.from_numpy(dataset.train_labels).to(device)
     return Splits(
         StreamedImages(pixels, labels, mean, std, ahead=device.type == "cuda", processes=processes), evaluation

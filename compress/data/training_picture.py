@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from compress.data.decode import Square, rgb, upright
+from compress.data.decode import Square
 from compress.data.preprocessing import FILTERS
+from compress.data.rgb import rgb, upright
 from compress.recipe import Augment
 
 _SIDES = (3 / 4, 4 / 3)

@@ -19,6 +19,7 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from compress.data import Dataset
+from compress.data.preprocessing import CROP_MODES
 from compress.models import small_stem
 from compress.models.wrappers import Adapted, Ensemble
 from compress.system import files
@@ -64,7 +65,7 @@ def _write_config(model: nn.Module, folder: Path, dataset: Dataset) -> None:
     size that it expects.
     """
     data_config: dict[str, Any] = {"interpolation": dataset.interpolation, "crop_pct": dataset.crop_pct}
-    data_config["crop_mode"] = "center"
+    data_config["crop_mode"] = CROP_MODES[dataset.fit]
     size = dataset.image_size
     if isinstance(model, Adapted):
         size = model.image_size or size
@@ -101,6 +102,7 @@ def _write_ensemble(model: Ensemble, folder: Path, dataset: Dataset) -> None:
             "std": list(dataset.std),
             "interpolation": dataset.interpolation,
             "crop_pct": dataset.crop_pct,
+            "crop_mode": CROP_MODES[dataset.fit],
         },
         "members": members,
     }

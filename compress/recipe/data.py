@@ -64,11 +64,18 @@ class Data(Section):
         le=1024,
         description="Pixels a side. Default: the data set's own. Needed for folder, csv and hub.",
     )
+    fit: Literal["crop", "stretch", "pad"] | None = Field(
+        default=None,
+        description="How a picture becomes a square, in training, evaluation and in what is exported. crop: its "
+        "centre. stretch: the whole, out of proportion. pad: the whole, with borders. Default: what published weights "
+        "of the student say (timm's crop_mode), else crop.",
+    )
     crop_pct: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="For evaluation the shorter side is resized to image_size / crop_pct, and the centre is cropped. "
+        description="For evaluation the picture is resized to image_size / crop_pct (crop: its shorter side; pad: the "
+        "longer; stretch: both), and the centre is cropped. "
         "Default: what published weights of the student say, else 1.",
     )
     loader: Literal["auto", "resident", "stream"] = Field(

@@ -22,6 +22,11 @@ class Export(Section):
     min_agreement: float = Field(
         default=0.99, gt=0, le=1, description="Share of images with the same class as before. For ONNX and FP16."
     )
+    max_probability_diff: float = Field(
+        default=0.02,
+        gt=0,
+        description="Largest difference of a probability, the graph that takes pixels against the evaluation.",
+    )
     max_fp16_top1_drop: float = Field(default=0.002, ge=0, lt=1, description="Top-1 that FP16 may lose against FP32.")
     max_int8_top1_drop: float = Field(default=0.005, ge=0, lt=1, description="Top-1 that INT8 may lose against FP32.")
     min_int8_macs: float = Field(

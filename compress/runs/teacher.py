@@ -131,6 +131,8 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
         "weights": find_published(recipe.teacher).sha256 if recipe.teacher.published else None,
         "train": recipe.teacher.training.model_dump(exclude={*HOUSEKEEPING, *FINE_TUNING}),
     }
+    if dataset.fit != "crop":  # square pictures give the same pixels by any fit, and its config.json another
+        determines["fit"] = dataset.fit
     return sha256_json(determines)[:16]
 
 

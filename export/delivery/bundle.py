@@ -3,27 +3,33 @@
 The folder is also a model folder for Triton Inference Server: config.pbtxt, and the ONNX files in version folder 1.
 """
 
-import math
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
+import onnx
 
-from compress.data import Dataset
+from compress.data import Dataset, rgb
+from compress.data.preprocessing import Fit
 from compress.system.errors import GateError, InputError
 from compress.system.files import replacing, sha256_file
-from export.onnx import get_metadata
+from export.delivery.golden import ANSWERS, PREPROCESSING, answers, recorded_answers, write_pictures
+from export.onnx import PIXELS_NAME, export_preprocessing, get_metadata
 from export.records import PRECISIONS, BundledModel, BundleManifest, Precision
-from export.runtimes import OrtRuntime
 
 MANIFEST = "manifest.json"
-GOLDEN_IMAGES = 10
 _BY_USE = frozenset({"__pycache__", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"})
-# Allowed difference as a share of the largest logit. INT8 differs between CPUs with and without 8-bit dot products.
+_SIDES: dict[Fit, str] = {
+    "crop": "Before, the shorter side is resized to {} pixels",
+    "stretch": "Before, both sides are resized to {} pixels",
+    "pad": "Before, the longer side is resized to {} pixels, the rest is filled with the mean colour",
+}
+# Allowed difference as a share of the largest answer. INT8 differs between CPUs with and without 8-bit dot products.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}
 
 
@@ -34,8 +40,8 @@ def make_bundle(
 
     Args:
         target: a folder, or a zip where it ends in .zip.
-        models: ONNX files with input "input" and output "logits". The first is the default one.
-        data: its first ten evaluation images become golden inputs.
+        models: ONNX files of an export, with input "input" or "pixels". The first is the default one.
+        data: pictures of its evaluation split become golden inputs, a few of each class.
         card: Markdown that goes into the model card.
         threads: of ONNX Runtime; None takes what this process may use.
 
@@ -51,23 +57,28 @@ def make_bundle(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
         folder = Path(staging) / "bundle"
         (folder / "1").mkdir(parents=True)
-        golden: dict[str, np.ndarray] = {"images": data.eval_images[:GOLDEN_IMAGES]}
         for model in models:
             shutil.copyfile(model, folder / "1" / model.name)
-            golden[model.name] = OrtRuntime(model, data.mean, data.std, threads=threads)(golden["images"])
-        np.savez(folder / "golden.npz", allow_pickle=False, **golden)
+        export_preprocessing(folder / PREPROCESSING, data.square, mean=data.mean, std=data.std)
+        golden = write_pictures(folder, data)
+        recorded = answers(folder, [model.name for model in models], golden, threads)
+        np.savez(folder / ANSWERS, allow_pickle=False, **recorded)
         (folder / "classes.txt").write_text("\n".join(data.class_names) + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name("bundle_runner.py"), folder / "run.py")
+        shutil.copyfile(rgb.__file__, folder / "rgb.py")
         (folder / "config.pbtxt").write_text(_triton_config(models[0].name, data), encoding="utf-8")
         (folder / "README.md").write_text(_card(models, data, card), encoding="utf-8")
         manifest = BundleManifest(
             default_model=models[0].name,
-            models={model.name: BundledModel(precision=_precision(model)) for model in models},
+            models={model.name: BundledModel(precision=_precision(model), input=_input(model)) for model in models},
             class_names=list(data.class_names),
             mean=list(data.mean),
             std=list(data.std),
             interpolation=data.interpolation,
             crop_pct=data.crop_pct,
+            fit=data.fit,
+            image_size=data.square.size,
+            golden=golden,
             files={name: sha256_file(folder / name) for name in _files(folder)},
         )
         manifest.write(folder / MANIFEST)
@@ -80,14 +91,14 @@ def make_bundle(
 
 
 def verify_bundle(path: Path, *, threads: int | None = None) -> dict[str, float]:
-    """Replays the golden images with every model.
+    """Replays the golden pictures with every model, from their files: decoding, preprocessing, model.
 
     Args:
         path: a bundle, as a folder or a zip.
         threads: of ONNX Runtime; None takes what this process may use.
 
     Returns:
-        By model, its largest difference from what was recorded, as a share of its largest logit.
+        By model, its largest difference from what was recorded, as a share of its largest answer.
 
     Raises:
         InputError: the bundle is missing, not whole, or was altered.
@@ -95,23 +106,19 @@ def verify_bundle(path: Path, *, threads: int | None = None) -> dict[str, float]
     """
     with _opened(path) as folder:
         manifest = _checked_manifest(folder, path)
-        try:
-            with np.load(folder / "golden.npz", allow_pickle=False) as archive:
-                golden = {name: archive[name] for name in ("images", *manifest.models)}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"golden.npz of {path} is not whole: {error}", "Get the bundle anew") from error
+        recorded = recorded_answers(folder, manifest, path)
+        found = answers(folder, manifest.models, manifest.golden, threads)
         measured: dict[str, float] = {}
         for name, about in manifest.models.items():
-            runtime = OrtRuntime(folder / "1" / name, manifest.mean, manifest.std, threads=threads)
-            expected, actual = golden[name], runtime(golden["images"])
+            expected, actual = recorded[name], found[name]
             allowed = TOLERANCES[about.precision]
             scale = float(np.abs(expected).max()) or 1.0
             measured[name] = float(np.abs(actual - expected).max()) / scale
             if not measured[name] <= allowed:
                 raise GateError(
-                    f"{name} differs by {measured[name]:.3g} of its largest logit from what was recorded, "
+                    f"{name} differs by {measured[name]:.3g} of its largest answer from what was recorded, "
                     f"{allowed:.3g} allowed",
-                    "This machine's onnxruntime computes another result; try another version of it",
+                    "This machine's onnxruntime or Pillow computes another result; try other versions of them",
                 )
     return measured
 
@@ -121,6 +128,10 @@ def _precision(model: Path) -> Precision:
         if f".{precision}." in model.name:
             return precision
     return "fp32"
+
+
+def _input(model: Path) -> Literal["input", "pixels"]:
+    return "pixels" if onnx.load(model).graph.input[0].name == PIXELS_NAME else "input"
 
 
 def _files(folder: Path) -> list[str]:
@@ -190,6 +201,7 @@ def _checked_manifest(folder: Path, path: Path) -> BundleManifest:
     except (OSError, InputError) as error:
         raise _damaged(path) from error
     listed, known = manifest.files, {f"1/{name}" for name in manifest.models}
+    known |= {ANSWERS, PREPROCESSING, *manifest.golden}
     present = set(_files(folder))
     if missing := sorted((set(listed) | known) - present):
         raise InputError(f"{path} lacks {missing[0]}", "Get the bundle anew")
@@ -226,15 +238,17 @@ def _card(models: Sequence[Path], data: Dataset, card: str) -> str:
         "# Image classifier",
         "",
         f"{len(class_names)} classes ({shown}), {side} x {side} RGB images, values / 255, normalised by mean and std.",
-        f"Before, the shorter side is resized to {math.floor(side / data.crop_pct)} pixels ({data.interpolation}), and "
-        "the centre is cropped.",
+        _SIDES[data.fit].format(data.square.target) + f" ({data.interpolation}, antialiased), and the centre is "
+        "cropped. `preprocess.onnx` does all of it for pictures of any size.",
         "",
         *([card.strip(), ""] if card.strip() else []),
         "## Files",
         "",
         *files,
-        "- `run.py`: a runner that needs numpy and onnxruntime; alone it replays the golden images",
-        "- `golden.npz`: ten images and the logits each model gave for them; `compress verify` compares",
+        "- `preprocess.onnx`: uint8 pixels [batch, height, width, 3] to the `input` of the models",
+        "- `run.py`: a runner that needs numpy, Pillow and onnxruntime; alone it replays the golden pictures",
+        "- `golden/`: pictures as the data set has them, with their metadata; `golden.npz`: what each model answered; "
+        "`compress verify` compares",
         "- `config.pbtxt`: put this folder into a Triton model repository",
         "",
         "## Origin",

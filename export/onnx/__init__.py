@@ -8,17 +8,29 @@ from typing import TYPE_CHECKING
 from compress.system.lazy import hand_on
 
 if TYPE_CHECKING:
-    from export.onnx.export import add_preprocessing, export_onnx
-    from export.onnx.file import INPUT_NAME, OUTPUT_NAME, get_metadata, load, save, set_metadata
+    from export.onnx.export import add_preprocessing, export_onnx, export_preprocessing
+    from export.onnx.file import (
+        INPUT_NAME,
+        OUTPUT_NAME,
+        PIXELS_NAME,
+        PROBABILITIES_NAME,
+        get_metadata,
+        load,
+        save,
+        set_metadata,
+    )
     from export.onnx.fp16 import to_fp16
     from export.onnx.session import default_threads, open_session
 
 __all__ = [
     "INPUT_NAME",
     "OUTPUT_NAME",
+    "PIXELS_NAME",
+    "PROBABILITIES_NAME",
     "add_preprocessing",
     "default_threads",
     "export_onnx",
+    "export_preprocessing",
     "get_metadata",
     "load",
     "open_session",
@@ -30,8 +42,11 @@ __all__ = [
 _HOMES = {
     "add_preprocessing": "export.onnx.export",
     "export_onnx": "export.onnx.export",
+    "export_preprocessing": "export.onnx.export",
     "INPUT_NAME": "export.onnx.file",
     "OUTPUT_NAME": "export.onnx.file",
+    "PIXELS_NAME": "export.onnx.file",
+    "PROBABILITIES_NAME": "export.onnx.file",
     "get_metadata": "export.onnx.file",
     "load": "export.onnx.file",
     "save": "export.onnx.file",

@@ -1,7 +1,7 @@
 """A torch classifier becomes ONNX: dynamic batch, weights inside the file, BatchNorm folded, the same bytes every time.
 
 In: a torch module. Out: `input` float32 [batch, C, S, S] -> `logits` float32 [batch, classes]; or, with preprocessing,
-`pixels` uint8 [batch, H, W, 3] -> `probabilities` float32 [batch, classes].
+`pixels` uint8 [batch, height, width, 3] -> `probabilities` float32 [batch, classes].
 """
 
 import copy
@@ -10,15 +10,16 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, compose, helper, numpy_helper
+from onnx import TensorProto, compose, helper
 from timm.utils.model import reparameterize_model
 from torch import nn
 
+from compress.data.decode import Square
 from compress.system.errors import GateError, InputError, first_line
-from export.onnx.file import INPUT_NAME, OUTPUT_NAME, load, save, set_metadata
+from export.onnx.file import INPUT_NAME, OUTPUT_NAME, PROBABILITIES_NAME, load, save, set_metadata
+from export.onnx.preprocessing import FRONT_OUTPUT, preprocessing_graph
 
 # LayerNormalization exists from opset 17 and Gelu from 20; without them both become chains of small operators.
 OPSET_CONV, OPSET_TRANSFORMER = 18, 20
@@ -139,41 +140,33 @@ def _after_conv(proto: onnx.ModelProto, norm: onnx.NodeProto) -> bool:
 
 
 def add_preprocessing(
-    onnx_path: Path,
-    out_path: Path,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    image_size: int,
-    source_size: int | None = None,
+    onnx_path: Path, out_path: Path, square: Square, *, mean: Sequence[float], std: Sequence[float]
 ) -> None:
     """Wrap a model so that a deployer needs no preprocessing: `pixels` uint8 NHWC RGB in, `probabilities` out.
+
+    Pictures of any height and width go in; those of one batch have one size.
 
     Args:
         onnx_path: the file that takes normalised float32 images.
         out_path: the file to write.
+        square: how a picture becomes what the model takes.
         mean: per channel, in 0..1.
         std: per channel, in 0..1.
-        image_size: side of the images that the model takes, in pixels.
-        source_size: side of the square images that come in, where it is not `image_size`. They are then resized by
-            antialiased bicubic interpolation, as torchvision does. Pillow differs only in what it rounds between its
-            two passes.
 
     Raises:
         InputError: `onnx_path` is missing or damaged.
     """
     model = load(onnx_path)
-    side = source_size or image_size
-    front = _front(mean, std, side, image_size)
     back = helper.make_graph(
-        [helper.make_node("Softmax", ["back_logits"], ["probabilities"], name="postprocess/Softmax", axis=-1)],
+        [helper.make_node("Softmax", ["back_logits"], [PROBABILITIES_NAME], name="postprocess/Softmax", axis=-1)],
         "postprocess",
         [helper.make_tensor_value_info("back_logits", TensorProto.FLOAT, ["batch", None])],
-        [_like(model.graph.output[0], "probabilities")],
+        [_like(model.graph.output[0], PROBABILITIES_NAME)],
     )
     opsets, ir_version = list(model.opset_import), model.ir_version
+    front = preprocessing_graph(square, mean, std)
     merged = compose.merge_models(
-        helper.make_model(front, opset_imports=opsets, ir_version=ir_version), model, [("front_input", INPUT_NAME)]
+        helper.make_model(front, opset_imports=opsets, ir_version=ir_version), model, [(FRONT_OUTPUT, INPUT_NAME)]
     )
     merged = compose.merge_models(
         merged,
@@ -186,53 +179,15 @@ def add_preprocessing(
     save(merged, out_path)
 
 
-def _front(mean: Sequence[float], std: Sequence[float], side: int, image_size: int) -> onnx.GraphProto:
-    """pixels uint8 [batch, side, side, 3] -> front_input float32 [batch, 3, image_size, image_size]."""
-    channels = len(mean)
-    # (x / 255 - mean) / std as one subtraction and one division, in units of pixel values.
-    offset = (np.asarray(mean, np.float64) * 255).astype(np.float32).reshape(1, channels, 1, 1)
-    spread = (np.asarray(std, np.float64) * 255).astype(np.float32).reshape(1, channels, 1, 1)
-    constants = [numpy_helper.from_array(offset, "pixel_mean"), numpy_helper.from_array(spread, "pixel_std")]
-    nodes = [
-        helper.make_node("Transpose", ["pixels"], ["pixels_nchw"], name="preprocess/Transpose", perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["pixels_nchw"], ["pixels_float"], name="preprocess/Cast", to=TensorProto.FLOAT),
-    ]
-    pixels = "pixels_float"
-    if side != image_size:
-        scale = np.array([1, 1, image_size / side, image_size / side], np.float32)
-        constants.append(numpy_helper.from_array(scale, "resize_scale"))
-        resize = helper.make_node(
-            "Resize",
-            [pixels, "", "resize_scale"],
-            ["pixels_resized"],
-            name="preprocess/Resize",
-            mode="cubic",
-            cubic_coeff_a=-0.5,
-            antialias=1,
-            exclude_outside=1,
-            coordinate_transformation_mode="half_pixel",
-        )
-        # Pillow gives whole pixel values from 0 to 255 back; a cubic overshoots at edges.
-        constants += [
-            numpy_helper.from_array(np.array(value, np.float32), name)
-            for name, value in (("pixel_low", 0), ("pixel_high", 255))
-        ]
-        nodes += [
-            resize,
-            helper.make_node(
-                "Clip", ["pixels_resized", "pixel_low", "pixel_high"], ["pixels_clipped"], name="preprocess/Clip"
-            ),
-            helper.make_node("Round", ["pixels_clipped"], ["pixels_rounded"], name="preprocess/Round"),
-        ]
-        pixels = "pixels_rounded"
-    nodes += [
-        helper.make_node("Sub", [pixels, "pixel_mean"], ["pixels_centred"], name="preprocess/Sub"),
-        helper.make_node("Div", ["pixels_centred", "pixel_std"], ["front_input"], name="preprocess/Div"),
-    ]
-    pixels_info = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", side, side, channels])
-    shape = ["batch", channels, image_size, image_size]
-    output = helper.make_tensor_value_info("front_input", TensorProto.FLOAT, shape)
-    return helper.make_graph(nodes, "preprocess", [pixels_info], [output], constants)
+def export_preprocessing(path: Path, square: Square, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Write the preprocessing alone: `pixels` uint8 [batch, height, width, 3] -> `input` float32 [batch, 3, S, S].
+
+    The arguments are those of `add_preprocessing`.
+    """
+    graph = preprocessing_graph(square, mean, std, output=INPUT_NAME)
+    opsets = [helper.make_opsetid("", OPSET_CONV)]
+    ir_version = helper.find_min_ir_version_for(opsets)
+    save(helper.make_model(graph, opset_imports=opsets, ir_version=ir_version), path)
 
 
 def _like(info: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:

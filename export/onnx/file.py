@@ -8,6 +8,8 @@ from compress.system.errors import InputError
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
+PIXELS_NAME = "pixels"
+PROBABILITIES_NAME = "probabilities"
 
 
 def set_metadata(proto: onnx.ModelProto, metadata: dict[str, str]) -> None:

@@ -10,12 +10,12 @@ from export.onnx import load
 
 # Of the operators that TensorRT's ONNX parser reads, those that image classifiers from torch use.
 _NAMES = """
-Add AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose CumSum DepthToSpace
-DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand Flatten Gather GatherElements Gelu Gemm GlobalAveragePool
-GlobalMaxPool Greater GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization
-LeakyRelu Less Log LogSoftmax MatMul Max MaxPool Min Mish Mul Neg Not Pad Pow PRelu QuantizeLinear Range Reciprocal
-ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Resize Selu Shape Sigmoid Sign Sin Slice Softmax
-Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where
+Abs Add And AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos CumSum
+DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements Gelu Gemm
+GlobalAveragePool GlobalMaxPool Greater GroupNormalization HardSigmoid HardSwish Identity If InstanceNormalization
+LayerNormalization LeakyRelu Less Log LogSoftmax MatMul Max MaxPool Min Mish Mul Neg Not Pad Pow PRelu QuantizeLinear
+Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Resize Selu Shape Sigmoid Sign Sin
+Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where
 """
 ALLOWED_OPERATORS = frozenset(_NAMES.split())
 REDUCTIONS = frozenset(name for name in ALLOWED_OPERATORS if name.startswith("Reduce"))
@@ -38,9 +38,11 @@ def lint_for_tensorrt(onnx_path: Path) -> list[str]:
         if tensor.data_location == TensorProto.EXTERNAL
     ]
     found += [
-        f"input {info.name} is uint8, which TensorRT cannot compute with"
+        f"input {info.name} is uint8, which TensorRT can only cast, and {node.name} ({node.op_type}) takes it"
         for info in graph.input
         if info.type.tensor_type.elem_type == TensorProto.UINT8
+        for node in graph.node
+        if info.name in node.input and node.op_type not in ("Cast", "Shape")
     ]
     for node in graph.node:
         where = f"{node.name} ({node.op_type})"

@@ -12,6 +12,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import compress.models.small_stem  # noqa: F401  (registers resnet18_smallstem)
+from compress.data.decode import Square
+from tests.helpers.originals import PixelOriginals
 
 MEAN, STD = [0.4, 0.45, 0.5], [0.25, 0.3, 0.28]
 SIZE = 32
@@ -78,6 +80,15 @@ class Digits:
     sha256: str = "of the digits"
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
+    fit: str = "crop"
+
+    @property
+    def square(self) -> Square:
+        return Square(self.eval_images.shape[1])
+
+    @property
+    def originals(self) -> PixelOriginals:
+        return PixelOriginals(self.eval_images)
 
 
 def digits_split() -> Digits:

@@ -7,18 +7,22 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from PIL import Image, ImageOps
+from scipy.special import softmax
 
 from compress.system.errors import GateError, InputError
 from export.delivery import make_bundle, verify_bundle
 from export.int8 import Quantizer
-from export.onnx import to_fp16
+from export.onnx import add_preprocessing, to_fp16
 from tests.helpers.classifiers import MEAN, STD, Digits, normalised
 
 
@@ -28,6 +32,8 @@ def bundle(trained_onnx: Path, data: Digits, tmp_path_factory: pytest.TempPathFa
     models = [folder / "student.int8.onnx", trained_onnx, folder / "student.fp16.onnx"]
     Quantizer(trained_onnx, data.train_images[:64], MEAN, STD).write(models[0], target="ort")
     to_fp16(trained_onnx, models[2])
+    models.append(folder / "student.pixels.onnx")
+    add_preprocessing(trained_onnx, models[3], data.square, mean=MEAN, std=STD)
     return make_bundle(folder / "digits", models, data, card="Read by ten-year-olds.")  # type: ignore[arg-type]
 
 
@@ -39,14 +45,53 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 def test_it_holds_what_a_deployer_needs(bundle: Path, data: Digits, trained_onnx: Path) -> None:
     names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     models = {"1/student.onnx", "1/student.fp16.onnx", "1/student.int8.onnx"}
-    assert names == models | {"README.md", "classes.txt", "config.pbtxt", "golden.npz", "manifest.json", "run.py"}
+    others = {"README.md", "classes.txt", "config.pbtxt", "golden.npz", "manifest.json", "run.py", "rgb.py"}
+    golden = {f"golden/{number:02}.png" for number in range(30)}
+    assert names == models | others | golden | {"preprocess.onnx", "1/student.pixels.onnx"}
     assert (bundle / "classes.txt").read_text().splitlines() == data.class_names
     assert "Read by ten-year-olds." in (bundle / "README.md").read_text()
-    golden = np.load(bundle / "golden.npz", allow_pickle=False)
-    assert np.array_equal(golden["images"], data.eval_images[:10])
+    recorded = np.load(bundle / "golden.npz", allow_pickle=False)
+    pictures = np.stack([np.asarray(Image.open(bundle / name)) for name in sorted(golden)])
     session = onnxruntime.InferenceSession(trained_onnx, providers=["CPUExecutionProvider"])
-    expected = session.run(["logits"], {"input": normalised(data.eval_images[:10])})[0]
-    np.testing.assert_allclose(golden["student.onnx"], expected, atol=1e-4)
+    expected = np.asarray(session.run(["logits"], {"input": normalised(pictures)})[0])
+    np.testing.assert_allclose(recorded["student.onnx"], expected, atol=1e-4)
+    np.testing.assert_allclose(recorded["student.pixels.onnx"], softmax(expected, axis=1), atol=1e-4)
+
+
+def test_the_golden_pictures_are_of_every_class_and_of_the_evaluation_split(bundle: Path, data: Digits) -> None:
+    golden = json.loads((bundle / "manifest.json").read_text())["golden"]
+    assert Counter(golden.values()) == dict.fromkeys(data.class_names, 3)
+    images = {image.tobytes(): label for image, label in zip(data.eval_images, data.eval_labels, strict=True)}
+    for name, class_name in golden.items():
+        assert data.class_names[images[np.asarray(Image.open(bundle / name)).tobytes()]] == class_name
+
+
+def test_pictures_that_are_files_are_golden_as_they_are(trained_onnx: Path, data: Digits, tmp_path: Path) -> None:
+    """Turned by their EXIF data, larger than the model's images and no squares."""
+    paths = []
+    for row in range(30):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image = Image.fromarray(data.eval_images[row]).resize((90, 70), Image.Resampling.BICUBIC)
+        image.save(tmp_path / f"{row}.JPG", exif=exif, quality=95)
+        paths.append(tmp_path / f"{row}.JPG")
+    source = SimpleNamespace(evaluation=lambda rows: [paths[row] for row in rows])
+    names = ("eval_images", "eval_labels", "class_names", "mean", "std", "interpolation", "crop_pct", "fit", "square")
+    files = SimpleNamespace(**{name: getattr(data, name) for name in names}, originals=source)
+    files.eval_images, files.eval_labels = data.eval_images[:30], data.eval_labels[:30]
+    made = make_bundle(tmp_path / "made", [trained_onnx], files)  # type: ignore[arg-type]
+    golden = list(json.loads((made / "manifest.json").read_text())["golden"])
+    originals = {path.read_bytes() for path in paths}
+    assert {(made / name).read_bytes() for name in golden} <= originals
+    assert golden[0].endswith(".jpg")
+    upright = [ImageOps.exif_transpose(Image.open(made / name)) for name in golden]
+    resized = [image.resize((16, 20), Image.Resampling.BICUBIC).crop((0, 2, 16, 18)) for image in upright]
+    squares = np.stack([np.asarray(image) for image in resized])
+    session = onnxruntime.InferenceSession(trained_onnx, providers=["CPUExecutionProvider"])
+    expected = session.run(["logits"], {"input": normalised(squares)})[0]
+    found = np.load(made / "golden.npz")["student.onnx"]
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(found).max())
+    assert verify_bundle(made)["student.onnx"] < 1e-5
 
 
 def test_triton_config_matches_the_model(bundle: Path) -> None:
@@ -59,7 +104,7 @@ def test_triton_config_matches_the_model(bundle: Path) -> None:
     assert 'platform: "onnxruntime_onnx"' in config
 
 
-def test_the_runner_needs_only_numpy_and_onnxruntime(bundle: Path, data: Digits, tmp_path: Path) -> None:
+def test_the_runner_needs_only_numpy_pillow_and_onnxruntime(bundle: Path, data: Digits, tmp_path: Path) -> None:
     banned = "import sys\nfor name in ('torch', 'compress', 'export', 'onnx', 'timm'): sys.modules[name] = None\n"
     start = (
         banned
@@ -76,17 +121,22 @@ def test_the_runner_needs_only_numpy_and_onnxruntime(bundle: Path, data: Digits,
     named = result.stdout.split("\n")[:50]
     truth = [data.class_names[label] for label in data.eval_labels[:50]]
     assert np.mean([a == b for a, b in zip(named, truth, strict=True)]) > 0.9
+    golden = [bundle / name for name in json.loads((bundle / "manifest.json").read_text())["golden"]]
+    from_files = subprocess.run(
+        [sys.executable, "-c", start, *golden[:2]], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert len(from_files.stdout.splitlines()) == 2
     alone = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert float(alone.stdout.rsplit(maxsplit=1)[-1]) < 1e-4
 
 
 def test_verify_replays_every_model(bundle: Path) -> None:
     measured = verify_bundle(bundle)
-    assert set(measured) == {"student.onnx", "student.fp16.onnx", "student.int8.onnx"}
+    assert set(measured) == {"student.onnx", "student.fp16.onnx", "student.int8.onnx", "student.pixels.onnx"}
     assert max(measured.values()) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["1/student.onnx", "golden.npz", "run.py", "classes.txt", "config.pbtxt"])
+@pytest.mark.parametrize("name", ["1/student.onnx", "preprocess.onnx", "golden/00.png", "golden.npz", "run.py"])
 def test_an_altered_or_missing_file_is_an_input_error(copy: Path, name: str) -> None:
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -143,7 +193,7 @@ def test_a_manifest_of_other_types_is_an_input_error(copy: Path, key: str, value
         verify_bundle(copy)
 
 
-def test_golden_images_without_a_model_are_an_input_error(copy: Path) -> None:
+def test_golden_answers_without_a_model_are_an_input_error(copy: Path) -> None:
     np.savez(copy / "golden.npz", images=np.zeros((1, 16, 16, 3), np.uint8))
     manifest = json.loads((copy / "manifest.json").read_text())
     digest = hashlib.sha256((copy / "golden.npz").read_bytes()).hexdigest()

@@ -9,7 +9,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.int8 import Quantizer
-from export.onnx import add_preprocessing
 from export.tensorrt.build import tensorrt, tensorrt_logger
 from export.tensorrt.lint import lint_for_tensorrt
 from tests.helpers.classifiers import MEAN, STD, Digits
@@ -69,10 +68,13 @@ def broken(tmp_path: Path, trained_onnx: Path, data: Digits) -> Callable[[str], 
             model.graph.input.append(helper.make_tensor_value_info("axes", TensorProto.INT64, [1]))
             onnx.save(model, path)
             return path, "n (ReduceMean): its axes are computed"
-        add_preprocessing(trained_onnx, path, mean=MEAN, std=STD, image_size=16)
+        one_node(path, helper.make_node("Transpose", ["x"], ["y"], name="n", perm=[1, 0]), {})
         model = onnx.load(path)
+        for value in (model.graph.input[0], model.graph.output[0]):
+            value.type.tensor_type.elem_type = TensorProto.UINT8
+        onnx.save(model, path)
         # Transposing bytes is computing with them; the parser says so only when it types the network strongly.
-        return path, "input pixels is uint8"
+        return path, "input x is uint8, which TensorRT can only cast, and n (Transpose) takes it"
 
     return make
 

@@ -1,13 +1,20 @@
-"""Pictures of every mode as RGB with 8 bits.
+"""Any picture that Pillow opens becomes RGB of 8 bits, upright.
 
 In: a Pillow image. Out: the same in mode RGB. What is transparent is on white. Grey values of more than 8 bits, and
-floats, are scaled by the range that they fill.
+floats, are scaled by the range that they fill. It needs Pillow and numpy alone: a bundle takes this file with it, so
+that a picture becomes the same pixels there.
 """
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as people see it: with its EXIF rotation applied."""
+    image.load()
+    return ImageOps.exif_transpose(image)
 
 
 def rgb(image: Image.Image) -> Image.Image:

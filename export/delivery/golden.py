@@ -1,0 +1,76 @@
+"""The golden pictures of a bundle: real files of the evaluation split, and what each model answered for them.
+
+In: a data set and the models. Out: the files below golden/, and golden.npz with the answers by model.
+"""
+
+import shutil
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from compress.data import Dataset
+from compress.data.decode import read_rgb
+from compress.data.originals import Picture, stratified
+from compress.system.errors import InputError
+from export.records import BundleManifest
+from export.runtimes import PictureRuntime
+
+ANSWERS = "golden.npz"
+PREPROCESSING = "preprocess.onnx"
+PER_CLASS, MOST = 3, 30
+
+
+def write_pictures(folder: Path, data: Dataset) -> dict[str, str]:
+    """Copies pictures of every class into a bundle. Pixels that have no file become a PNG.
+
+    Args:
+        folder: of the bundle.
+        data: up to three pictures of each class of its evaluation split are taken, at most thirty.
+
+    Returns:
+        The class of each, by its POSIX path in the bundle.
+    """
+    rows = stratified(data.eval_labels, per_class=PER_CLASS, most=MOST)
+    (folder / "golden").mkdir()
+    names = (
+        _written(picture, folder / "golden", f"{number:02}")
+        for number, picture in enumerate(data.originals.evaluation(rows))
+    )
+    return {f"golden/{name}": data.class_names[data.eval_labels[row]] for row, name in zip(rows, names, strict=True)}
+
+
+def _written(picture: Picture, folder: Path, name: str) -> str:
+    if isinstance(picture, Path):
+        name += picture.suffix.lower()
+        shutil.copyfile(picture, folder / name)
+    else:
+        name += ".png"
+        Image.fromarray(picture).save(folder / name)
+    return name
+
+
+def answers(folder: Path, models: Iterable[str], golden: Iterable[str], threads: int | None) -> dict[str, np.ndarray]:
+    """What each model of the bundle answers for its golden pictures: float32 [N, C]. The files are decoded anew.
+
+    Raises:
+        InputError: a file cannot be read, or a model does not run.
+    """
+    pictures = [read_rgb(folder / name) for name in golden]
+    front = folder / PREPROCESSING
+    return {name: PictureRuntime(folder / "1" / name, front, threads=threads)(pictures) for name in models}
+
+
+def recorded_answers(folder: Path, manifest: BundleManifest, path: Path) -> dict[str, np.ndarray]:
+    """What golden.npz holds. Raises InputError where it is not whole; `path` names the bundle in the message."""
+    try:
+        with np.load(folder / ANSWERS, allow_pickle=False) as archive:
+            recorded = {name: archive[name] for name in manifest.models}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{ANSWERS} of {path} is not whole: {error}", "Get the bundle anew") from error
+    shape = len(manifest.golden), len(manifest.class_names)
+    if wrong := [name for name, values in recorded.items() if values.shape != shape]:
+        raise InputError(f"{ANSWERS} of {path} is not whole: {wrong[0]} has no answer for each", "Get the bundle anew")
+    return recorded
