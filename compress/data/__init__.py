@@ -4,7 +4,7 @@ In: a recipe's data section. Out: uint8 arrays with labels, and augmented batche
 which is checked against its source.
 """
 
-from compress.data.augment import Images, Splits, on_device
-from compress.data.dataset import Dataset, load_data, resolve_augment
+from compress.data.augment import Images, Splits, on_device, resolve_augment
+from compress.data.dataset import Dataset, load_data
 
 __all__ = ["Dataset", "Images", "Splits", "load_data", "on_device", "resolve_augment"]

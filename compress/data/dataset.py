@@ -23,7 +23,7 @@ from compress.data.decode import Square, read_images
 from compress.data.label_noise import noisy_labels
 from compress.data.preprocessing import Interpolation, Preprocessing
 from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
-from compress.recipe import Augment, Data
+from compress.recipe import Data
 from compress.system import files
 from compress.system.errors import InputError
 from compress.system.hashes import sha256_json
@@ -132,19 +132,6 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
             "Add a folder for another class.",
         )
     return _train_as_asked(dataset, settings.holdout, settings.label_noise)
-
-
-def resolve_augment(settings: Data) -> Augment:
-    """The augmentation, with the data set's own defaults for crop and flip."""
-    layout = LAYOUTS[settings.name]
-    given = settings.augment
-    default_crop = 0 if given.scale < 1 else layout.crop
-    return Augment(
-        crop=default_crop if given.crop is None else given.crop,
-        flip=layout.flip if given.flip is None else given.flip,
-        erase=given.erase,
-        scale=given.scale,
-    )
 
 
 def _cached(name: str, folder: Path, square: Square, read: Callable[[Path], Source]) -> dict[str, Any]:

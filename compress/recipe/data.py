@@ -6,6 +6,12 @@ from pydantic import Field, model_validator
 
 from compress.recipe.section import Section
 
+AUTO = (
+    r"^(trivial|original|originalr|v0|v0r|3a"
+    r"|rand(-(m\d+|n[1-9]\d*|p\d+(\.\d+)?|mstd\d+(\.\d+)?|mmax\d+|inc[01]|tweights|t3aw?))*"
+    r"|augmix(-(m\d+|w[1-9]\d*|d[1-9]\d*|b[01]|mstd\d+(\.\d+)?))*)$"
+)
+
 
 class Augment(Section):
     """Random changes of the training images, drawn anew for every sample and epoch."""
@@ -17,8 +23,47 @@ class Augment(Section):
         description="Padding in pixels before a random crop. 0 is off. Default: what suits the data set.",
     )
     flip: bool | None = Field(default=None, description="Mirror half of the images. Default: what suits the data set.")
-    erase: float = Field(default=0.0, ge=0, le=1, description="Probability that a random rectangle is blanked.")
     scale: float = Field(default=1.0, gt=0, le=1, description="Smallest area of a random resized crop. 1 is off.")
+    color_jitter: float = Field(
+        default=0.0,
+        ge=0,
+        description="How far brightness, contrast and saturation change, as in timm, where 0.4 is usual. 0 is off.",
+    )
+    auto: str | None = Field(
+        default=None,
+        pattern=AUTO,
+        description="timm's RandAugment, AugMix or AutoAugment, such as rand-m9-mstd0.5-inc1, augmix-m3-w3 or "
+        "original. Or torchvision's TrivialAugment: trivial.",
+    )
+    erase: float = Field(default=0.0, ge=0, le=1, description="Probability that a random rectangle is erased.")
+    erase_mode: Literal["const", "rand", "pixel"] = Field(
+        default="pixel",
+        description="What erase fills a rectangle with: the mean colour, a random colour, or one for each pixel.",
+    )
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Average pairs of images by shares from Beta(mixup, mixup). 0.2 and 0.8 are usual. 0 is off.",
+    )
+    cutmix: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Paste a part of one image into another, of an area from Beta(cutmix, cutmix). 1 is usual. 0 is "
+        "off. With mixup each image gets one or the other.",
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pairs of images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def per_picture(self) -> tuple[str, ...]:
+        """Settings in use that change one picture at a time, before it is in a batch (`compress.data.photometric`)."""
+        used = {"color_jitter": self.color_jitter > 0, "auto": self.auto is not None}
+        return tuple(name for name, value in used.items() if value)
 
 
 class Data(Section):

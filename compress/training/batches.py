@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.augment import Images
+from compress.data.mixing import Mixing, mixing
 from compress.distributed.world import current
+from compress.losses.labels import Mixed
 from compress.losses.objective import Objective
 from compress.losses.taps import Tap
 from compress.models.inference import InferenceTeacher, for_inference
@@ -21,6 +23,7 @@ from compress.recipe import Augment, Train
 from compress.system.errors import UsageError
 from compress.system.interrupts import Flag
 from compress.system.seeds import stream
+from compress.training.batch_rows import BatchRows
 from compress.training.memo import Memo
 from compress.training.teacher_cache import TeacherViews
 
@@ -35,31 +38,36 @@ class Batch:
 
     Attributes:
         images: float32 [B, 3, H, W], in channels_last memory.
-        labels: int64 [B].
+        labels: int64 [B], -1 for images without a label.
         teacher_logits: [B, C], or None without a teacher.
         teacher_features: maps [B, C', H', W'] of the teacher's modules that a term looks at, by path.
+        mixed: the second labels, where images are mixed. The teacher saw the mixed images, too.
     """
 
     images: Tensor
     labels: Tensor
     teacher_logits: Tensor | None = None
     teacher_features: dict[str, Tensor] = field(default_factory=dict)
+    mixed: Mixed | None = None
 
 
 class Batches:
     """All batches of a training, by epoch and step.
 
-    Every batch is full. Each epoch has its own order, so images that are left over in one epoch are used in another.
+    `compress.training.batch_rows` says which images are in which batch.
 
     Attributes:
-        batch_size: images of the global batch, at most those of the split.
+        batch_size: images of the global batch.
         images_each: images of the batch in each process.
+        unlabeled_each: those of them without a label.
         smallest_part: images of the smallest part in which a process computes its batch.
 
     Args:
         seed: of the order and the augmentation.
         teacher: float32 images [B, 3, H, W] to logits [B, C], without gradients.
-        views: keeps the teacher's logits. The augmentations then repeat after `views.count` epochs.
+        views: keeps the teacher's logits. The augmentations then repeat after `views.count` epochs, and so do the
+            batches if images are mixed, since the logits are those of the pairs.
+        unlabeled_share: the part of a batch that has no labels, if the split has images without.
         parts: in which each process computes its batch, one after the other. So does the teacher.
 
     Raises:
@@ -75,17 +83,29 @@ class Batches:
         seed: int,
         teacher: Callable[[Tensor], Tensor] | None = None,
         views: TeacherViews | None = None,
+        unlabeled_share: float = 0.0,
         parts: int = 1,
     ) -> None:
         self.images, self.augment, self.seed, self.teacher = images, augment, seed, teacher
         self.world = current()
-        self.batch_size = min(batch_size, len(images.labels))
-        self.images_each = self.world.images_each(self.batch_size)
+        self._rows = BatchRows(
+            images.labeled,
+            images.unlabeled if unlabeled_share else 0,
+            batch_size,
+            share=unlabeled_share,
+            seed=seed,
+            world=self.world,
+            paired=augment.mixes,
+        )
+        self.batch_size, self.images_each = self._rows.batch_size, self._rows.images_each
+        self.unlabeled_each = self._rows.unlabeled_each
         check_parts(self.images_each, parts)
         self._parts, self.smallest_part = parts, self.images_each // parts
         self._views = views
         self._taps: list[Tap] = []
+        self._mirror = self._rows.mirror.to(self.device)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._partners: tuple[int, Tensor] = (-1, torch.empty(0))
         self._newest: tuple[tuple[int, int], Batch] | None = None
 
     @property
@@ -94,7 +114,7 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.images.labels) // self.batch_size
+        return self._rows.steps
 
     def look_into(self, tap: Tap) -> None:
         """Adds the maps of this tap to every later batch. Not together with views, which keep logits only."""
@@ -120,25 +140,30 @@ class Batches:
         return self._newest[1]
 
     def _make(self, epoch: int, step: int, interrupted: Flag) -> Batch:
-        if self._order[0] != epoch:
-            self._order = (epoch, epoch_order(len(self.images.labels), seed=self.seed, epoch=epoch).to(self.device))
-        rows = self.world.part(self._order[1][step * self.batch_size : (step + 1) * self.batch_size])
-        labels = self.images.labels[rows]
+        draw = epoch if self._views is None else epoch % self._views.count
+        order = draw if self.augment.mixes else epoch
+        if self._order[0] != order:
+            self._order = (order, self._rows.of_epoch(order).to(self.device))
+        rows = self._order[1][step]
+        labels, mixed = self.images.labels[rows], None
+        images = self.augmented(rows, draw)
+        if self.augment.mixes:
+            mix = self._mixing(rows, draw)
+            images, mixed = mix(images, images[self._mirror]), Mixed(labels[self._mirror], mix.share)
         if self._views is None:
-            return self.supervised(self.augmented(rows, epoch), labels)
-        view = epoch % self._views.count
-        logits = self._views.logits(view, self._logits_of_view, interrupted)
-        return Batch(self.augmented(rows, view), labels, logits[rows].float())
+            return self.supervised(images, labels, mixed)
+        logits = self._views.logits(draw, self._logits_of_view, interrupted)
+        return Batch(images, labels, logits[rows].float(), mixed=mixed)
 
-    def supervised(self, images: Tensor, labels: Tensor) -> Batch:
+    def supervised(self, images: Tensor, labels: Tensor, mixed: Mixed | None = None) -> Batch:
         """A batch of these images, float32 [B, 3, H, W], with the teacher's logits and maps computed now."""
         if self.teacher is None:
-            return Batch(images, labels)
+            return Batch(images, labels, mixed=mixed)
         if self._parts == 1:
-            return Batch(images, labels, *self._answers(images))
+            return Batch(images, labels, *self._answers(images), mixed=mixed)
         answers = [self._answers(part) for part in images.tensor_split(min(self._parts, len(images)))]
         features = {path: torch.cat([maps[path] for _, maps in answers]) for path in answers[0][1]}
-        return Batch(images, labels, torch.cat([logits for logits, _ in answers]), features)
+        return Batch(images, labels, torch.cat([logits for logits, _ in answers]), features, mixed)
 
     def _answers(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The teacher's logits, and the maps that terms look at."""
@@ -150,14 +175,25 @@ class Batches:
         return logits, {path: feature for tap in self._taps for path, feature in tap.features().items()}
 
     def augmented(self, rows: Tensor, draw: int) -> Tensor:
-        """float32 [B, 3, H, W] of the rows int64 [B]. draw: the number of the augmentation, which is an epoch or a
-        view.
+        """float32 [B, 3, H, W] of the rows int64 [B], before they are mixed. draw: the number of the augmentation,
+        which is an epoch or a view.
         """
         return self.images.augmented(rows, self.augment, seed=self.seed, epoch=draw)
 
+    def _mixing(self, rows: Tensor, draw: int) -> Mixing:
+        height, width = self.images.images.shape[1:3]
+        return mixing(rows, self.augment, height, width, seed=self.seed, epoch=draw)
+
     def _logits_of_view(self, view: int, rows: Tensor) -> Tensor:
         assert self.teacher is not None
-        return self.teacher(self.augmented(rows.to(self.device), view))
+        rows = rows.to(self.device)
+        images = self.augmented(rows, view)
+        if self.augment.mixes:
+            if self._partners[0] != view:
+                self._partners = (view, self._rows.partners(view).to(self.device))
+            partners = self.augmented(self._partners[1][rows], view)
+            images = self._mixing(rows, view)(images, partners)
+        return self.teacher(images)
 
 
 def check_parts(images: int, parts: int, key: str = "train") -> None:
@@ -173,11 +209,6 @@ def check_parts(images: int, parts: int, key: str = "train") -> None:
         )
 
 
-def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
-    """A permutation of the rows, int64 [count]. It depends on (seed, epoch) alone."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(stream(seed, "order", epoch)))
-
-
 def batches_and_teacher(
     images: Images,
     teacher: nn.Module | None,
@@ -187,6 +218,7 @@ def batches_and_teacher(
     phase: Phase,
     *,
     views: TeacherViews | None,
+    unlabeled_share: float = 0.0,
     memo: Memo,
 ) -> tuple[Batches, InferenceTeacher | None]:
     """The batches of a training, and its teacher made ready for inference.
@@ -197,6 +229,7 @@ def batches_and_teacher(
         images: the split to train on.
         teacher: None, or a module that maps [N, 3, H, W] to logits [N, C].
         views: keeps the teacher's logits, if given.
+        unlabeled_share: the part of a batch that has no labels, if the split has images without.
         memo: shared by the trainings of this process.
 
     Returns:
@@ -225,6 +258,7 @@ def batches_and_teacher(
         "batches",
         id(images),
         augment.model_dump_json(),
+        unlabeled_share,
         settings.batch_size,
         settings.grad_accumulation,
         seed,
@@ -239,6 +273,7 @@ def batches_and_teacher(
             seed=seed,
             teacher=light,
             views=None if light is None else views,
+            unlabeled_share=unlabeled_share,
             parts=settings.grad_accumulation,
         ),
     )
