@@ -82,11 +82,11 @@ def on_device(dataset: Dataset, device: torch.device) -> Splits:
     """Both splits as uint8 on the device, where they stay. On a CPU they share the memory-mapped cache."""
     mean, std = (torch.tensor(values, device=device) for values in (dataset.mean, dataset.std))
 
-    def images(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Images:
-        return Images(torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device), mean, std)
+    def images(pixels: NDArray[np.uint8], labels: NDArray[np.int64], unlabeled: int = 0) -> Images:
+        return Images(torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device), mean, std, unlabeled)
 
     return Splits(
-        train=images(dataset.train_images, dataset.train_labels),
+        train=images(dataset.train_images, dataset.train_labels, dataset.unlabeled),
         evaluation=images(dataset.eval_images, dataset.eval_labels),
     )
 

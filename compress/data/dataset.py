@@ -40,7 +40,7 @@ class Dataset:
 
     Attributes:
         train_images: uint8 [N, H, W, 3].
-        train_labels: int64 [N].
+        train_labels: int64 [N], -1 for pictures without a label.
         eval_images: uint8 [M, H, W, 3].
         eval_labels: int64 [M].
         eval_split: the name of the evaluation split, for people.
@@ -52,6 +52,9 @@ class Dataset:
         interpolation: with which images were resized.
         crop_pct: of the evaluation images. The shorter side was resized to image_size / crop_pct.
         sha256: of all pixels, labels and class names, of the part that is held out, and of the label noise.
+        unlabeled: pictures to train on without a label, which come last (`compress.data.unlabeled`). Other attributes
+            than train_images and train_labels do not count them.
+        unlabeled_sha256: of those pictures.
     """
 
     name: str
@@ -68,6 +71,13 @@ class Dataset:
     interpolation: Interpolation
     crop_pct: float
     sha256: str
+    unlabeled: int = 0
+    unlabeled_sha256: str | None = None
+
+    @property
+    def labeled(self) -> int:
+        """Pictures to train on that have a label."""
+        return len(self.train_labels) - self.unlabeled
 
     @property
     def num_classes(self) -> int:
@@ -83,7 +93,7 @@ class Dataset:
         """Whether all classes have equally many images, in the train split and in the evaluation split."""
         return all(
             len(set(np.bincount(labels, minlength=self.num_classes).tolist())) == 1
-            for labels in (self.train_labels, self.eval_labels)
+            for labels in (self.train_labels[: self.labeled], self.eval_labels)
         )
 
 
@@ -113,7 +123,7 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         with tempfile.TemporaryDirectory() as scratch:
             content = _build(layout.read(folder), square, Path(scratch), mmap=False)
     else:
-        content = _cached(settings.name, folder, square, layout.read)
+        content = cached(settings.name, folder, square, layout.read)
     dataset = Dataset(
         name=settings.name,
         mean=seen.mean or content["own_mean"],
@@ -134,7 +144,8 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
     return _train_as_asked(dataset, settings.holdout, settings.label_noise)
 
 
-def _cached(name: str, folder: Path, square: Square, read: Callable[[Path], Source]) -> dict[str, Any]:
+def cached(name: str, folder: Path, square: Square, read: Callable[[Path], Source]) -> dict[str, Any]:
+    """What a Dataset holds of its source, from the cache where the cache is current."""
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
     kind = "" if square == Square(square.size) else f"-{square.interpolation}-{square.crop_pct:g}"
     cache = files.cache_folder() / "data" / f"{name}-{square.size}{kind}-{place}"
@@ -210,7 +221,7 @@ def _build(source: Source, square: Square, folder: Path, *, mmap: bool, fingerpr
         if isinstance(split.images, list):
             read_images(split.images, cut, out)
         else:
-            np.save(out, _resize(split.images, cut))
+            np.save(out, resized(split.images, cut))
         np.save(folder / f"{name}_labels.npy", np.asarray(split.labels, dtype=np.int64))
     arrays = _open_arrays(folder, mmap=mmap)
     mean, std = _channel_statistics(arrays["train_images"])
@@ -237,7 +248,8 @@ def _open_arrays(folder: Path, *, mmap: bool) -> dict[str, NDArray[Any]]:
     return {name: files.map_array(path) if mmap else np.load(path, allow_pickle=False) for name, path in paths.items()}
 
 
-def _resize(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
+def resized(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
+    """Pictures as squares, uint8 [N, size, size, 3]. images: uint8 [N, H, W, 3]."""
     if not len(images):
         return np.zeros((0, square.size, square.size, 3), np.uint8)
     if images.shape[1] == square.size and square.crop_pct == 1:
@@ -280,7 +292,7 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         dataset,
         train_images=dataset.train_images[~held],
         train_labels=dataset.train_labels[~held],
-        eval_images=_resize(dataset.train_images[held], cut),
+        eval_images=resized(dataset.train_images[held], cut),
         eval_labels=clean[held],
         eval_split=f"{holdout:g} of train, held out",
         sha256=sha256_json([dataset.sha256, holdout, *([dataset.crop_pct] if dataset.crop_pct < 1 else [])]),

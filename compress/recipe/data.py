@@ -100,6 +100,20 @@ class Data(Section):
         "set and a part always give the same labels. The images of the evaluation keep theirs, also with data.holdout.",
     )
 
+    unlabeled: str | None = Field(
+        default=None,
+        description="A folder of more pictures, at any depth, which the teacher supervises alone. Copies of pictures "
+        "to evaluate on are left out.",
+    )
+    unlabeled_share: float = Field(
+        default=0.5, gt=0, lt=1, description="Part of each batch that comes from unlabeled. An epoch gets longer by it."
+    )
+
+    @property
+    def anywhere(self) -> "Data":
+        """The section without the places of its pictures, which differ from machine to machine."""
+        return self.model_copy(update={"root": None, "unlabeled": None if self.unlabeled is None else "anywhere"})
+
     @model_validator(mode="after")
     def _folder_needs_a_place_and_a_size(self) -> Self:
         if self.name == "folder" and (self.root is None or self.image_size is None):

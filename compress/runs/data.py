@@ -13,12 +13,13 @@ import torch
 from compress import models
 from compress.data import Dataset, Splits, load_data, on_device
 from compress.data.preprocessing import Preprocessing
+from compress.data.unlabeled import with_unlabeled
 from compress.distributed.world import current
 from compress.models.published import find_published
 from compress.models.weights import teacher_preprocessing
 from compress.recipe import Augment, Data, Member, Recipe
 from compress.runs.folder import Run
-from compress.system.errors import InputError
+from compress.system.errors import InputError, UsageError
 from compress.training.memo import Memo
 
 logger = logging.getLogger(__name__)
@@ -29,13 +30,17 @@ def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Datas
 
     Raises:
         InputError: the data is missing or damaged, or so is the configuration of the student's published weights.
-        UsageError: timm publishes no such weights.
+        UsageError: timm publishes no such weights, or the augmentation is not for this loader.
         MachineError: the cache cannot be written, or the Hub cannot be reached.
     """
+    for name in recipe.data.augment.per_picture:
+        raise UsageError(f"data.augment.{name} needs data.loader: stream", "The pixels of this data are on the device.")
     seen = find_published(recipe.student).preprocessing if recipe.student.published else Preprocessing()
 
     def load() -> tuple[Dataset, Splits]:
         dataset = load_data(recipe.data, seen)
+        if recipe.data.unlabeled is not None:
+            dataset = with_unlabeled(dataset, recipe.data.unlabeled)
         logger.info(_describe(dataset, recipe.data.augment))
         if unseen := set(range(dataset.num_classes)) - set(dataset.eval_labels.tolist()):
             name = dataset.class_names[min(unseen)]
@@ -114,10 +119,11 @@ def _recorded(run: Run, folder: Path, data: Data, sha256: str) -> Dataset:
 
 
 def _describe(dataset: Dataset, augment: Augment) -> str:
-    kinds = {"crop": augment.crop, "flip": augment.flip, "erase": augment.erase, "scale": augment.scale < 1}
+    kinds = augment.model_dump(exclude={"erase_mode", "scale"}) | {"scale": augment.scale < 1}
     used = ", ".join(name for name, value in kinds.items() if value) or "none"
     return (
-        f"data: {dataset.name}, {len(dataset.train_labels):,} images to train on, "
+        f"data: {dataset.name}, {dataset.labeled:,} images to train on, "
         f"{len(dataset.eval_labels):,} to evaluate on ({dataset.eval_split}), "
+        f"{f'{dataset.unlabeled:,} without a label, ' if dataset.unlabeled else ''}"
         f"{dataset.num_classes} classes, {dataset.image_size} pixels; augmentation: {used}"
     )

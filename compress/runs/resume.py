@@ -93,7 +93,6 @@ def _changed(before: Recipe, resolved: Recipe) -> list[str]:
 
 def _without_free_keys(recipe: Recipe) -> Recipe:
     """The recipe with defaults for every setting that may change while a run goes on."""
-    data = recipe.data.model_copy(update={"root": None})
     housekeeping = {key: Train.model_fields[key].default for key in HOUSEKEEPING}
 
     def plain(member: M) -> M:
@@ -102,7 +101,7 @@ def _without_free_keys(recipe: Recipe) -> Recipe:
 
     teacher = plain(recipe.teacher).model_copy(update={"ensemble": [*map(plain, recipe.teacher.ensemble)]})
     return recipe.model_copy(
-        update={"data": data, "teacher": teacher, "train": recipe.train.model_copy(update=housekeeping)}
+        update={"data": recipe.data.anywhere, "teacher": teacher, "train": recipe.train.model_copy(update=housekeeping)}
     )
 
 
