@@ -16,6 +16,7 @@ from compress.system.seeds import stream
 _ATTEMPTS = 10  # of a rectangle that fits, as in timm
 _SMALLEST, _LARGEST = 0.02, 1 / 3  # area, as a part of the picture's
 _RATIO = 0.3  # height to width, and the reverse
+_NUMBERS = 1 << 20  # of which the noise of a sample is a part, at least
 
 
 def erased(batch: Tensor, rows: Tensor, augment: Augment, *, seed: int, epoch: int) -> Tensor:
@@ -42,7 +43,7 @@ def erased(batch: Tensor, rows: Tensor, augment: Augment, *, seed: int, epoch: i
     right = _span(x, widths.gather(1, first), width)
     hit = (down[:, :, None] & right[:, None, :] & wanted[:, None, None]).unsqueeze(1)
     if augment.erase_mode == "const":
-        return batch.masked_fill(hit, 0.0)
+        return torch.where(hit, 0.0, batch)  # masked_fill would lose the memory format
     fill = _normal(torch.stack(colour, dim=1)).view(-1, 3, 1, 1)
     if augment.erase_mode == "pixel":
         fill = _noise(start, height, width)
@@ -64,8 +65,8 @@ def _normal(uniform: Tensor) -> Tensor:
 def _noise(place: Tensor, height: int, width: int) -> Tensor:
     """[B, 3, H, W]: normal noise for each sample, which is a part of the same long row of numbers."""
     count = 3 * height * width
-    parts = _normal_numbers(2 * count, place.device).unfold(0, count, 1)
-    return parts[(place * count).long()].view(-1, height, width, 3).permute(0, 3, 1, 2)
+    parts = _normal_numbers(max(2 * count, _NUMBERS), place.device).unfold(0, count, 1)
+    return parts[(place * len(parts)).long()].view(-1, height, width, 3).permute(0, 3, 1, 2)
 
 
 @functools.cache
