@@ -8,6 +8,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,14 @@ from compress.data.dataset import Dataset, cached, resized
 from compress.data.decode import SUFFIXES, Square
 from compress.data.near_duplicates import DISTANCE, near, perceptual_hashes
 from compress.data.sources import NO_LABEL, Source, Split
+from compress.system import files
 from compress.system.errors import InputError
 from compress.system.hashes import sha256_json
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1024
+_FORMAT = 1  # raise it when other pictures would be copies
 
 
 def with_unlabeled(dataset: Dataset, place: str) -> Dataset:
@@ -35,9 +38,10 @@ def with_unlabeled(dataset: Dataset, place: str) -> Dataset:
         MachineError: the cache cannot be written.
     """
     folder = Path(place).expanduser()
-    content = cached("unlabeled", folder, Square(dataset.image_size, dataset.interpolation), read_tree)
+    square = Square(dataset.image_size, dataset.interpolation, dataset.crop_pct)
+    content = cached("unlabeled", folder, square, lambda folder: _tree(folder, cropped=square.crop_pct < 1))
     pixels: NDArray[np.uint8] = content["train_images"]
-    copies = _copies(pixels, dataset)
+    copies = _kept_copies(content, dataset, square)
     count = int(copies.sum())
     logger.info(
         f"unlabeled: {len(pixels) - count:,} pictures of {folder}; "
@@ -58,11 +62,10 @@ def with_unlabeled(dataset: Dataset, place: str) -> Dataset:
     )
 
 
-def read_tree(folder: Path) -> Source:
+def _tree(folder: Path, *, cropped: bool) -> Source:
     """All pictures in the folder and below, by their suffixes. Other files and hidden ones are passed over.
 
-    Raises:
-        InputError: there is no such folder, or it has no picture.
+    cropped: whether evaluation crops pictures. They are then decoded a second time as it sees them, to find copies.
     """
     found = sorted(
         os.path.join(parent, name)
@@ -72,12 +75,34 @@ def read_tree(folder: Path) -> Source:
     )
     if not found:
         raise InputError(f"data.unlabeled: no picture in {folder}", "Any folder of pictures will do, at any depth.")
-    return Source([], Split(found, [NO_LABEL] * len(found)), None, "")
+    split = Split(found, [NO_LABEL] * len(found))
+    return Source([], split, split if cropped else None, "")
 
 
-def _copies(pixels: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.bool_]:
-    """bool [N]: which pictures are copies of one to evaluate on. They are compared as evaluation sees them."""
-    cut = Square(dataset.image_size, dataset.interpolation, dataset.crop_pct)
+def _kept_copies(content: dict[str, Any], dataset: Dataset, square: Square) -> NDArray[np.bool_]:
+    """`_copies`, from the cache where it is known. To hash 100,000 pictures takes a minute."""
+    key = sha256_json([_FORMAT, content["sha256"], dataset.sha256, vars(square), DISTANCE])[:16]
+    path = files.cache_folder() / "copies" / f"{key}.npy"
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError):
+        copies = _copies(content, dataset, square)
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, copies)
+    return copies
+
+
+def _copies(content: dict[str, Any], dataset: Dataset, square: Square) -> NDArray[np.bool_]:
+    """bool [N]: which pictures are copies of one to evaluate on.
+
+    They are compared as evaluation sees them: cropped from the file, or where data.holdout chose the pictures to
+    evaluate on, from the square of a picture to train on.
+    """
     others = perceptual_hashes(dataset.eval_images)
-    parts = (resized(pixels[start : start + _CHUNK], cut) for start in range(0, len(pixels), _CHUNK))
-    return np.concatenate([near(perceptual_hashes(part), others, DISTANCE) for part in parts])
+    pixels: NDArray[np.uint8] = content["train_images"]
+    copies = [
+        near(perceptual_hashes(resized(pixels[start : start + _CHUNK], square)), others, DISTANCE)
+        for start in range(0, len(pixels), _CHUNK)
+    ]
+    found = np.concatenate(copies)
+    return found | near(perceptual_hashes(content["eval_images"]), others, DISTANCE) if square.crop_pct < 1 else found

@@ -1,6 +1,7 @@
 """Pictures without labels beside those of a data set: what is read, what is left out, and what does not count them."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from compress.data import Dataset, load_data, on_device
+from compress.data import unlabeled as module
 from compress.data.unlabeled import with_unlabeled
 from compress.recipe import Data
 from compress.system.errors import InputError
@@ -52,12 +54,15 @@ def test_they_come_last_without_a_label_and_statistics_are_of_the_others(root: P
 
 @pytest.mark.parametrize("crop_pct", [1.0, 0.875])
 def test_copies_of_pictures_to_evaluate_on_are_left_out_and_counted(
-    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, crop_pct: float
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, crop_pct: float
 ) -> None:
     originals = [smooth(root / "val" / "dark" / f"photo{seed}.png", seed) for seed in range(6)]
     for number, image in enumerate(originals[:4]):
         (tmp_path / "more").mkdir(exist_ok=True)
         image.resize((48, 48), Image.Resampling.BILINEAR).save(tmp_path / "more" / f"{number}.jpg", quality=60)
+    wide = smooth(root / "val" / "dark" / "wide.png", 40).crop((0, 0, 64, 41))
+    wide.save(root / "val" / "dark" / "wide.png")
+    shutil.copy(root / "val" / "dark" / "wide.png", tmp_path / "more")
     trained = smooth(root / "train" / "dark" / "photo.png", 90)
     trained.save(tmp_path / "more" / "of-train.png")
     for seed in range(20, 27):
@@ -66,9 +71,12 @@ def test_copies_of_pictures_to_evaluate_on_are_left_out_and_counted(
         data = with_unlabeled(loaded(root, 32, crop_pct=crop_pct), str(tmp_path / "more"))
     assert data.unlabeled == 8
     assert "8 pictures" in caplog.text
-    assert "4 more are left out" in caplog.text
+    assert "5 more are left out" in caplog.text
     others = with_unlabeled(loaded(root, 32, crop_pct=crop_pct), str(tmp_path / "more" / "deep"))
     assert others.unlabeled_sha256 != data.unlabeled_sha256 is not None
+    monkeypatch.setattr(module, "perceptual_hashes", None)  # what is known is not hashed again
+    again = with_unlabeled(loaded(root, 32, crop_pct=crop_pct), str(tmp_path / "more"))
+    assert again.unlabeled_sha256 == data.unlabeled_sha256
 
 
 def test_a_part_that_is_held_out_is_evaluated_on_so_its_copies_are_left_out(root: Path, tmp_path: Path) -> None:
