@@ -4,8 +4,8 @@ In: a recipe's data section. Out: uint8 arrays with labels, and augmented batche
 which is checked against its source.
 """
 
-from compress.data.augment import Images
-from compress.data.dataset import Dataset, load_data, resolve_augment
+from compress.data.augment import Images, resolve_augment
+from compress.data.dataset import Dataset, load_data
 from compress.data.splits import Splits, on_device
 from compress.data.stream import StreamedImages
 

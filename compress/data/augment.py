@@ -1,7 +1,7 @@
 """Makes batches from uint8 images on the device, with a separate random draw for every sample.
 
-In: a Dataset, then the rows of each batch. Out: float32 batches. A draw is a hash of (seed, epoch, sample). It depends
-neither on the order of the batches nor on the number of processes, and a resumed run gets the same draws.
+In: a Dataset, then the rows of each batch. Out: float32 batches. A draw is a hash of (seed, epoch, sample)
+(`compress.data.draws`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compress.recipe import Augment
+from compress.data.draws import uniform_draws
+from compress.data.erasing import erased
+from compress.data.sources import LAYOUTS
+from compress.recipe import Augment, Data
 
-_MASK_34 = (1 << 34) - 1
-_DRAWS = 8  # per sample: crop y, x; flip; area and shape of the resized crop; erase or not, y, x
+_DRAWS = 5  # per sample: crop y, x; flip; area and shape of the resized crop
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,24 @@ class Images:
         labels: int64 [N].
         mean: float32 [3], of channels in 0..1.
         std: float32 [3], of channels in 0..1.
+        unlabeled: rows without a label. They come last, with the label -1.
     """
 
     images: Tensor
     labels: Tensor
     mean: Tensor
     std: Tensor
+    unlabeled: int = 0
+
+    @property
+    def labeled(self) -> int:
+        """Rows with a label."""
+        return len(self.labels) - self.unlabeled
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return self.images.shape[1]
 
     @property
     def device(self) -> torch.device:
@@ -58,44 +72,24 @@ class Images:
         batch = normalize(pixels, self.mean, self.std)
         if augment.scale < 1:
             batch = _resized_crop(batch, draws[:, 3], draws[:, 4], draws[:, 0], draws[:, 1], augment.scale)
-        return erased(batch, rows, augment, seed=seed, epoch=epoch)
+        if augment.erase > 0:
+            batch = erased(batch, rows, augment, seed=seed, epoch=epoch)
+        return batch
 
     def batches(self, rows: Sequence[Tensor], augment: Augment, *, seed: int, epoch: int) -> Iterator[Tensor]:
         """Batch after batch, augmented. The arguments are those of `augmented`, but with the rows of each batch."""
         return (self.augmented(batch, augment, seed=seed, epoch=epoch) for batch in rows)
 
 
-def erased(batch: Tensor, rows: Tensor, augment: Augment, *, seed: int, epoch: int) -> Tensor:
-    """The normalised batch with a square of some images set to the mean colour. The draws are those of `augmented`."""
-    if not augment.erase:
-        return batch
-    draws = uniform_draws(rows, seed=seed, epoch=epoch, count=_DRAWS)
-    return _erase(batch, draws[:, 5], draws[:, 6], draws[:, 7], augment.erase)
-
-
-def uniform_draws(rows: Tensor, *, seed: int, epoch: int, count: int) -> Tensor:
-    """Random numbers that depend on (seed, epoch, row) alone.
-
-    Source: SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators").
-
-    Args:
-        rows: int64 [B].
-        count: numbers for each row, at most 8.
-
-    Returns:
-        float32 [B, count] in [0, 1).
-    """
-    key = _mix(torch.tensor([seed], device=rows.device) * 0x9E3779B97F4A7C1 + epoch)
-    counters = rows.unsqueeze(1) * _DRAWS + torch.arange(count, device=rows.device)
-    return (_mix(_mix(counters) ^ key) & 0xFFFFFF).float() / (1 << 24)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64: products wrap around, and masks make the shifts logical."""
-    x = (x + -7046029254386353131) ^ (((x + -7046029254386353131) >> 30) & _MASK_34)
-    x = x * -4658895280553007687
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -7723592293110705685
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
+def resolve_augment(settings: Data) -> Augment:
+    """The augmentation, with the data set's own defaults for crop and flip."""
+    layout, given = LAYOUTS[settings.name], settings.augment
+    default_crop = 0 if given.scale < 1 else layout.crop
+    decided = {
+        "crop": default_crop if given.crop is None else given.crop,
+        "flip": layout.flip if given.flip is None else given.flip,
+    }
+    return given.model_copy(update=decided)
 
 
 def _crop_and_flip(images: Tensor, rows: Tensor, draws: Tensor, padding: int, flip: bool) -> Tensor:
@@ -139,15 +133,3 @@ def _resized_crop(batch: Tensor, area: Tensor, shape: Tensor, y: Tensor, x: Tens
     grid = F.affine_grid(theta, list(batch.shape), align_corners=False)
     sampled = F.grid_sample(batch, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return sampled.contiguous(memory_format=torch.channels_last)
-
-
-def _erase(batch: Tensor, whether: Tensor, y: Tensor, x: Tensor, probability: float) -> Tensor:
-    """In some images sets a square of a quarter of the area to the mean colour (after Zhong et al. 2017)."""
-    height, width = batch.shape[2:]
-    down, right = (
-        ((torch.arange(size, device=batch.device) - (place * (size // 2 + 1)).long()[:, None]).clamp(min=-1) + 1)
-        for size, place in ((height, y), (width, x))
-    )
-    hit_y, hit_x = (down > 0) & (down <= height // 2), (right > 0) & (right <= width // 2)
-    erased = hit_y[:, :, None] & hit_x[:, None, :] & (whether < probability)[:, None, None]
-    return batch.masked_fill(erased.unsqueeze(1), 0.0)

@@ -26,7 +26,6 @@ from compress.data.picture_files import PictureFiles
 from compress.data.source import Source, Split
 from compress.data.split_checks import constant_classes, overlap
 from compress.data.statistics import channel_statistics
-from compress.recipe import Data
 from compress.system import files
 from compress.system.hashes import sha256_json
 
@@ -45,22 +44,24 @@ class Wanted:
     """What the cache shall hold.
 
     Attributes:
-        settings: that name the data set.
+        name: of the data set.
         folder: that holds it.
         square: how its pictures become squares. Those to train on are whole, since augmentation crops them.
         streamed: whether the pictures to train on stay in their files.
         variant: of the source, as part of the cache's name. `read` gives another source for each.
         read: the folder to a Source.
         packed: the files that hold all pictures. Empty where each picture is a file.
+        chosen: what was chosen in the folder, as a table.
     """
 
-    settings: Data
+    name: str
     folder: Path
     square: Square
     streamed: bool
     variant: str
     read: Callable[[Path], Source]
-    packed: tuple[str, ...]
+    packed: tuple[str, ...] = ()
+    chosen: tuple[str | None, ...] = ()
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ class Wanted:
     @property
     def place(self) -> Path:
         """The folder of the cache."""
-        place = cache_place(self.settings, self.folder, self.square)
+        place = cache_place(self.name, self.folder, self.square, self.chosen)
         return place.with_name(f"{place.name}{'-files' if self.streamed else ''}{self.variant}")
 
 
@@ -80,7 +81,7 @@ def cached(wanted: Wanted) -> dict[str, Any]:
         InputError: the data set is damaged.
         MachineError: the cache cannot be written. $COMPRESS_CACHE chooses another folder for it.
     """
-    cache, folder, name, size = wanted.place, wanted.folder, wanted.settings.name, wanted.square.size
+    cache, folder, name, size = wanted.place, wanted.folder, wanted.name, wanted.square.size
     # Packed files take long to read. Of other data the list of files is quick.
     source = None if wanted.packed else wanted.read(folder)
     found = of_source(source, folder) if source else of_files([str(folder / file) for file in wanted.packed], folder)
@@ -160,8 +161,9 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
         _write_pixels(source.train, whole, folder / "train_images.npy")
         pixels = np.load(folder / "train_images.npy", mmap_mode="r", allow_pickle=False)
         mean, std = channel_statistics(pixels)
-        constant = constant_classes(pixels, np.asarray(source.train.labels), source.class_names)
-    warnings = [*(overlap(source) if len(source.train.labels) <= _COMPARED else []), *constant]
+        constant = source.class_names and constant_classes(pixels, np.asarray(source.train.labels), source.class_names)
+    compared = source.class_names and len(source.train.labels) <= _COMPARED
+    warnings = [*(overlap(source) if compared else []), *constant]
     hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in wanted.arrays}
     meta = {
         "class_names": source.class_names,

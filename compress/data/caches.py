@@ -9,13 +9,13 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from compress.data.decode import Square
-from compress.recipe import Data
 from compress.system import files
 from compress.system.errors import MachineError
 
@@ -44,12 +44,17 @@ class Cache:
         return bool(self.source) and not os.path.isdir(self.source)
 
 
-def cache_place(settings: Data, folder: Path, square: Square) -> Path:
-    """The cache of a data set's pictures as such squares. folder: that holds the data set."""
-    tables = [settings.train, settings.evaluation, settings.path_column, settings.label_column]
-    chosen = [str(folder.resolve()), *(tables if settings.name == "csv" else [])]
-    place = hashlib.sha256("\0".join(map(str, chosen)).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return files.cache_folder() / "data" / f"{settings.name}-{square.key}-{place}"
+def cache_place(name: str, folder: Path, square: Square, chosen: Sequence[str | None] = ()) -> Path:
+    """The cache of a data set's pictures as such squares.
+
+    Args:
+        name: of the data set.
+        folder: that holds it.
+        chosen: what was chosen in that folder.
+    """
+    where = "\0".join(map(str, [folder.resolve(), *chosen]))
+    place = hashlib.sha256(where.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return files.cache_folder() / "data" / f"{name}-{square.key}-{place}"
 
 
 def may_only_read(cache: Path) -> bool:

@@ -18,7 +18,7 @@ from compress.data.preprocessing import Fit, Interpolation, Preprocessing
 from compress.data.source import Source, Split
 from compress.data.sources import LAYOUTS, data_folder, every_nth
 from compress.data.split_checks import held_out_whole, not_judged
-from compress.recipe import Augment, Data
+from compress.recipe import Data
 from compress.system.errors import InputError
 from compress.system.hashes import sha256_json
 
@@ -29,7 +29,7 @@ class Dataset:
 
     Attributes:
         train_images: uint8 [N, H, W, 3]. Where they are streamed from files, PictureFiles decode them on demand.
-        train_labels: int64 [N].
+        train_labels: int64 [N], -1 for pictures without a label.
         eval_images: uint8 [M, H, W, 3].
         eval_labels: int64 [M].
         eval_split: the name of the evaluation split, for people.
@@ -45,6 +45,9 @@ class Dataset:
         sha256: of all pixels, labels and class names, of the part that is held out, and of the label noise.
         warnings: what people should know of the data, a sentence each.
         originals: the pictures as they were before they became squares.
+        unlabeled: pictures to train on without a label, which come last (`compress.data.unlabeled`). Other attributes
+            than train_images and train_labels do not count them.
+        unlabeled_sha256: of those pictures.
     """
 
     name: str
@@ -65,6 +68,13 @@ class Dataset:
     originals: Originals
     streamed: bool = False
     warnings: tuple[str, ...] = ()
+    unlabeled: int = 0
+    unlabeled_sha256: str | None = None
+
+    @property
+    def labeled(self) -> int:
+        """Pictures to train on that have a label."""
+        return len(self.train_labels) - self.unlabeled
 
     @property
     def num_classes(self) -> int:
@@ -86,7 +96,7 @@ class Dataset:
         """Whether all classes have equally many images, in the train split and in the evaluation split."""
         return all(
             len(set(np.bincount(labels, minlength=self.num_classes).tolist())) == 1
-            for labels in (self.train_labels, self.eval_labels)
+            for labels in (self.train_labels[: self.labeled], self.eval_labels)
         )
 
 
@@ -113,13 +123,14 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
     from_files = settings.loader == "stream" and layout.in_files
     holdout = settings.holdout if from_files else 0.0
     wanted = Wanted(
-        settings=settings,
+        name=settings.name,
         folder=data_folder(settings),
         square=square,
         streamed=from_files,
         variant=f"-{holdout:g}" if holdout else "",
         read=lambda folder: _part_held_out(layout.read(folder, settings), holdout),
         packed=layout.packed,
+        chosen=layout.chosen(settings),
     )
     content = uncached(wanted) if settings.name == "digits" else cached(wanted)
     dataset = Dataset(
@@ -145,19 +156,6 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         )
     dataset = _train_as_asked(dataset, 0.0 if from_files else settings.holdout, settings.label_noise)
     return replace(dataset, warnings=(*dataset.warnings, *not_judged(dataset.eval_labels, dataset.class_names)))
-
-
-def resolve_augment(settings: Data) -> Augment:
-    """The augmentation, with the data set's own defaults for crop and flip."""
-    layout = LAYOUTS[settings.name]
-    given = settings.augment
-    default_crop = 0 if given.scale < 1 else layout.crop
-    return Augment(
-        crop=default_crop if given.crop is None else given.crop,
-        flip=layout.flip if given.flip is None else given.flip,
-        erase=given.erase,
-        scale=given.scale,
-    )
 
 
 def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dataset:

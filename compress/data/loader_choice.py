@@ -10,6 +10,7 @@ import torch
 
 from compress.data.sources import LAYOUTS, data_folder
 from compress.recipe import Data
+from compress.system.errors import UsageError
 
 _SHARE = 0.5  # of the free memory that the squares may take
 
@@ -17,15 +18,22 @@ _SHARE = 0.5  # of the free memory that the squares may take
 def choose_loader(settings: Data, device: torch.device) -> Literal["resident", "stream"]:
     """The loader of a data set.
 
-    The published sets are thumbnails, whose squares are all there is to see. Pictures of one's own are streamed where
+    Changes of single pictures need the stream. The published sets are else resident, since they are
+    thumbnails, whose squares are all there is to see. Pictures of one's own are streamed where
     random resized crops would see what the square has thrown away, and where their squares take too much memory.
 
     Raises:
+        UsageError: the augmentation is not for the loader.
         InputError: the data set is missing.
         MachineError: the Hub, where it is, cannot be reached.
     """
+    if settings.loader == "resident":
+        for name in settings.augment.per_picture:
+            raise UsageError(f"data.augment.{name} needs data.loader: stream", "It changes pictures one by one.")
     if settings.loader != "auto":
         return settings.loader
+    if settings.augment.per_picture:
+        return "stream"
     layout = LAYOUTS[settings.name]
     if layout.image_size or not layout.in_files:
         return "resident"

@@ -51,12 +51,13 @@ class PictureFiles:
         name = self.paths[begin : int(self.ends[row])].tobytes().decode("utf-8", "surrogateescape")
         return str(Path(self.folder, name))
 
-    def chosen(self, rows: NDArray[np.int64]) -> Self:
-        """Those rows alone."""
-        begins = np.concatenate([[0], self.ends[:-1]])
-        parts = [self.paths[begins[row] : self.ends[row]] for row in rows]
-        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
-        return replace(self, paths=np.concatenate(parts) if parts else self.paths[:0], ends=ends)
+    def followed_by(self, others: Self, rows: NDArray[np.int64]) -> Self:
+        """These pictures, and those rows of the others after them, as squares of the same kind."""
+        begins = np.concatenate([[0], others.ends[:-1]])
+        root = np.frombuffer(f"{others.folder}/".encode("utf-8", "surrogateescape"), dtype=np.uint8)
+        parts = [np.concatenate([root, others.paths[begins[row] : others.ends[row]]]) for row in rows]
+        ends = self.ends[-1] + np.cumsum([len(part) for part in parts], dtype=np.int64)
+        return replace(self, paths=np.concatenate([self.paths, *parts]), ends=np.concatenate([self.ends, ends]))
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from compress.system.errors import InputError
 
+NO_LABEL = -1
+"""The label of a picture of data.unlabeled."""
+
 
 @dataclass(frozen=True)
 class Split:

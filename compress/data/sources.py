@@ -52,6 +52,11 @@ class Layout:
     holds: Callable[[Path], bool] = lambda _: False
     packed: tuple[str, ...] = ()
 
+    def chosen(self, settings: Data) -> tuple[str | None, ...]:
+        """What of the folder is the data set, where that is not all of it."""
+        tables = (settings.train, settings.evaluation, settings.path_column, settings.label_column)
+        return tables if self.read is read_tables else ()
+
     @property
     def in_files(self) -> bool:
         """Whether each picture is a file of its own."""

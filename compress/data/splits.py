@@ -32,14 +32,14 @@ def on_device(dataset: Dataset, device: torch.device, *, processes: int = 1) -> 
     """
     mean, std = (torch.tensor(values, device=device) for values in (dataset.mean, dataset.std))
 
-    def resident(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Images:
-        return Images(torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device), mean, std)
+    def resident(pixels: NDArray[np.uint8], labels: NDArray[np.int64], unlabeled: int = 0) -> Images:
+        return Images(torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device), mean, std, unlabeled)
 
     evaluation = resident(dataset.eval_images, dataset.eval_labels)
     pixels = dataset.train_images
     if not isinstance(pixels, PictureFiles):
         if not dataset.streamed:
-            return Splits(resident(pixels, dataset.train_labels), evaluation)
+            return Splits(resident(pixels, dataset.train_labels, dataset.unlabeled), evaluation)
         pixels = PixelPictures(pixels, replace(dataset.square, crop_pct=1.0))
     labels = torch.from_numpy(dataset.train_labels).to(device)
     return Splits(

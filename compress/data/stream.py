@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from compress.data.augment import erased, normalize
+from compress.data.augment import normalize
 from compress.data.decode import pillow_quiet
+from compress.data.erasing import erased
 from compress.data.picture_files import PictureFiles, PixelPictures
 from compress.data.training_picture import TrainingPicture
 from compress.recipe import Augment
@@ -40,6 +41,7 @@ class StreamedImages:
         labels: int64 [N], on the device.
         mean: float32 [3], of channels in 0..1.
         std: float32 [3], of channels in 0..1.
+        unlabeled: rows without a label, which come last.
         ahead: whether processes decode the next batches while the device computes. Else threads decode each batch
             when it is needed.
         processes: of the training that share the processors of this machine.
@@ -49,9 +51,20 @@ class StreamedImages:
     labels: Tensor
     mean: Tensor
     std: Tensor
+    unlabeled: int = 0
     ahead: bool = False
     processes: int = 1
     _threads: list[ThreadPoolExecutor] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def labeled(self) -> int:
+        """Rows with a label."""
+        return len(self.labels) - self.unlabeled
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return self.pictures.square.size
 
     @property
     def device(self) -> torch.device:
@@ -76,14 +89,14 @@ class StreamedImages:
         Raises:
             InputError: a picture cannot be read.
         """
-        view = TrainingPicture(self.pictures.square, augment)
+        view = TrainingPicture(self.pictures.square, augment, tuple(self.mean.tolist()))
         keyed = _Keyed(rows, seed, epoch)
         decoded = self._by_workers(view, keyed) if self.ahead else self._by_threads(view, keyed)
         for batch, pixels in zip(rows, decoded, strict=True):
             if isinstance(pixels, InputError):
                 raise pixels
             images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std)
-            yield erased(images, batch, augment, seed=seed, epoch=epoch)
+            yield erased(images, batch, augment, seed=seed, epoch=epoch) if augment.erase > 0 else images
 
     def _by_threads(self, view: TrainingPicture, batches: "_Keyed") -> Iterator[Any]:
         if not self._threads:

@@ -5,6 +5,7 @@ In: a Pillow image and a key. Out: a uint8 square. The draws depend on the key a
 
 import math
 import random
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from compress.data.decode import Square
+from compress.data.photometric import Photometric
 from compress.data.preprocessing import FILTERS
 from compress.data.rgb import rgb, upright
 from compress.recipe import Augment
 
+_LOCK = threading.Lock()
 _SIDES = (3 / 4, 4 / 3)
 _TRIES = 10
 _GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves twice the pixels that are needed
@@ -28,13 +31,15 @@ class TrainingPicture:
     Attributes:
         square: how a picture becomes a square where the augmentation makes no random resized crop.
         augment: resolved (`compress.data.resolve_augment`).
+        mean: of each channel in 0..1, which fills what warps leave empty.
     """
 
     square: Square
     augment: Augment
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __call__(self, image: Image.Image, key: int) -> NDArray[np.uint8]:
-        """uint8 [size, size, 3].
+        """uint8 [size, size, 3]. The order of the changes is that of timm.
 
         Args:
             image: as its file has it, perhaps not decoded yet.
@@ -44,6 +49,10 @@ class TrainingPicture:
         picture = self._resized_crop(image, draws) if self.augment.scale < 1 else self._shifted(image, draws)
         if self.augment.flip and draws.random() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.augment.per_picture:
+            photometric = Photometric(self.augment, self.square.size, self.mean, self.square.interpolation)
+            with _LOCK:  # the libraries draw from the generators of the process
+                picture = photometric(picture, draws.getrandbits(63))
         return np.asarray(picture, dtype=np.uint8)
 
     def _resized_crop(self, image: Image.Image, draws: random.Random) -> Image.Image:

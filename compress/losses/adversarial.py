@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from compress.losses.labels import Mixed, cross_entropy
 from compress.losses.targets import arithmetic
 from compress.system.modules import evaluating
 
@@ -42,9 +43,16 @@ class Discriminator(nn.Sequential):
 
 
 def adversarial_losses(
-    discriminator: nn.Module, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor
+    discriminator: nn.Module,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    mixed: Mixed | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The losses of the student and of the discriminator, each a mean over samples.
+
+    Rows without a label have no part in the class (ours). Of mixed pictures log P(y|z) is that of both labels by their
+    shares (ours).
 
     With teacher logits t, student logits s and label y:
 
@@ -58,7 +66,8 @@ def adversarial_losses(
         discriminator: maps logits [N, C] to scores [N, C + 2].
         student_logits: [N, C], any float type.
         teacher_logits: [N, C], any float type.
-        labels: [N], int64.
+        labels: [N], int64; -1 for none.
+        mixed: the second labels, where pictures are mixed.
 
     Returns:
         The student's loss and the discriminator's loss, two scalars. The first has no gradient for the discriminator.
@@ -70,10 +79,10 @@ def adversarial_losses(
     student, teacher = arithmetic(student_logits), arithmetic(teacher_logits.detach())
     fixed = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
     of_student = functional_call(discriminator, fixed, (student,))
-    opponent = _surprise(discriminator(teacher), labels, REAL) + _surprise(
-        discriminator(student.detach()), labels, FAKE
+    opponent = _surprise(discriminator(teacher), labels, mixed, REAL) + _surprise(
+        discriminator(student.detach()), labels, mixed, FAKE
     )
-    return _surprise(of_student, labels, REAL), opponent
+    return _surprise(of_student, labels, mixed, REAL), opponent
 
 
 def count_classes(model: nn.Module, images: Tensor) -> int:
@@ -86,9 +95,8 @@ def count_classes(model: nn.Module, images: Tensor) -> int:
         return model.forward(images).shape[1]  # forward() runs the model uncompiled
 
 
-def _surprise(scores: Tensor, labels: Tensor, source: int) -> Tensor:
+def _surprise(scores: Tensor, labels: Tensor, mixed: Mixed | None, source: int) -> Tensor:
     """-log P(source) - log P(label), means over samples of scores [N, C + 2]."""
     classes = scores.shape[1] - 2
-    return F.cross_entropy(scores[:, classes:], torch.full_like(labels, source)) + F.cross_entropy(
-        scores[:, :classes], labels
-    )
+    of_source = F.cross_entropy(scores[:, classes:], torch.full_like(labels, source))
+    return of_source + cross_entropy(scores[:, :classes], labels, mixed=mixed)

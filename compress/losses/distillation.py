@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from compress.losses.labels import Mixed, cross_entropy, mean_over_labeled
 from compress.losses.targets import arithmetic, check, column, log_targets, wrong_rows
 from compress.recipe.methods import Adjust, Dynamic
 
@@ -39,7 +40,8 @@ class DistillationSettings:
 class Distillation(TypedDict):
     """What `distillation_loss` returns.
 
-    `loss`, `kd` and `ce` are scalars. `temperature` is [N]. `adjusted` is the fraction of rows that KA changed.
+    `loss`, `kd` and `ce` are scalars. `temperature` is [N]. `adjusted` is the fraction of rows with a
+    label that KA changed.
     """
 
     loss: Tensor
@@ -130,6 +132,7 @@ def distillation_loss(
     scale: Scale = "sample",
     alpha: float = 0.9,
     label_smoothing: float = 0.0,
+    mixed: Mixed | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Distillation:
     """The loss of a method: alpha * kd + (1 - alpha) * ce, with KA on the targets and DTD on the temperature.
@@ -139,10 +142,12 @@ def distillation_loss(
     1503.02531) is adjust="none" with dynamic="constant". Logits are clamped to +-1e30, so that finite logits always
     give a finite loss.
 
+    kd and the temperatures are those of all rows. ce and KA leave out rows without a label (ours).
+
     Args:
         student_logits: [N, C], any float type.
         teacher_logits: [N, C], any float type. They get no gradient.
-        labels: [N], int64.
+        labels: [N], int64; -1 for none.
         adjust: the kind of KA (`adjust_targets`).
         epsilon: the label smoothing of KA.
         dynamic: the kind of DTD. `dynamic_temperature` explains it, and base, beta, gamma, normalize and floor.
@@ -151,6 +156,7 @@ def distillation_loss(
             `base`: base^2 times the mean of KL_x.
         alpha: the share of kd.
         label_smoothing: acts on ce alone (ours).
+        mixed: the second labels, where pictures are mixed.
         group: processes that share the batch. Temperatures are then those of the global batch. loss, kd and ce stay
             means over the local samples.
 
@@ -167,19 +173,19 @@ def distillation_loss(
     temperature = dynamic_temperature(
         student, teacher, kind=dynamic, base=base, beta=beta, gamma=gamma, normalize=normalize, floor=floor, group=group
     )
-    wrong = wrong_rows(teacher, labels)
+    wrong = wrong_rows(teacher, labels, mixed)
     each = column(temperature, student)
-    log_target = log_targets(teacher, labels, kind=adjust, temperature=each, epsilon=epsilon, wrong=wrong)
+    log_target = log_targets(teacher, labels, kind=adjust, temperature=each, epsilon=epsilon, wrong=wrong, mixed=mixed)
     log_student = F.log_softmax(student / each, dim=1)
     divergence = (log_target.exp() * (log_target - log_student)).sum(dim=1)
     kd = (temperature**2 * divergence).mean() if scale == "sample" else base**2 * divergence.mean()
-    ce = F.cross_entropy(student, labels, label_smoothing=label_smoothing)
+    ce = cross_entropy(student, labels, mixed=mixed, label_smoothing=label_smoothing)
     return {
         "loss": alpha * kd + (1 - alpha) * ce,
         "kd": kd,
         "ce": ce,
         "temperature": temperature,
-        "adjusted": wrong.to(kd.dtype).mean() if adjust != "none" else torch.zeros_like(kd),
+        "adjusted": mean_over_labeled(wrong.to(kd.dtype), labels) if adjust != "none" else torch.zeros_like(kd),
     }
 
 

@@ -7,6 +7,9 @@ In: logits z_s (student) and z_t (teacher), [N, C] of any float type, and labels
 - z_t gets no gradient.
 - With one temperature and adjust="none" both losses are those of their papers.
 - KA (ours): `adjust` and `epsilon` replace the teacher's probabilities by those of `adjust_targets`.
+- Mixed pictures (ours): `mixed` has their second labels. DKD is then that of both labels by their shares. DIST needs
+  labels for KA alone.
+- Rows without a label (ours), which have -1: DKD leaves them out. DIST takes them.
 - DTD (ours): a temperature [N] applies to teacher and student, and each sample is multiplied by T_x^2 as in
   `distillation_loss`.
 """
@@ -15,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compress.losses.labels import Mixed, blended, mean_over_labeled
 from compress.losses.targets import arithmetic, check, column, log_targets, wrong_rows
 from compress.recipe.methods import Adjust
 
@@ -32,6 +36,7 @@ def decoupled_kd(
     beta: float = 8.0,
     adjust: Adjust = "none",
     epsilon: float = 0.1,
+    mixed: Mixed | None = None,
 ) -> Tensor:
     """DKD (Zhao et al. 2022, arXiv 2203.08679): mean_x T_x^2 * (alpha * TCKD_x + beta * NCKD_x).
 
@@ -41,18 +46,28 @@ def decoupled_kd(
     Args:
         z_s: the student's logits [N, C], any float type.
         z_t: the teacher's logits [N, C], any float type.
-        labels: [N], int64.
+        labels: [N], int64; -1 for none.
         temperature: a number, or one for each sample [N].
         alpha: weight of TCKD.
         beta: weight of NCKD.
         adjust: the kind of KA (ours).
         epsilon: the label smoothing of KA.
+        mixed: the second labels, where pictures are mixed.
 
     Raises:
         ValueError: an unknown adjust, a single temperature not above 0, or shapes that do not fit.
     """
-    log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon)
-    at_label = labels.unsqueeze(1)
+    log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon, mixed)
+    values = _decoupled(log_s, log_t, labels, alpha, beta)
+    if mixed is not None:
+        values = blended(values, _decoupled(log_s, log_t, mixed.labels, alpha, beta), mixed)
+    squares = each.squeeze(1) ** 2 if isinstance(each, Tensor) else each**2
+    return mean_over_labeled(squares * values, labels)
+
+
+def _decoupled(log_s: Tensor, log_t: Tensor, labels: Tensor, alpha: float, beta: float) -> Tensor:
+    """alpha * TCKD + beta * NCKD of each row [N], for one of its labels."""
+    at_label = labels.clamp(min=0).unsqueeze(1)
     classes = torch.arange(log_s.shape[1] - 1, device=log_s.device)
     at_others = classes + (classes >= at_label)
 
@@ -67,7 +82,7 @@ def decoupled_kd(
         F.logsigmoid(-odds_t) - F.logsigmoid(-odds_s)
     )
     others = (others_t.exp() * (others_t - others_s)).sum(dim=1, keepdim=True)
-    return (each**2 * (alpha * target + beta * others)).mean()
+    return (alpha * target + beta * others).squeeze(1)
 
 
 def dist_loss(
@@ -80,6 +95,7 @@ def dist_loss(
     labels: Tensor | None = None,
     adjust: Adjust = "none",
     epsilon: float = 0.1,
+    mixed: Mixed | None = None,
 ) -> Tensor:
     """DIST (Huang et al. 2022, arXiv 2205.10536): beta * inter + gamma * intra, scaled by T^2.
 
@@ -95,9 +111,10 @@ def dist_loss(
         temperature: a number, or one for each sample [N].
         beta: weight of inter.
         gamma: weight of intra.
-        labels: [N], int64; required unless adjust is "none".
+        labels: [N], int64, -1 for none; required unless adjust is "none".
         adjust: the kind of KA (ours).
         epsilon: the label smoothing of KA.
+        mixed: the second labels, where pictures are mixed.
 
     Raises:
         ValueError: labels are missing, an unknown adjust, a single temperature not above 0, or shapes that do not fit.
@@ -106,7 +123,7 @@ def dist_loss(
         if adjust != "none":
             raise ValueError(f"adjust={adjust!r} needs labels")
         labels = torch.zeros(len(z_t), dtype=torch.long, device=z_t.device)  # not used: no target is adjusted
-    log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon)
+    log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon, mixed)
     p_s, p_t = log_s.exp(), log_t.exp()
     inter = (each**2 * _one_minus_pearson(p_s, p_t)).mean()
     intra = torch.as_tensor(each**2).mean() * _one_minus_pearson(p_s.T, p_t.T).mean()
@@ -114,7 +131,13 @@ def dist_loss(
 
 
 def _tempered(
-    z_s: Tensor, z_t: Tensor, labels: Tensor, temperature: float | Tensor, adjust: Adjust, epsilon: float
+    z_s: Tensor,
+    z_t: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor,
+    adjust: Adjust,
+    epsilon: float,
+    mixed: Mixed | None,
 ) -> tuple[Tensor, Tensor, float | Tensor]:
     """Log-probabilities of student and target, and the temperature as a number or a column [N, 1]."""
     check(adjust, Adjust, "adjust")
@@ -122,8 +145,8 @@ def _tempered(
         raise ValueError(f"student {list(z_s.shape)} and teacher {list(z_t.shape)} logits differ")
     student, teacher = arithmetic(z_s), arithmetic(z_t.detach())
     each = column(temperature, student)
-    wrong = wrong_rows(teacher, labels)
-    log_t = log_targets(teacher, labels, kind=adjust, temperature=each, epsilon=epsilon, wrong=wrong)
+    wrong = wrong_rows(teacher, labels, mixed)
+    log_t = log_targets(teacher, labels, kind=adjust, temperature=each, epsilon=epsilon, wrong=wrong, mixed=mixed)
     return F.log_softmax(student / each, dim=1), log_t, each
 
 

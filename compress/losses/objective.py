@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compress.distributed.world import ALONE, World
 from compress.losses.distillation import DistillationSettings, distillation_loss
+from compress.losses.labels import Mixed, cross_entropy
 from compress.losses.terms import LOOK_ACROSS_THE_BATCH, Terms
 from compress.recipe import FeatureTerm, Supervision, Term
 from compress.recipe.methods import default_alpha, method_parts
@@ -76,6 +76,7 @@ class Objective:
         teacher_logits: Tensor | None,
         labels: Tensor,
         *,
+        mixed: Mixed | None = None,
         terms: Terms | None = None,
         student_features: Mapping[str, Tensor] | None = None,
         teacher_features: Mapping[str, Tensor] | None = None,
@@ -87,7 +88,8 @@ class Objective:
         Args:
             student_logits: [N, C], any float type.
             teacher_logits: [N, C], any float type; None is for ce without terms.
-            labels: [N], int64.
+            labels: [N], int64; -1 for a picture without a label, which supervises by its teacher alone.
+            mixed: the second labels, where pictures are mixed.
             terms: those of this objective, after the student ran within their `recording`.
             student_features: the student's maps for the terms. Default: those that the terms recorded last.
             teacher_features: the teacher's maps [N, C', H', W'] that the terms need, by path (`Terms.teacher`).
@@ -99,7 +101,7 @@ class Objective:
             Scalars by name. "loss" is the one to minimise. The others are detached. The parts of terms are not
             weighted.
         """
-        parts, temperature = self._method_parts(student_logits, teacher_logits, labels, world)
+        parts, temperature = self._method_parts(student_logits, teacher_logits, labels, mixed, world)
         if terms is not None:
             assert teacher_logits is not None
             found = terms(
@@ -110,6 +112,7 @@ class Objective:
                 teacher_features=teacher_features or {},
                 epoch=epoch,
                 temperature=temperature,
+                mixed=mixed,
                 world=world,
             )
             for name, (weight, value) in found.items():
@@ -120,13 +123,18 @@ class Objective:
         return parts
 
     def _method_parts(
-        self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, world: World
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        mixed: Mixed | None,
+        world: World,
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The method's own parts, and with DTD the temperature of each sample."""
         settings = self.distillation
         if settings is None or teacher_logits is None:
             exact = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32))
-            loss = F.cross_entropy(exact, labels, label_smoothing=self.label_smoothing)
+            loss = cross_entropy(exact, labels, mixed=mixed, label_smoothing=self.label_smoothing)
             return {"loss": loss, "ce": loss.detach()}, None
         result = distillation_loss(
             student_logits,
@@ -134,6 +142,7 @@ class Objective:
             labels,
             **vars(settings),
             label_smoothing=self.label_smoothing,
+            mixed=mixed,
             group=world.group,
         )
         parts = {"loss": result["loss"], "kd": result["kd"].detach(), "ce": result["ce"].detach()}

@@ -5,7 +5,6 @@ checks of logits and temperatures that the other losses share. Source: Wen, Lai,
 1911.07471).
 """
 
-import math
 from typing import get_args
 
 import torch
@@ -13,6 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from compress.data.source import NO_LABEL
+from compress.losses.labels import Mixed, leading
 from compress.recipe.methods import Adjust
 
 # After this clamp differences of logits are finite in float32. So are their squares times T^2 after normalisation.
@@ -26,22 +27,27 @@ def adjust_targets(
     kind: Adjust,
     temperature: float | Tensor = 1.0,
     epsilon: float = 0.1,
+    mixed: Mixed | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Knowledge Adjustment: the teacher's probabilities, with its wrong rows corrected.
 
-    A row is wrong when its top class is not the label. A row in which the label ties with the top is right (ours).
+    A row is wrong when its top class is not the label. A row in which the label ties with the top is right (ours). A
+    row of a mixed picture is wrong when its top class is neither of the two labels (ours). A row without a label is
+    never wrong (ours).
 
     Args:
         teacher_logits: [N, C], any float type.
-        labels: [N], int64.
+        labels: [N], int64; -1 for none.
         kind: what happens to a wrong row.
             `probability_shift`: the label and the top class swap their probabilities. Of tied tops the first counts
-                (ours).
-            `label_smoothing`: the row becomes (1 - epsilon) * onehot + epsilon / C.
+                (ours). Of two labels the one with the larger share is swapped (ours).
+            `label_smoothing`: the row becomes (1 - epsilon) * onehot + epsilon / C, where a mixed picture has the
+                one-hot rows of both labels by their shares (ours).
             `none`: nothing.
         temperature: a number, or one for each sample [N].
         epsilon: of `label_smoothing`.
+        mixed: the second labels, where pictures are mixed.
         group: unused, since no statistic here depends on other samples. It is there for symmetry with
             `dynamic_temperature`.
 
@@ -54,39 +60,55 @@ def adjust_targets(
     check(kind, Adjust, "kind")
     logits = arithmetic(teacher_logits)
     probabilities = F.softmax(logits / column(temperature, logits), dim=1)
-    off = epsilon / logits.shape[1]
-    return _mend(probabilities, logits, wrong_rows(logits, labels), labels, kind, on=1 - epsilon + off, off=off)
+    wrong = wrong_rows(logits, labels, mixed)
+    return _mend(probabilities, logits, wrong, labels, kind, epsilon=epsilon, mixed=mixed, logarithms=False)
 
 
 def log_targets(
-    teacher: Tensor, labels: Tensor, *, kind: Adjust, temperature: float | Tensor, epsilon: float, wrong: Tensor
+    teacher: Tensor,
+    labels: Tensor,
+    *,
+    kind: Adjust,
+    temperature: float | Tensor,
+    epsilon: float,
+    wrong: Tensor,
+    mixed: Mixed | None = None,
 ) -> Tensor:
     """The logarithms of `adjust_targets`. With them the divergence of equal logits is exactly 0.
 
     Args:
         teacher: [N, C], from `arithmetic`.
-        labels: [N], int64.
+        labels: [N], int64; -1 for none.
         kind: of KA, as in `adjust_targets`.
         temperature: from `column`.
-        epsilon: of `label_smoothing`. epsilon / C is raised to the smallest normal number, so that its logarithm is
-            finite.
+        epsilon: of `label_smoothing`. Probabilities of 0 are raised to the smallest normal number, so that their
+            logarithms are finite.
         wrong: [N] bool, from `wrong_rows`.
+        mixed: the second labels, where pictures are mixed.
 
     Returns:
         [N, C], of the teacher's dtype.
     """
-    classes = teacher.shape[1]
-    off = max(epsilon / classes, torch.finfo(teacher.dtype).tiny)
-    on = 1 - epsilon + epsilon / classes
     rows = F.log_softmax(teacher / temperature, dim=1)
-    return _mend(rows, teacher, wrong, labels, kind, on=math.log(on), off=math.log(off))
+    return _mend(rows, teacher, wrong, labels, kind, epsilon=epsilon, mixed=mixed, logarithms=True)
 
 
-def wrong_rows(teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """[N] bool: whether the teacher's top class is not the label. Raises ValueError unless labels are [N]."""
+def wrong_rows(teacher_logits: Tensor, labels: Tensor, mixed: Mixed | None = None) -> Tensor:
+    """[N] bool: whether the teacher's top class is not the label, and not the second label either.
+
+    A label whose share is 0 does not count. Raises ValueError unless labels are [N].
+    """
     if labels.shape != teacher_logits.shape[:1]:
         raise ValueError(f"labels must be [N] = {list(teacher_logits.shape[:1])}, got {list(labels.shape)}")
-    return teacher_logits.gather(1, labels.unsqueeze(1)).squeeze(1) < teacher_logits.amax(dim=1)
+    top = teacher_logits.amax(dim=1)
+
+    def below_the_top(of: Tensor) -> Tensor:
+        return teacher_logits.gather(1, _column_of(of)).squeeze(1) < top
+
+    wrong = below_the_top(labels)
+    if mixed is not None:
+        wrong = (wrong | (mixed.share == 0)) & (below_the_top(mixed.labels) | (mixed.share == 1))
+    return wrong & (labels != NO_LABEL)
 
 
 def arithmetic(logits: Tensor) -> Tensor:
@@ -123,16 +145,45 @@ def check(value: str, allowed: object, name: str) -> None:
 
 
 def _mend(
-    rows: Tensor, logits: Tensor, wrong: Tensor, labels: Tensor, kind: Adjust, *, on: float, off: float
+    rows: Tensor,
+    logits: Tensor,
+    wrong: Tensor,
+    labels: Tensor,
+    kind: Adjust,
+    *,
+    epsilon: float,
+    mixed: Mixed | None,
+    logarithms: bool,
 ) -> Tensor:
-    """Probabilities or their logarithms, with wrong rows corrected. on and off are the smoothed values."""
+    """Probabilities or their logarithms, with wrong rows corrected."""
     if kind == "none":
         return rows
-    at_label = labels.unsqueeze(1)
     if kind == "probability_shift":
+        at_label = _column_of(leading(labels, mixed))
         at_top = logits.argmax(dim=1, keepdim=True)  # from the logits: probabilities may tie where logits do not
         label_value, top_value = rows.gather(1, at_label), rows.gather(1, at_top)
         mended = rows.scatter(1, at_label, top_value).scatter(1, at_top, label_value)
     else:
-        mended = torch.full_like(rows, off).scatter(1, at_label, on)
+        mended = _smoothed(rows, labels, mixed, epsilon, logarithms)
     return torch.where(wrong.unsqueeze(1), mended, rows)
+
+
+def _smoothed(rows: Tensor, labels: Tensor, mixed: Mixed | None, epsilon: float, logarithms: bool) -> Tensor:
+    """(1 - epsilon) * onehot + epsilon / C for each of the rows, or its logarithms."""
+
+    def value(share: Tensor) -> Tensor:
+        probability = (1 - epsilon) * share + epsilon / rows.shape[1]
+        return (probability.clamp(min=torch.finfo(rows.dtype).tiny).log() if logarithms else probability).to(rows.dtype)
+
+    whole = torch.ones(len(rows), 1, dtype=torch.float64, device=rows.device)
+    spread = value(0 * whole).expand_as(rows)
+    if mixed is None:
+        return spread.scatter(1, _column_of(labels), value(whole))
+    share, twice = mixed.share.double().unsqueeze(1), (labels == mixed.labels).unsqueeze(1)
+    first, second = (value(part.where(~twice, whole)) for part in (share, 1 - share))
+    return spread.scatter(1, _column_of(labels), first).scatter(1, _column_of(mixed.labels), second)
+
+
+def _column_of(labels: Tensor) -> Tensor:
+    """[N, 1], as gather and scatter take labels. Rows without a label point to class 0, which is not used."""
+    return labels.clamp(min=0).unsqueeze(1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from compress.distributed.world import ALONE, World
 from compress.losses import features
 from compress.losses.adversarial import Discriminator, adversarial_losses, count_classes
+from compress.losses.labels import Mixed
 from compress.losses.logits import decoupled_kd, dist_loss
 from compress.losses.taps import Tap
 from compress.recipe import Term
@@ -121,6 +122,7 @@ class Terms(nn.Module):
         epoch: float,
         student_features: Mapping[str, Tensor] | None = None,
         temperature: Tensor | None = None,
+        mixed: Mixed | None = None,
         world: World = ALONE,
     ) -> dict[str, tuple[float | None, Tensor]]:
         """The weight and the unweighted value of each part.
@@ -128,12 +130,13 @@ class Terms(nn.Module):
         Args:
             student_logits: [N, C], any float type.
             teacher_logits: [N, C], any float type.
-            labels: [N], int64.
+            labels: [N], int64; -1 for none.
             teacher_features: the teacher's maps [N, C', H', W'] from the pass that gave teacher_logits, by the paths of
                 `teacher`.
             epoch: epochs done so far, with a fraction, for the schedules.
             student_features: from `student_features`. Default: those of the last recorded pass.
             temperature: of each sample [N], with DTD. A term on logits uses it where the term sets none itself.
+            mixed: the second labels, where pictures are mixed.
             world: the processes that share the batch. Terms that compare samples get the global batch.
 
         Returns:
@@ -155,7 +158,9 @@ class Terms(nn.Module):
                     f_s = projection(f_s.to(next(projection.parameters()).dtype))
                 value = _FEATURE_LOSSES[term.name](seen.gathered(f_s), seen.gathered(f_t), **self._options[part])
             elif isinstance(term, Adversarial):
-                value, opponent = adversarial_losses(self.discriminators[part], student_logits, teacher_logits, labels)
+                value, opponent = adversarial_losses(
+                    self.discriminators[part], student_logits, teacher_logits, labels, mixed
+                )
                 parts[_of_discriminator(part)] = (None, opponent)
             else:
                 options = {**self._options[part], **self._adjustment}
@@ -163,7 +168,8 @@ class Terms(nn.Module):
                     options["temperature"] = seen.gathered(own) if isinstance(own, Tensor) else own
                 loss = decoupled_kd if term.name == "dkd" else dist_loss
                 z_s, z_t, of = (seen.gathered(part) for part in (student_logits, teacher_logits, labels))
-                value = loss(z_s, z_t, labels=of, **options)
+                second = None if mixed is None else mixed.each(seen.gathered)
+                value = loss(z_s, z_t, labels=of, mixed=second, **options)
             parts[part] = (term.weight * term.schedule.share(epoch), value)
         return parts
 

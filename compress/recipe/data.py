@@ -12,6 +12,11 @@ _ONLY_FOR = {
     **dict.fromkeys(("image_column", "repo", "subset", "revision"), ("hub",)),
 }
 """Settings of some kinds of data alone."""
+AUTO = (
+    r"^(trivial|original|originalr|v0|v0r|3a"
+    r"|rand(-(m\d+|n[1-9]\d*|p\d+(\.\d+)?|mstd\d+(\.\d+)?|mmax\d+|inc[01]|tweights|t3aw?))*"
+    r"|augmix(-(m\d+|w[1-9]\d*|d[1-9]\d*|b[01]|mstd\d+(\.\d+)?))*)$"
+)
 
 
 class Augment(Section):
@@ -24,8 +29,47 @@ class Augment(Section):
         description="Padding in pixels before a random crop. 0 is off. Default: what suits the data set.",
     )
     flip: bool | None = Field(default=None, description="Mirror half of the images. Default: what suits the data set.")
-    erase: float = Field(default=0.0, ge=0, le=1, description="Probability that a random rectangle is blanked.")
     scale: float = Field(default=1.0, gt=0, le=1, description="Smallest area of a random resized crop. 1 is off.")
+    color_jitter: float = Field(
+        default=0.0,
+        ge=0,
+        description="How far brightness, contrast and saturation change, as in timm, where 0.4 is usual. 0 is off.",
+    )
+    auto: str | None = Field(
+        default=None,
+        pattern=AUTO,
+        description="timm's RandAugment, AugMix or AutoAugment, such as rand-m9-mstd0.5-inc1, augmix-m3-w3 or "
+        "original. Or torchvision's TrivialAugment: trivial.",
+    )
+    erase: float = Field(default=0.0, ge=0, le=1, description="Probability that a random rectangle is erased.")
+    erase_mode: Literal["const", "rand", "pixel"] = Field(
+        default="pixel",
+        description="What erase fills a rectangle with: the mean colour, a random colour, or one for each pixel.",
+    )
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Average pairs of images by shares from Beta(mixup, mixup). 0.2 and 0.8 are usual. 0 is off.",
+    )
+    cutmix: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Paste a part of one image into another, of an area from Beta(cutmix, cutmix). 1 is usual. 0 is "
+        "off. With mixup each image gets one or the other.",
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pairs of images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def per_picture(self) -> tuple[str, ...]:
+        """Settings in use that change one picture at a time, before it is in a batch (`compress.data.photometric`)."""
+        used = {"color_jitter": self.color_jitter > 0, "auto": self.auto is not None}
+        return tuple(name for name, value in used.items() if value)
 
 
 class Data(Section):
@@ -82,8 +126,9 @@ class Data(Section):
         default="auto",
         description="Where the training images are. resident: decoded once to squares of image_size, which stay on the "
         "device. stream: decoded from their files for each use, so that random crops see the full resolution, and "
-        "memory does not grow with their number. auto: stream for pictures of your own where augment.scale is below 1 "
-        "or where the squares would take more than half of the free memory.",
+        "memory does not grow with their number. auto: stream where augmentation changes single pictures, and for "
+        "pictures of your own where augment.scale is below 1 or where the squares would take more than half of the "
+        "free memory.",
     )
     augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
     holdout: float = Field(
@@ -99,6 +144,20 @@ class Data(Section):
         description="Part of the training labels that another class replaces, at random (symmetric noise). A data "
         "set and a part always give the same labels. The images of the evaluation keep theirs, also with data.holdout.",
     )
+
+    unlabeled: str | None = Field(
+        default=None,
+        description="A folder of more pictures, at any depth, which the teacher supervises alone. Copies of pictures "
+        "to evaluate on are left out.",
+    )
+    unlabeled_share: float = Field(
+        default=0.5, gt=0, lt=1, description="Part of each batch that comes from unlabeled. An epoch gets longer by it."
+    )
+
+    @property
+    def anywhere(self) -> "Data":
+        """The section without the places of its pictures, which differ from machine to machine."""
+        return self.model_copy(update={"root": None, "unlabeled": None if self.unlabeled is None else "anywhere"})
 
     @model_validator(mode="after")
     def _own_pictures_need_a_place_and_a_size(self) -> Self:

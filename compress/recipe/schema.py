@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from compress.recipe.data import Data
 from compress.recipe.deploy import BenchmarkLimits, Export
 from compress.recipe.section import Section
-from compress.recipe.supervision import FeatureTerm, Supervision
+from compress.recipe.supervision import Dkd, FeatureTerm, Supervision
 from compress.recipe.teacher import Student, Teacher
 from compress.recipe.train import TeacherTrain, Train, TrainSettings
 from compress.system.hashes import sha256_json
@@ -82,6 +82,23 @@ class Recipe(Section):
                 raise ValueError(f"{looks} one teacher, and teacher.ensemble has several: leave one out")
         return self
 
+    @model_validator(mode="after")
+    def _something_learns_from_unlabeled_pictures(self) -> Self:
+        if self.data.unlabeled is None:
+            return self
+        if self.supervision.method == "ce" and all(isinstance(term, Dkd) for term in self.supervision.terms):
+            dkd = " with dkd" if self.supervision.terms else ""
+            raise ValueError(
+                f"supervision.method ce{dkd} needs labels, which the pictures of data.unlabeled do not have: choose "
+                "kd, or leave data.unlabeled out"
+            )
+        if self.teacher.cache is not None and self.data.augment.mixes:
+            raise ValueError(
+                "teacher.cache keeps one mixed pair a picture, and those of data.unlabeled may be in several pairs of "
+                "an epoch: leave out teacher.cache, data.unlabeled, or data.augment.mixup and cutmix"
+            )
+        return self
+
     @property
     def training(self) -> TrainSettings:
         """The settings of the student's training. Open ones have their defaults."""
@@ -95,5 +112,5 @@ class Recipe(Section):
     def sha256(self) -> str:
         """Hash of the recipe. The place of the data does not count."""
         content = self.dump()
-        content["data"].pop("root")
+        content["data"] = self.data.anywhere.model_dump(mode="json", exclude={"root"})
         return sha256_json(content)

@@ -175,10 +175,12 @@ def _key(step: Recipe, dataset: Dataset, teacher_sha256: str) -> str:
         "format": TRAINING_FORMAT,
         "teacher_sha256": teacher_sha256,
         "data_sha256": dataset.sha256,
-        "data": {key: value for key, value in recipe["data"].items() if key != "root"},
+        "data": step.data.anywhere.model_dump(mode="json", exclude={"root"}),
         "train": {key: value for key, value in recipe["train"].items() if key not in HOUSEKEEPING},
         **{section: recipe[section] for section in ("teacher", "student", "supervision")},
     }
+    if dataset.unlabeled:
+        determines["unlabeled_sha256"] = dataset.unlabeled_sha256
     if step.student.published:
         found = find_published(step.student)
         determines |= {"weights": found.sha256, "preprocessing": asdict(found.preprocessing)}

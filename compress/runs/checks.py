@@ -172,7 +172,8 @@ def check_training(recipe: Recipe, dataset: Dataset) -> None:
             settings[f"teacher.ensemble.{number - 1}.train" if number else "teacher.train"] = member.training
     for key, each in settings.items():
         check_optimizer(each, key)
-        images = min(each.batch_size, len(dataset.train_labels))
+        share = recipe.data.unlabeled_share if dataset.unlabeled and key == "train" else 0.0
+        images = min(each.batch_size, int(dataset.labeled / (1 - share)))
         check_parts(current().images_each(images), each.grad_accumulation, key)
 
 

@@ -14,6 +14,7 @@ from compress import models
 from compress.data import Dataset, Splits, load_data, on_device
 from compress.data.preprocessing import Preprocessing
 from compress.data.sources import find
+from compress.data.unlabeled import with_unlabeled
 from compress.distributed.world import current
 from compress.models.published import find_published
 from compress.models.weights import teacher_preprocessing
@@ -38,6 +39,8 @@ def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Datas
 
     def load() -> tuple[Dataset, Splits]:
         dataset = load_data(recipe.data, seen)
+        if recipe.data.unlabeled is not None:
+            dataset = with_unlabeled(dataset, recipe.data.unlabeled)
         logger.info(_describe(dataset, recipe.data.augment))
         for warning in dataset.warnings:
             logger.warning(warning)
@@ -124,11 +127,12 @@ def _found_again(run: Run, data: Data) -> Data:
 
 
 def _describe(dataset: Dataset, augment: Augment) -> str:
-    kinds = {"crop": augment.crop, "flip": augment.flip, "erase": augment.erase, "scale": augment.scale < 1}
+    kinds = augment.model_dump(exclude={"erase_mode", "scale"}) | {"scale": augment.scale < 1}
     used = ", ".join(name for name, value in kinds.items() if value) or "none"
     return (
-        f"data: {dataset.name}, {len(dataset.train_labels):,} images to train on, "
+        f"data: {dataset.name}, {dataset.labeled:,} images to train on, "
         f"{len(dataset.eval_labels):,} to evaluate on ({dataset.eval_split}), "
+        f"{f'{dataset.unlabeled:,} without a label, ' if dataset.unlabeled else ''}"
         f"{dataset.num_classes} classes, {dataset.image_size} pixels; augmentation: {used}"
         f"{'; decoded for each use' if dataset.streamed else ''}"
     )

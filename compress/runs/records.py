@@ -109,6 +109,7 @@ class DataRecord(Record):
     sha256: str
     num_classes: int
     train_images: int
+    unlabeled_images: int = 0
     eval_images: int
     eval_split: str
     balanced: bool = True

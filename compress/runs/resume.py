@@ -111,7 +111,6 @@ def _changed(before: Recipe, resolved: Recipe) -> list[str]:
 
 def _without_free_keys(recipe: Recipe) -> Recipe:
     """The recipe with defaults for every setting that may change while a run goes on. Training reads none of them."""
-    data = recipe.data.model_copy(update={"root": None})
     housekeeping = {key: Train.model_fields[key].default for key in HOUSEKEEPING}
 
     def plain(member: M) -> M:
@@ -121,7 +120,7 @@ def _without_free_keys(recipe: Recipe) -> Recipe:
     teacher = plain(recipe.teacher).model_copy(update={"ensemble": [*map(plain, recipe.teacher.ensemble)]})
     return recipe.model_copy(
         update={
-            "data": data,
+            "data": recipe.data.anywhere,
             "teacher": teacher,
             "train": recipe.train.model_copy(update=housekeeping),
             "export": Export(),

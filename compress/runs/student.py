@@ -130,8 +130,9 @@ def trained_student(
         settings=settings,
         augment=recipe.data.augment,
         files=run.training_files,
-        provenance={"data": dataset.sha256, "teacher": supervisor.sha256},
+        provenance={"data": dataset.sha256, "teacher": supervisor.sha256, **_unlabeled(dataset)},
         views=_views(recipe, dataset, supervisor, splits.train.device),
+        unlabeled_share=recipe.data.unlabeled_share if dataset.unlabeled else 0.0,
         label=label,
         trackers=trackers,
     )
@@ -150,7 +151,8 @@ def trained_student(
         name=dataset.name,
         sha256=dataset.sha256,
         num_classes=dataset.num_classes,
-        train_images=len(dataset.train_labels),
+        train_images=dataset.labeled,
+        unlabeled_images=dataset.unlabeled,
         eval_images=len(dataset.eval_labels),
         eval_split=dataset.eval_split,
         balanced=dataset.balanced,
@@ -193,6 +195,7 @@ def _views(recipe: Recipe, dataset: Dataset, supervisor: Supervisor, device: tor
         "teacher": supervisor.sha256,
         "config": files.sha256_file(supervisor.folder / models.CONFIG),
         "data": dataset.sha256,
+        **_unlabeled(dataset),
         "normalization": [dataset.mean, dataset.std],
         "augment": recipe.data.augment.model_dump(),
         "seed": recipe.train.seed,
@@ -200,9 +203,16 @@ def _views(recipe: Recipe, dataset: Dataset, supervisor: Supervisor, device: tor
         "compile": recipe.train.compile,
         "device": device.type,
     }
+    if recipe.data.augment.mixes:  # which decide the pairs
+        determined_by |= {"batch_size": recipe.train.batch_size, "processes": current().size}
     return TeacherViews(
         count=recipe.teacher.cache.views,
         samples=len(dataset.train_labels),
         device=device,
         determined_by=determined_by,
     )
+
+
+def _unlabeled(dataset: Dataset) -> dict[str, Any]:
+    """The pictures without labels, among what determines a training."""
+    return {"unlabeled": dataset.unlabeled_sha256} if dataset.unlabeled else {}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from compress.losses.labels import Mixed
 from compress.training.batches import Batch
 from compress.training.state import Training, loss_parts, of_student, parts_of_loss
 
@@ -23,7 +24,8 @@ def gradients(state: Training, batch: Batch) -> tuple[dict[str, Tensor], Tensor]
 
     Where no loss looks across the batch, each part is a step of its own whose loss counts by its share of the images.
     Else the whole loss needs all logits first: they are computed without what a backward pass needs, and each part runs
-    a second time in the backward pass.
+    a second time in the backward pass. So it is with images without a label, since cross-entropy is a mean over those
+    with one.
 
     Args:
         batch: of this process.
@@ -36,7 +38,7 @@ def gradients(state: Training, batch: Batch) -> tuple[dict[str, Tensor], Tensor]
         state.backward(parts["loss"])
         return parts, logits.detach()
     count = min(state.settings.grad_accumulation, len(batch.labels))
-    if state.objective.looks_across_the_batch:
+    if state.objective.looks_across_the_batch or state.batches.unlabeled_each:
         parts, logits = _with_second_passes(state, batch, count)
     else:
         parts, logits = _part_by_part(state, batch, count)
@@ -100,8 +102,13 @@ def _swapped(model: nn.Module, others: _Buffers) -> Iterator[None]:
 def _split(batch: Batch, count: int) -> Iterator[Batch]:
     features = {path: maps.tensor_split(count) for path, maps in batch.teacher_features.items()}
     logits = None if batch.teacher_logits is None else batch.teacher_logits.tensor_split(count)
+    mixed: list[Mixed] = []
+    if (whole := batch.mixed) is not None:
+        pairs = zip(whole.labels.tensor_split(count), whole.share.tensor_split(count), strict=True)
+        mixed = [Mixed(*pair) for pair in pairs]
     for number, (images, labels) in enumerate(
         zip(batch.images.tensor_split(count), batch.labels.tensor_split(count), strict=True)
     ):
         own = {path: parts[number] for path, parts in features.items()}
-        yield Batch(images, labels, None if logits is None else logits[number], own)
+        of_mixed = mixed[number] if mixed else None
+        yield Batch(images, labels, None if logits is None else logits[number], own, of_mixed)

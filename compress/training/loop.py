@@ -17,6 +17,7 @@ from torch import nn
 from compress import recipe
 from compress.data.splits import Splits
 from compress.distributed.agreement import Agreement
+from compress.losses.labels import share_right
 from compress.losses.objective import Means, Objective
 from compress.system import console
 from compress.system.allocator import keep_freed_memory
@@ -72,6 +73,7 @@ class Job:
         objective: the loss.
         provenance: must be equal in a checkpoint from which the training resumes.
         views: keeps the teacher's logits (`compress.training.teacher_cache`).
+        unlabeled_share: the part of a batch that has no labels, if the split has images without.
         follows: the checkpoints of an earlier training of `settings.epochs` epochs. This one continues it, and its
             terms start as they were at the end of that one.
         label: is put before each line of progress.
@@ -86,6 +88,7 @@ class Job:
     files: TrainingFiles
     provenance: dict[str, Any]
     views: TeacherViews | None = None
+    unlabeled_share: float = 0.0
     follows: Path | None = None
     label: str = ""
     trackers: Trackers = field(default_factory=Trackers)
@@ -122,7 +125,15 @@ def train(
     if splits.train.device.type == "cpu":
         keep_freed_memory()
     batches, light = batches_and_teacher(
-        splits.train, teacher, job.objective, settings, job.augment, phase, views=job.views, memo=memo or Memo()
+        splits.train,
+        teacher,
+        job.objective,
+        settings,
+        job.augment,
+        phase,
+        views=job.views,
+        unlabeled_share=job.unlabeled_share,
+        memo=memo or Memo(),
     )
     before = 0 if job.follows is None else settings.epochs
     state = prepare(model, batches, job.objective, settings, epochs, phase, teacher=light, epochs_before=before)
@@ -233,7 +244,7 @@ def run_epoch(
         began = time.perf_counter()
         batch = batches.get(state.epoch, state.step, interrupted.own)
         parts, student_logits = gradients(state, batch)
-        right = (student_logits.argmax(1) == batch.labels).float().mean()
+        right = share_right(student_logits, batch.labels, batch.mixed)
         parts = world.combined({**parts, "train_top1": right})
 
         norm = gradient_norm(parameters)

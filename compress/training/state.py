@@ -279,6 +279,7 @@ def parts_of_loss(
         student_logits,
         batch.teacher_logits,
         batch.labels,
+        mixed=batch.mixed,
         terms=state.terms,
         student_features=student_features,
         teacher_features=batch.teacher_features,

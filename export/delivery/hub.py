@@ -127,7 +127,7 @@ def _public(recipe: Recipe) -> Recipe:
     }
     return recipe.model_copy(
         update={
-            "data": recipe.data.model_copy(update={"root": None}),
+            "data": recipe.data.anywhere,
             "teacher": named(recipe.teacher).model_copy(update=others),
             "student": named(recipe.student),
         }

@@ -68,4 +68,4 @@ def _others(run: Run, recipe: Recipe) -> list[Run]:
 def _compared(recipe: Recipe) -> tuple[Data, Student, Train]:
     """What must be the same in both. The place of the data, the seed and housekeeping may differ."""
     fixed = {key: Train.model_fields[key].default for key in ("seed", *HOUSEKEEPING)}
-    return recipe.data.model_copy(update={"root": None}), recipe.student, recipe.train.model_copy(update=fixed)
+    return recipe.data.anywhere, recipe.student, recipe.train.model_copy(update=fixed)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from compress.data.dataset import load_data, resolve_augment
+from compress.data import load_data, resolve_augment
 from compress.recipe import Data
 from compress.system.errors import InputError
 from tests.helpers.pictures import write_folder_data, write_images

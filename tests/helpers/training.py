@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,20 @@ def splits(count: int = 50, *, size: int = 6, device: str = "cpu") -> Splits:
     return Splits(Images(pixels, labels, mean, std), Images(pixels[:20].clone(), labels[:20], mean, std))
 
 
+def without_labels(data: Splits, count: int) -> Splits:
+    """The same with so many more images to train on, which have no label."""
+    train = data.train
+    pixels = torch.randint(0, 256, (count, *train.images.shape[1:]), generator=torch.Generator().manual_seed(9))
+    labels = torch.full((count,), -1)
+    more = replace(
+        train,
+        images=torch.cat([train.images, pixels.to(torch.uint8)]),
+        labels=torch.cat([train.labels, labels]),
+        unlabeled=count,
+    )
+    return replace(data, train=more)
+
+
 def trained(
     model: nn.Module,
     *,
@@ -50,6 +65,7 @@ def trained(
     epochs: int,
     folder: Path,
     provenance: dict[str, Any],
+    unlabeled_share: float = 0.0,
     memo: Memo | None = None,
 ) -> nn.Module:
     """What train() returns for a student."""
@@ -61,6 +77,7 @@ def trained(
         augment=augment,
         files=TrainingFiles.below(folder),
         provenance=provenance,
+        unlabeled_share=unlabeled_share,
         trackers=open_trackers(settings.tracker, folder, {}),
     )
     return finish(train(model, job, splits, teacher=teacher, memo=memo))
@@ -77,6 +94,7 @@ def run(
     data: Splits | None = None,
     memo: Memo | None = None,
     augment: recipe.Augment | None = None,
+    unlabeled_share: float = 0.0,
     **options: Any,
 ) -> nn.Module:
     """The small network, trained as the recipe's defaults and these options say."""
@@ -91,6 +109,7 @@ def run(
         epochs=epochs,
         folder=folder,
         provenance={"data": "x"},
+        unlabeled_share=unlabeled_share,
         memo=memo,
     )
 

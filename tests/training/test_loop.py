@@ -13,7 +13,7 @@ from torch import nn
 from compress import recipe
 from compress.losses.objective import Means, Objective
 from compress.system.errors import DivergedError, Interrupted
-from compress.training.batches import epoch_order
+from compress.training.batch_rows import epoch_order
 from compress.training.divergence import DivergenceWatch
 from compress.training.evaluate import accuracy, logits_of
 from compress.training.metrics import read_metrics

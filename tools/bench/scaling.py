@@ -33,7 +33,7 @@ from compress import recipe
 from compress.losses.distillation import dynamic_temperature
 from compress.system import platform
 from compress.system.files import sha256_file, write_json
-from compress.training.batches import epoch_order
+from compress.training.batch_rows import epoch_order
 
 AXES = {
     "size": [32, 48, 64, 96, 128],

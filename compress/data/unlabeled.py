@@ -1,0 +1,128 @@
+"""Pictures without labels, which the teacher supervises alone.
+
+In: a Dataset and a folder of pictures. Out: the Dataset with those pictures after its own, labelled -1. Copies of
+pictures to evaluate on are left out: a student must not see those, not even without their labels.
+"""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.cache import Wanted, cached, resized
+from compress.data.dataset import Dataset
+from compress.data.near_duplicates import DISTANCE, near, perceptual_hashes
+from compress.data.picture_files import PictureFiles
+from compress.data.source import NO_LABEL, Source, Split
+from compress.data.walk import LeftOut, pictures_below
+from compress.system import files
+from compress.system.errors import InputError
+from compress.system.hashes import sha256_json
+from compress.system.paths import user_path
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1024
+_FORMAT = 1  # raise it when other pictures would be copies
+
+
+def with_unlabeled(dataset: Dataset, place: str) -> Dataset:
+    """The data set with the pictures of a folder beside those to train on. Its own statistics stay those with labels.
+
+    Args:
+        place: of the folder. All pictures in it and below are taken.
+
+    Raises:
+        InputError: the folder is missing, a picture is damaged, or all pictures are copies of those to evaluate on.
+        MachineError: the cache cannot be written.
+    """
+    folder = Path(user_path(place))
+    wanted = Wanted(
+        name="unlabeled",
+        folder=folder,
+        square=dataset.square,
+        streamed=dataset.streamed,
+        variant="",
+        read=lambda folder: _tree(folder, cropped=dataset.square.crop_pct < 1 and not dataset.streamed),
+    )
+    content = cached(wanted)
+    pictures: NDArray[np.uint8] | PictureFiles = content["train_images"]
+    copies = _kept_copies(content, dataset)
+    count = int(copies.sum())
+    logger.info(
+        f"unlabeled: {len(pictures) - count:,} pictures of {folder}; "
+        f"{count:,} more are left out, because they are copies of pictures to evaluate on"
+    )
+    if count == len(pictures):
+        raise InputError(
+            f"data.unlabeled: all {count:,} pictures of {folder} are copies of pictures to evaluate on",
+            "Point it to others.",
+        )
+    rows = np.flatnonzero(~copies)
+    return replace(
+        dataset,
+        train_images=_joined(dataset.train_images, pictures, rows),
+        train_labels=np.concatenate([dataset.train_labels, np.full(len(rows), NO_LABEL, dtype=np.int64)]),
+        unlabeled=len(rows),
+        unlabeled_sha256=sha256_json([content["sha256"], np.flatnonzero(copies).tolist()]),
+    )
+
+
+def _joined(
+    own: NDArray[np.uint8] | PictureFiles, others: NDArray[np.uint8] | PictureFiles, rows: NDArray[np.int64]
+) -> NDArray[np.uint8] | PictureFiles:
+    """The pictures with those rows of the others after them."""
+    if isinstance(others, PictureFiles):
+        if isinstance(own, PictureFiles):
+            return own.followed_by(others, rows)
+        others = replace(others, square=replace(others.square, size=own.shape[1]))
+    assert not isinstance(own, PictureFiles)
+    return np.concatenate([own, others[rows]])
+
+
+def _tree(folder: Path, *, cropped: bool) -> Source:
+    """All pictures in the folder and below.
+
+    cropped: whether evaluation crops pictures. They are then decoded a second time as it sees them, to find copies.
+    """
+    found = pictures_below(str(folder), LeftOut())
+    if not found:
+        raise InputError(f"data.unlabeled: no picture in {folder}", "Any folder of pictures will do, at any depth.")
+    split = Split(found, [NO_LABEL] * len(found))
+    return Source([], split, split if cropped else None, "")
+
+
+def _kept_copies(content: dict[str, Any], dataset: Dataset) -> NDArray[np.bool_]:
+    """`_copies`, from the cache where it is known. To hash 100,000 pictures takes a minute."""
+    key = sha256_json([_FORMAT, content["sha256"], dataset.sha256, dataset.square.key, DISTANCE])[:16]
+    path = files.cache_folder() / "copies" / f"{key}.npy"
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError):
+        copies = _copies(content, dataset)
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, copies)
+    return copies
+
+
+def _copies(content: dict[str, Any], dataset: Dataset) -> NDArray[np.bool_]:
+    """bool [N]: which pictures are copies of one to evaluate on.
+
+    They are compared as evaluation sees them: cropped from the file, or where data.holdout chose the pictures to
+    evaluate on from resident squares, from the square of a picture to train on.
+    """
+    square, others = dataset.square, perceptual_hashes(dataset.eval_images)
+    pictures: NDArray[np.uint8] | PictureFiles = content["train_images"]
+    seen = replace(pictures, square=square) if isinstance(pictures, PictureFiles) else pictures
+    found = np.concatenate(
+        [
+            near(perceptual_hashes(resized(seen[start : start + _CHUNK], square)), others, DISTANCE)
+            for start in range(0, len(pictures), _CHUNK)
+        ]
+    )
+    if isinstance(pictures, PictureFiles) or square.crop_pct == 1:
+        return found
+    return found | near(perceptual_hashes(content["eval_images"]), others, DISTANCE)

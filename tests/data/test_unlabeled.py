@@ -1,0 +1,106 @@
+"""Pictures without labels beside those of a data set: what is read, what is left out, and what does not count them."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compress.data import Dataset, load_data, on_device
+from compress.data import unlabeled as module
+from compress.data.unlabeled import with_unlabeled
+from compress.recipe import Data
+from compress.system.errors import InputError
+from tests.helpers.pictures import write_folder_data, write_images
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    return write_folder_data(tmp_path / "data")
+
+
+def smooth(path: Path, seed: int, size: int = 64) -> Image.Image:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+    image.save(path)
+    return image
+
+
+def loaded(root: Path, size: int = 8, **options: object) -> Dataset:
+    return load_data(Data.model_validate({"name": "folder", "root": str(root), "image_size": size, **options}))
+
+
+def test_they_come_last_without_a_label_and_statistics_are_of_the_others(root: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "more" / "a" / "b", 5, seed=50, shade=150)
+    write_images(tmp_path / "more", 6, seed=51, shade=170)
+    (tmp_path / "more" / "notes.txt").write_text("no picture")
+    plain = loaded(root)
+    data = with_unlabeled(plain, str(tmp_path / "more"))
+    assert (data.labeled, data.unlabeled) == (72, 11)
+    assert np.array_equal(data.train_images[:72], plain.train_images)
+    assert (data.train_labels[72:] == -1).all()
+    files = sorted((tmp_path / "more").rglob("*.png"), key=str)
+    assert np.array_equal(data.train_images[72:], np.stack([np.asarray(Image.open(file)) for file in files]))
+    same = ("mean", "std", "own_mean", "own_std", "sha256", "num_classes", "balanced")
+    assert [getattr(data, name) for name in same] == [getattr(plain, name) for name in same]
+    images = on_device(data, torch.device("cpu")).train
+    assert (images.labeled, images.unlabeled, len(images.images)) == (72, 11, 83)
+
+
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+def test_copies_of_pictures_to_evaluate_on_are_left_out_and_counted(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, crop_pct: float
+) -> None:
+    originals = [smooth(root / "val" / "dark" / f"photo{seed}.png", seed) for seed in range(6)]
+    for number, image in enumerate(originals[:4]):
+        (tmp_path / "more").mkdir(exist_ok=True)
+        image.resize((48, 48), Image.Resampling.BILINEAR).save(tmp_path / "more" / f"{number}.jpg", quality=60)
+    wide = smooth(root / "val" / "dark" / "wide.png", 40).crop((0, 0, 64, 41))
+    wide.save(root / "val" / "dark" / "wide.png")
+    shutil.copy(root / "val" / "dark" / "wide.png", tmp_path / "more")
+    trained = smooth(root / "train" / "dark" / "photo.png", 90)
+    trained.save(tmp_path / "more" / "of-train.png")
+    for seed in range(20, 27):
+        smooth(tmp_path / "more" / "deep" / f"{seed}.png", seed)
+    with caplog.at_level(logging.INFO):
+        data = with_unlabeled(loaded(root, 32, crop_pct=crop_pct), str(tmp_path / "more"))
+    assert data.unlabeled == 8
+    assert "8 pictures" in caplog.text
+    assert "5 more are left out" in caplog.text
+    others = with_unlabeled(loaded(root, 32, crop_pct=crop_pct), str(tmp_path / "more" / "deep"))
+    assert others.unlabeled_sha256 != data.unlabeled_sha256 is not None
+    monkeypatch.setattr(module, "perceptual_hashes", None)  # what is known is not hashed again
+    again = with_unlabeled(loaded(root, 32, crop_pct=crop_pct), str(tmp_path / "more"))
+    assert again.unlabeled_sha256 == data.unlabeled_sha256
+
+
+def test_a_part_that_is_held_out_is_evaluated_on_so_its_copies_are_left_out(root: Path, tmp_path: Path) -> None:
+    for seed in range(10):
+        smooth(root / "train" / "dark" / f"photo{seed}.png", seed, size=32)
+        smooth(tmp_path / "more" / f"{seed}.png", seed, size=32)
+    held = loaded(root, 32, holdout=0.3)
+    data = with_unlabeled(held, str(tmp_path / "more"))
+    evaluated = {image.tobytes() for image in held.eval_images}
+    expected = sum(np.asarray(Image.open(path)).tobytes() not in evaluated for path in (tmp_path / "more").iterdir())
+    assert data.unlabeled == expected
+    assert 0 < expected < 10
+
+
+def test_what_gives_nothing_to_learn_from_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for place in ("missing", "empty"):
+        with pytest.raises(InputError, match=place):
+            with_unlabeled(loaded(root), str(tmp_path / place))
+    image = smooth(root / "val" / "dark" / "photo.png", 3)
+    (tmp_path / "copies").mkdir()
+    image.save(tmp_path / "copies" / "one.png")
+    with pytest.raises(InputError, match=r"all 1 pictures .* are copies"):
+        with_unlabeled(loaded(root, 32), str(tmp_path / "copies"))
+    (tmp_path / "copies" / "two.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"two\.png"):
+        with_unlabeled(loaded(root, 32), str(tmp_path / "copies"))
