@@ -244,11 +244,11 @@ def _loaded(settings: Data) -> dict[str, Any]:
         try:
             splits = datasets.load_dataset(repo, name=settings.subset, revision=None if local else revision)
             return {str(name): split for name, split in splits.items()}
-        except (ConnectionError, TimeoutError) as error:  # OfflineModeIsEnabled is one of the first
-            raise _unavailable(repo, f"{host()}: {first_line(error)}") from error
         except Exception as error:
             if not local and constants.HF_HUB_OFFLINE:
                 raise _unavailable(repo, "it is not in the cache, and HF_HUB_OFFLINE is set") from error
+            if isinstance(error, (ConnectionError, TimeoutError)):
+                raise _unavailable(repo, f"{host()}: {first_line(error)}") from error
             raise InputError(
                 f"the data set {repo} cannot be read ({first_line(error)})", "data.subset names one of several."
             ) from error

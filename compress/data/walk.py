@@ -58,7 +58,7 @@ class LeftOut:
         parts = []
         for kind, count in sorted(self.counts.items()):
             advice = f"; {_WHAT_TO_DO[kind]}" if kind in _WHAT_TO_DO else ""
-            parts.append(f"{count:,} {kind} ({self.examples[kind]!r}{advice})")
+            parts.append(f"{count:,} ({kind}, such as {self.examples[kind]!r}{advice})")
         return "left out: " + ", ".join(parts) if parts else ""
 
 

@@ -1,6 +1,7 @@
 """Images of every kind and in every state: read rightly, or named and refused."""
 
 import json
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -118,12 +119,13 @@ def stranger_in_val(data: Path) -> str:
     return "'stranger'"
 
 
-def another_file(data: Path) -> str:
-    (data / "train" / "grey" / "list.csv").write_text("x")
-    return "grey/list.csv"
+def only_heic(data: Path) -> str:
+    (data / "train" / "phone").mkdir()
+    (data / "train" / "phone" / "IMG_0001.HEIC").write_bytes(b"x")
+    return "Pillow does not open"
 
 
-@pytest.mark.parametrize("change", [empty_class, stranger_in_val, another_file])
+@pytest.mark.parametrize("change", [empty_class, stranger_in_val, only_heic])
 def test_a_folder_that_does_not_fit_is_named(
     command: Command, tiny_recipe: Path, tmp_path: Path, change: Callable[[Path], str]
 ) -> None:
@@ -131,3 +133,26 @@ def test_a_folder_that_does_not_fit_is_named(
     named = change(data)
     result = command("distill", tiny_recipe, "--set", f"data.root={data}", cwd=tmp_path)
     assert_fails(result, 3, named)
+
+
+def test_what_is_left_out_is_said_and_kept_in_the_manifest(command: Command, tiny_recipe: Path, tmp_path: Path) -> None:
+    data = write_folder_data(tmp_path / "data", train=4, evaluation=4)
+    (data / "train" / "grey" / "list.csv").write_text("x")
+    write_images(data / "train", 3, seed=0)
+    result = command("distill", tiny_recipe, "--set", f"data.root={data}", "--json", cwd=tmp_path)
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("warning: left out"))
+    assert "1 (files that are no pictures by their ending, such as" in line
+    assert "3 (pictures in no class folder" in line
+    assert json.loads(result.stdout)["data"]["warnings"] == [line.removeprefix("warning: ")]
+
+
+def test_predict_takes_folders_and_refuses_pipes(command: Command, finished: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos" / "deep", 2, seed=0)
+    write_images(tmp_path / "photos" / "@eaDir", 1, seed=0)
+    rows = json.loads(command("predict", finished, tmp_path / "photos", "--json", cwd=tmp_path).stdout)
+    assert [Path(row["image"]).relative_to(tmp_path).as_posix() for row in rows] == [
+        "photos/deep/000.png",
+        "photos/deep/001.png",
+    ]
+    os.mkfifo(tmp_path / "pipe.png")
+    assert_fails(command("predict", finished, tmp_path / "pipe.png", cwd=tmp_path, timeout=60), 3, "pipe.png")
