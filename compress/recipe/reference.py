@@ -18,7 +18,8 @@ Every key of a recipe. `python -m compress.recipe.reference > recipes/settings.m
 - A recipe needs `data`, `teacher` and `student`. Every other key has a default.
 - A key that is not on this page is an error, which names the nearest one.
 - `--set KEY=VALUE` overrides a key: `--set train.epochs=10`. Entries of a list go by number, from 0:
-  `--set supervision.terms.0.weight=30`.
+  `--set supervision.terms.0.weight=30`. Text without quotes or brackets is taken whole, also with ` #` or `: ` in it.
+- A path may begin with `~` or hold a variable, such as `$HOME/photos`. A relative one is below the working folder.
 - Each key stands below its section: `crop` of `data.augment` is `data: {augment: {crop: 4}}`.
 - `null` means that the key is not set.
 """

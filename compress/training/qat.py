@@ -2,10 +2,9 @@
 
 In: a trained float student. Out: the same student with weights that tolerate INT8, and the range of each layer's input,
 which the export uses. Convolutions and linear layers compute with the rounding that INT8 gives their inputs and
-weights. The quantisers are torch.ao's: the gradient passes straight through, and the ranges follow the data. An export
-writes two INT8 graphs (`export.int8.quantize`). The quantisers imitate the coarser of the two, TensorRT's: symmetric,
-with one scale for an input and one for each channel of a weight. Such a scale stays valid when a BatchNorm is later
-folded into the weight.
+weights (`compress.training.quantizers`). An export writes two INT8 graphs (`export.int8.quantize`). The rounding is
+that of the coarser of the two, TensorRT's: symmetric, with one scale for an input and one for each channel of a weight.
+Such a scale stays valid when a BatchNorm is later folded into the weight.
 """
 
 import copy
@@ -19,11 +18,6 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import (
-    FakeQuantize,
-    MovingAverageMinMaxObserver,
-    MovingAveragePerChannelMinMaxObserver,
-)
 from torch.nn.utils import parametrize
 
 from compress.data import Splits
@@ -32,11 +26,11 @@ from compress.system.errors import UsageError
 from compress.training.checkpoint import newest_checkpoint
 from compress.training.loop import Job, Position, train
 from compress.training.memo import Memo
+from compress.training.quantizers import InputQuantizer, WeightQuantizer
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _INPUT = "input_quantizer"
 _OWN_SETTINGS = {"warmup_epochs": 0.0, "schedule": "cosine", "ema": None, "head_lr": None, "freeze_epochs": 0.0}
-_RANGE = {"quant_min": -127, "quant_max": 127, "dtype": torch.qint8}
 
 
 def fine_tune(
@@ -113,8 +107,8 @@ def with_fake_quantization(model: nn.Module) -> nn.Module:
                 "Remove that, with torch.nn.utils.parametrize.remove_parametrizations.",
             )
     for layer in layers:
-        parametrize.register_parametrization(layer, "weight", _weight_quantizer())
-        layer.add_module(_INPUT, _input_quantizer())
+        parametrize.register_parametrization(layer, "weight", WeightQuantizer())
+        layer.add_module(_INPUT, InputQuantizer())
         layer.register_forward_pre_hook(_quantize_input)
     return quantized
 
@@ -138,39 +132,12 @@ def input_ranges(quantized: nn.Module) -> dict[str, list[float]]:
     found = {}
     for name, layer in quantized.named_modules():
         if isinstance(layer, LAYERS):
-            observer: Any = layer.get_submodule(_INPUT).activation_post_process
-            if torch.isfinite(observer.min_val):  # infinite where the layer never ran
-                found[name] = [observer.min_val.item(), observer.max_val.item()]
+            quantizer: Any = layer.get_submodule(_INPUT)
+            if torch.isfinite(quantizer.min_val):  # infinite where the layer never ran
+                found[name] = [quantizer.min_val.item(), quantizer.max_val.item()]
     return found
 
 
 def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Quantises the first input. Its range follows the data in training and is fixed in evaluation."""
-    quantizer: Any = layer.get_submodule(_INPUT)
-    quantizer.enable_observer(layer.training)
-    return (quantizer(inputs[0].float()), *inputs[1:])
-
-
-class _GlobalBatchObserver(MovingAverageMinMaxObserver):
-    """With several processes each sees the range of the global batch."""
-
-    def forward(self, x_orig: Tensor) -> Tensor:
-        super().forward(current().extremes(x_orig))
-        return x_orig
-
-
-def _input_quantizer() -> nn.Module:
-    return FakeQuantize(
-        observer=_GlobalBatchObserver, qscheme=torch.per_tensor_symmetric, averaging_constant=0.01, **_RANGE
-    )
-
-
-def _weight_quantizer() -> nn.Module:
-    """averaging_constant 1: the range is that of the current weight."""
-    return FakeQuantize(
-        observer=MovingAveragePerChannelMinMaxObserver,
-        qscheme=torch.per_channel_symmetric,
-        ch_axis=0,
-        averaging_constant=1.0,
-        **_RANGE,
-    )
+    return (layer.get_submodule(_INPUT)(inputs[0].float()), *inputs[1:])

@@ -112,7 +112,6 @@ def test_with_the_scales_of_the_exported_int8_graph_it_computes_what_that_graph_
     for layer, scale in zip(layers, scales, strict=True):
         assert layer.input_quantizer.scale.item() == pytest.approx(scale.item(), rel=0.1)
         layer.input_quantizer.scale.fill_(scale.item())
-        layer.input_quantizer.disable_observer()
 
     with torch.no_grad():
         fake, exact = quantized.eval()(inputs).numpy(), model.eval()(inputs).numpy()
