@@ -24,7 +24,7 @@ def uniform_draws(rows: Tensor, *, seed: int, epoch: int, count: int) -> Tensor:
     Returns:
         float32 [B, count] in [0, 1).
     """
-    key = _mix(torch.tensor([seed], device=rows.device) * 0x9E3779B97F4A7C1 + epoch)
+    key = _mix(rows.new_full((1,), seed) * 0x9E3779B97F4A7C1 + epoch)  # new_tensor would be a copy from the host
     counters = rows.unsqueeze(1) * max(count, _DRAWS) + torch.arange(count, device=rows.device)
     return (_mix(_mix(counters) ^ key) & 0xFFFFFF).float() / (1 << 24)
 

@@ -105,7 +105,7 @@ def dynamic_temperature(
             weights = _one_minus_cosine(student, teacher).double() ** gamma
         else:
             weights = 1 / F.softmax(student, dim=1).amax(dim=1).double()
-        statistics = torch.stack([weights.sum(), weights.square().sum(), weights.new_tensor(float(len(weights)))])
+        statistics = torch.stack([weights.sum(), weights.square().sum(), weights.new_full((), len(weights))])
         if group is not None:
             dist.all_reduce(statistics, group=group)
         total, squares, count = statistics

@@ -126,7 +126,9 @@ def dist_loss(
     log_s, log_t, each = _tempered(z_s, z_t, labels, temperature, adjust, epsilon, mixed)
     p_s, p_t = log_s.exp(), log_t.exp()
     inter = (each**2 * _one_minus_pearson(p_s, p_t)).mean()
-    intra = torch.as_tensor(each**2).mean() * _one_minus_pearson(p_s.T, p_t.T).mean()
+    squared = each**2
+    scale = squared.mean() if isinstance(squared, Tensor) else squared
+    intra = scale * _one_minus_pearson(p_s.T, p_t.T).mean()
     return beta * inter + gamma * intra
 
 

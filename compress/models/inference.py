@@ -69,7 +69,7 @@ def for_inference(
         if fold:
             folded = reparameterize_model(chosen)
             with evaluating(folded):
-                for conv, norm in _pairs(folded, example):
+                for conv, norm in _pairs(folded, example.clone()):
                     _fold(folded, conv, norm)
                 found = folded(example.clone())
             if bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max()):

@@ -136,8 +136,8 @@ class Teacher(Member):
 
     ensemble: list[NamedMember] = Field(
         default=[],
-        description="More teachers beside this one. The targets are the mean of their probabilities. Its logarithm "
-        "stands for logits where a temperature or a cosine needs them. An entry "
+        description="More teachers beside this one. The targets are the mean of their probabilities. Its logarithm, "
+        "centred over the classes, stands for logits where a temperature or a cosine needs them. An entry "
         "has the keys of teacher up to seed. A name is short for {model: NAME}.",
     )
     assistants: list[NamedStudent] = Field(

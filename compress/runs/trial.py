@@ -6,6 +6,7 @@ train mode what they never do in eval mode: torchvision's GoogLeNet returns a tu
 
 import copy
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,7 @@ from compress.training.state import refuse_batches_of_one
 
 logger = logging.getLogger(__name__)
 
+_one_at_a_time = threading.Lock()  # torch.export keeps its state in globals
 _STEPS = 2
 _IMAGES = 2
 
@@ -86,7 +88,7 @@ def warn_if_not_exportable(model: nn.Module, dataset: Dataset) -> None:
     trial = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     images = torch.zeros(_IMAGES, 3, dataset.image_size, dataset.image_size)
     try:
-        with _quiet(), torch.no_grad():
+        with _one_at_a_time, _quiet(), torch.no_grad():
             torch.export.export(trial, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:  # noqa: BLE001 - torch.export answers what it cannot take with any kind of exception
         logger.warning(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compress.data.colour import rgb
 from PIL import Image, ImageDraw
 
-from compress.data.colour import rgb
 from compress.data.decode import Square
 from compress.system.errors import InputError
 

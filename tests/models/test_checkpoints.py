@@ -1,6 +1,7 @@
 """Checkpoints as other tools write them: the wrappers and savers here are the real ones."""
 
 import argparse
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -171,3 +172,14 @@ def test_an_index_names_files_that_are_there_and_nowhere_else(tmp_path: Path, na
     (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {{"a": "{name}"}}}}')
     with pytest.raises(InputError, match=words):
         read_checkpoint(weights_in(tmp_path))
+
+
+def test_the_shards_of_torch_files_are_read_by_their_index(tmp_path: Path) -> None:
+    whole = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+    for number, (name, value) in enumerate(whole.items()):
+        torch.save({name: value}, tmp_path / f"pytorch_model-{number}.bin")
+    names = {name: f"pytorch_model-{number}.bin" for number, name in enumerate(whole)}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": names}))
+    read = read_checkpoint(weights_in(tmp_path))
+    assert read.keys() == whole.keys()
+    assert all(torch.equal(read[name], value) for name, value in whole.items())

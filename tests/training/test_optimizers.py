@@ -150,3 +150,25 @@ def test_layer_decay_needs_a_model_that_says_the_order_of_its_layers(tmp_path: P
 def test_a_rate_of_the_head_needs_a_model_that_says_what_its_head_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"train.head_lr needs the last layer, and Sequential .* get_classifier\(\)"):
         run(tmp_path, head_lr=0.1)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "deit_tiny_distilled_patch16_224", "resnet10t"]
+)
+@pytest.mark.parametrize("options", [{}, {"head_lr": 0.5}, {"layer_decay": 0.7}])
+def test_what_a_model_exempts_from_weight_decay_has_none(name: str, options: dict[str, float]) -> None:
+    """As timm's own create_optimizer_v2 does it for the model."""
+    model = timm.create_model(name, num_classes=3)
+    head = model.get_classifier()
+    modules = head if isinstance(head, tuple) else (head,)
+    own = [parameter for module in modules for parameter in module.parameters()] if "head_lr" in options else []
+    names = {id(value): key for key, value in model.named_parameters()}
+    theirs = timm.optim.create_optimizer_v2(model, "adamw", lr=0.01, weight_decay=0.05)
+    expected, found = (
+        {names[id(one)]: group["weight_decay"] for group in each.param_groups for one in group["params"]}
+        for each in (theirs, make_optimizer(model, None, settings(weight_decay=0.05, **options), head=own))
+    )
+    assert found == expected
+    with_projection = make_optimizer(model, nn.Conv2d(2, 2, 1), settings(weight_decay=0.05), head=[])
+    again = {id(one): group["weight_decay"] for group in with_projection.param_groups for one in group["params"]}
+    assert {names[key]: value for key, value in again.items() if key in names} == expected
