@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, get_args
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from compress.system.errors import InputError
 
@@ -19,8 +18,8 @@ FILTERS: dict[str, Image.Resampling] = {name: Image.Resampling[name.upper()] for
 CROP_MODES: dict[Fit, str] = {"crop": "center", "stretch": "squash", "pad": "border"}
 """timm's crop_mode by our fit."""
 
-PADDED_MEAN, PADDED_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-"""With which padded pictures are normalised where weights do not say: their own would count what is added."""
+PADDED_MEAN, PADDED_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet: with which padded pictures are normalised where weights do not say. Their own would count the borders."""
 
 _FITS: dict[str, Fit] = {mode: fit for fit, mode in CROP_MODES.items()}
 _HINT = "mean and std are three numbers each, std above 0."
