@@ -41,6 +41,37 @@ def data_prepare(name: str, root: Path | None, url: str | None) -> None:
     click.echo(prepare(name, data_roots(str(root) if root else None)[0], url=url))
 
 
+@data.command("check")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key, as in data.root=photos.")
+@as_json
+def data_check(recipe: Path, overrides: tuple[str, ...], json_: bool) -> None:
+    """Look at every picture of RECIPE before a training does: what would stop it, and what would mislead.
+
+    \b
+    compress data check my.yaml
+    compress data check my.yaml --json > found.json        every file of every finding
+
+    Finds pictures that cannot be read, copies within and across the splits, the same picture in two classes, classes
+    with few pictures, odd sizes and colours. Exit code 3 where a training would not start.
+    """
+    from compress.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides=overrides)
+
+    from compress.cli.data_check import raise_if_stopped, show
+    from compress.data.check import check_data
+    from compress.system import console
+
+    with console.phases() as bar:
+        report = check_data(loaded.data, lambda done, total: bar("looking at pictures", done, total))
+    if json_:
+        print_json(report.dump())
+    else:
+        show(report, loaded.data.root)
+    raise_if_stopped(report)
+
+
 @click.group()
 def runs() -> None:
     """The runs below runs/: what is there, and what it takes on disk."""

@@ -19,6 +19,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from compress.data.bad_images import leave_out, raise_unless_skipped
+from compress.data.channels import channel_statistics
 from compress.data.decode import Square, read_images
 from compress.data.label_noise import noisy_labels
 from compress.data.preprocessing import Interpolation, Preprocessing
@@ -52,6 +54,7 @@ class Dataset:
         interpolation: with which images were resized.
         crop_pct: of the evaluation images. The shorter side was resized to image_size / crop_pct.
         sha256: of all pixels, labels and class names, of the part that is held out, and of the label noise.
+        left_out: why pictures could not be read that are left out, by their path.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Dataset:
     interpolation: Interpolation
     crop_pct: float
     sha256: str
+    left_out: dict[str, str]
 
     @property
     def num_classes(self) -> int:
@@ -99,6 +103,7 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         InputError: for one of these reasons:
 
             - The data set is missing or damaged.
+            - Pictures cannot be read, and are not to be left out, or are too many for that.
             - It has fewer than two classes.
             - It has no evaluation split, and data.holdout is not set.
             - data.holdout leaves no image to train on.
@@ -113,7 +118,7 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         with tempfile.TemporaryDirectory() as scratch:
             content = _build(layout.read(folder), square, Path(scratch), mmap=False)
     else:
-        content = _cached(settings.name, folder, square, layout.read)
+        content = _cached(settings.name, folder, square, layout.read, skip=settings.on_bad_image == "skip")
     dataset = Dataset(
         name=settings.name,
         mean=seen.mean or content["own_mean"],
@@ -147,7 +152,7 @@ def resolve_augment(settings: Data) -> Augment:
     )
 
 
-def _cached(name: str, folder: Path, square: Square, read: Callable[[Path], Source]) -> dict[str, Any]:
+def _cached(name: str, folder: Path, square: Square, read: Callable[[Path], Source], *, skip: bool) -> dict[str, Any]:
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
     kind = "" if square == Square(square.size) else f"-{square.interpolation}-{square.crop_pct:g}"
     cache = files.cache_folder() / "data" / f"{name}-{square.size}{kind}-{place}"
@@ -156,6 +161,9 @@ def _cached(name: str, folder: Path, square: Square, read: Callable[[Path], Sour
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
             if (content := _open_cache(cache, fingerprint)) is not None:
+                if content["left_out"]:
+                    total = sum(len(content[name]) for name in ("train_labels", "eval_labels", "left_out"))
+                    raise_unless_skipped(content["left_out"], total, skip=skip)
                 return content
             source = read(folder)
             count = len(source.train.labels) + (len(source.evaluation.labels) if source.evaluation else 0)
@@ -166,7 +174,7 @@ def _cached(name: str, folder: Path, square: Square, read: Callable[[Path], Sour
                 prefix=f"{cache.name}.", suffix=".tmp", dir=cache.parent, ignore_cleanup_errors=True
             ) as scratch:
                 try:
-                    content = _build(source, square, Path(scratch), mmap=True, fingerprint=fingerprint)
+                    content = _build(source, square, Path(scratch), mmap=True, fingerprint=fingerprint, skip=skip)
                 except OSError as error:
                     raise OSError(error.errno, f"{error.strerror or error}; {needed:,} bytes needed") from error
                 shutil.rmtree(cache, ignore_errors=True)
@@ -211,22 +219,29 @@ def _open_cache(cache: Path, fingerprint: str) -> dict[str, Any] | None:
         return None
 
 
-def _build(source: Source, square: Square, folder: Path, *, mmap: bool, fingerprint: str = "") -> dict[str, Any]:
+def _build(
+    source: Source, square: Square, folder: Path, *, mmap: bool, fingerprint: str = "", skip: bool = False
+) -> dict[str, Any]:
     """Writes the arrays and meta.json into `folder` and returns the content of a Dataset.
 
     Images to train on are whole, since augmentation crops them. Those of evaluation are cropped.
     """
     empty = Split(np.zeros((0, square.size, square.size, 3), np.uint8), [])
     splits = (("train", source.train, replace(square, crop_pct=1.0)), ("eval", source.evaluation or empty, square))
+    left_out: dict[str, str] = {}
     for name, split, cut in splits:
-        out = folder / f"{name}_images.npy"
+        out, labels = folder / f"{name}_images.npy", np.asarray(split.labels, dtype=np.int64)
         if isinstance(split.images, list):
-            read_images(split.images, cut, out)
+            if problems := read_images(split.images, cut, out):
+                left_out |= {split.images[row]: problem for row, problem in problems.items()}
+                labels = labels[leave_out(set(problems), out)]
         else:
             np.save(out, _resize(split.images, cut))
-        np.save(folder / f"{name}_labels.npy", np.asarray(split.labels, dtype=np.int64))
+        np.save(folder / f"{name}_labels.npy", labels)
+    if left_out:
+        raise_unless_skipped(left_out, len(source.train.labels) + len(splits[1][1].labels), skip=skip)
     arrays = _open_arrays(folder, mmap=mmap)
-    mean, std = _channel_statistics(arrays["train_images"])
+    mean, std = channel_statistics(arrays["train_images"])
     hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in _ARRAYS}
     meta = {
         "class_names": source.class_names,
@@ -234,6 +249,7 @@ def _build(source: Source, square: Square, folder: Path, *, mmap: bool, fingerpr
         "mean": mean,
         "std": std,
         "sha256": sha256_json([hashes, source.class_names]),
+        "left_out": left_out,
     }
     files.write_json(folder / "meta.json", {**meta, "arrays": hashes, "fingerprint": fingerprint})
     return {**_content(meta), **arrays}
@@ -241,7 +257,7 @@ def _build(source: Source, square: Square, folder: Path, *, mmap: bool, fingerpr
 
 def _content(meta: dict[str, Any]) -> dict[str, Any]:
     mean, std = (tuple(meta.pop(key)) for key in ("mean", "std"))
-    return {**meta, "own_mean": mean, "own_std": std}
+    return {"left_out": {}, **meta, "own_mean": mean, "own_std": std}
 
 
 def _open_arrays(folder: Path, *, mmap: bool) -> dict[str, NDArray[Any]]:
@@ -258,22 +274,6 @@ def _resize(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
     from PIL import Image
 
     return np.stack([square(Image.fromarray(image)) for image in images])
-
-
-def _channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in 0..1, exactly, from histograms."""
-    values = np.arange(256) / 255
-    mean: list[float] = []
-    std: list[float] = []
-    for channel in range(3):
-        counts = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(images), 4096):
-            counts += np.bincount(images[start : start + 4096, ..., channel].reshape(-1), minlength=256)
-        average = float((counts * values).sum() / counts.sum())
-        variance = float((counts * (values - average) ** 2).sum() / counts.sum())
-        mean.append(round(average, 4))
-        std.append(max(round(variance**0.5, 4), 0.01))  # a constant channel must not divide by 0
-    return mean, std
 
 
 def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dataset:

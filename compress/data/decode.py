@@ -13,9 +13,10 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,7 @@ class Square:
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """The picture as uint8 [size, size, 3]."""
-        image, size, kernel = _rgb(image), self.size, FILTERS[self.interpolation]
+        image, size, kernel = rgb(image), self.size, FILTERS[self.interpolation]
         if self.crop_pct < 1:  # the sizes and offsets of timm's evaluation transform
             shorter = math.floor(size / self.crop_pct)
             width, height = (int(shorter * side / min(image.size)) for side in image.size)
@@ -56,31 +57,48 @@ class Square:
         return np.asarray(image, dtype=np.uint8)
 
     def read(self, path: str | Path) -> NDArray[np.uint8]:
-        """The same from a file. EXIF rotation is applied.
-
-        Raises:
-            InputError: the file is missing, is no complete image, or has more than 100 million pixels. The message
-                names it.
-        """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(path) as image:
-                    if image.width * image.height > MAX_PIXELS:
-                        raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
-                    image.load()
-                    return self(ImageOps.exif_transpose(image))
-        except InputError:
-            raise
-        except FileNotFoundError:
-            raise InputError(f"no image at {path}") from None
-        except Exception as error:
-            raise InputError(
-                f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out."
-            ) from error
+        """The same from a file. EXIF rotation is applied. Raises InputError as `opened`."""
+        with pillow_quiet(), opened(path) as image:
+            return self(upright(image))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+@contextlib.contextmanager
+def pillow_quiet() -> Iterator[None]:
+    """Hides warnings, such as Pillow's of damaged EXIF data, in all threads: Python's filters are of the process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """The picture in a file, whose pixels Pillow reads when they are used.
+
+    Raises:
+        InputError: within the block, too: the file is missing, is no complete image, or has more than 100 million
+            pixels. The message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"no image at {path}") from None
+    except Exception as error:
+        raise InputError(f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out.") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as people see it: with its EXIF rotation applied."""
+    image.load()
+    return ImageOps.exif_transpose(image)
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The picture with three channels of 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bit(image)
     if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
@@ -88,15 +106,20 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
+def read_images(paths: Sequence[str], square: Square, out: Path) -> dict[int, str]:
     """Decodes all files, with as many workers as there are processors.
+
+    What cannot be read does not end it, so that all of it is known at once. Its rows are black.
 
     Args:
         square: how each becomes a square.
         out: a new .npy file of uint8 [N, size, size, 3].
 
+    Returns:
+        Why images cannot be read, by row.
+
     Raises:
-        InputError: an image cannot be read.
+        InputError: a worker died.
         OSError: the disk is full.
     """
     array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), square.size, square.size, 3))
@@ -104,19 +127,36 @@ def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, out.stat().st_size)
     workers = min(len(os.sched_getaffinity(0)), max(1, len(paths) // _WORTH_A_PROCESS))
     if workers == 1:
-        for row, path in enumerate(paths):
-            array[row] = square.read(path)
+        problems = _decode(paths, square, array)
     else:
         bounds = [len(paths) * k // workers for k in range(workers + 1)]
         jobs = [
             {"out": str(out), "first": low, "square": asdict(square), "paths": list(paths[low:high])}
             for low, high in itertools.pairwise(bounds)
         ]
-        _run_workers(jobs)
+        problems = _run_workers(jobs)
     array.flush()
+    return problems
 
 
-def _run_workers(jobs: list[dict[str, object]]) -> None:
+def _decode(paths: Sequence[str], square: Square, out: NDArray[np.uint8]) -> dict[int, str]:
+    """Fills rows of `out`. Returns why images cannot be read, by row."""
+    problems: dict[int, str] = {}
+    for row, path in enumerate(paths):
+        try:
+            out[row] = square.read(path)
+        except InputError as error:
+            problems[row] = problem_of(error, path)
+    return problems
+
+
+def problem_of(error: InputError, path: str) -> str:
+    """Why the image cannot be read, without its path."""
+    return error.message.replace(f"no image at {path}", "is missing").replace(f"image {path} ", "")
+
+
+def _run_workers(jobs: list[dict[str, Any]]) -> dict[int, str]:
+    problems: dict[int, str] = {}
     command = [sys.executable, "-m", "compress.data.decode"]
     processes = [
         subprocess.Popen(
@@ -135,15 +175,17 @@ def _run_workers(jobs: list[dict[str, object]]) -> None:
             with contextlib.suppress(BrokenPipeError):  # the worker died: its exit status shows it below
                 process.stdin.write(json.dumps(job))
                 process.stdin.close()
-        for process in processes:
+        for process, job in zip(processes, jobs, strict=True):
             assert process.stdout
             answer = process.stdout.read()
             if process.wait() != 0:
-                raise InputError(*(json.loads(answer) if answer else ["an image decoder died", "Was memory short?"]))
+                raise InputError("an image decoder died", "Was memory short?")
+            problems |= {job["first"] + int(row): problem for row, problem in json.loads(answer).items()}
     finally:
         for process in processes:
             process.kill()
             process.wait()
+    return problems
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -161,12 +203,7 @@ def _reason(error: Exception) -> str:
 def _worker() -> int:
     job = json.load(sys.stdin)
     array, square = np.load(job["out"], mmap_mode="r+", allow_pickle=False), Square(**job["square"])
-    try:
-        for row, path in enumerate(job["paths"], start=job["first"]):
-            array[row] = square.read(path)
-    except InputError as error:
-        print(json.dumps([error.message, error.hint]))
-        return error.code
+    print(json.dumps(_decode(job["paths"], square, array[job["first"] :])))
     array.flush()
     return 0
 

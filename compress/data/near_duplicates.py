@@ -80,7 +80,7 @@ def near_pairs(hashes: NDArray[np.uint64], distance: int) -> Iterator[NDArray[np
 
 def _hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     grey = np.stack([np.asarray(_small_and_grey(image), dtype=np.float32) for image in images])
-    low = dctn(grey, axes=(1, 2))[:, :_LOW, :_LOW].reshape(len(images), -1)
+    low = np.asarray(dctn(grey, axes=(1, 2)))[:, :_LOW, :_LOW].reshape(len(images), -1)
     bits = np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)
     return bits.view(np.uint64)[:, 0]
 

@@ -40,6 +40,11 @@ class Data(Section):
         description="For evaluation the shorter side is resized to image_size / crop_pct, and the centre is cropped. "
         "Default: what published weights of the student say, else 1.",
     )
+    on_bad_image: Literal["error", "skip"] = Field(
+        default="error",
+        description="What happens where pictures cannot be read. error: nothing is trained, and they are listed. skip: "
+        "they are left out of training and evaluation, and counted. More than one in a hundred are an error even then.",
+    )
     augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
     holdout: float = Field(
         default=0.0,

@@ -37,6 +37,11 @@ def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Datas
     def load() -> tuple[Dataset, Splits]:
         dataset = load_data(recipe.data, seen)
         logger.info(_describe(dataset, recipe.data.augment))
+        if dataset.left_out:
+            logger.warning(_left_out(dataset.left_out))
+        if untrained := set(range(dataset.num_classes)) - set(dataset.train_labels.tolist()):
+            name = dataset.class_names[min(untrained)]
+            logger.warning(f"class {name!r} has no image to train on ({len(untrained)} such classes)")
         if unseen := set(range(dataset.num_classes)) - set(dataset.eval_labels.tolist()):
             name = dataset.class_names[min(unseen)]
             logger.warning(f"class {name!r} has no image to evaluate on ({len(unseen)} such classes)")
@@ -111,6 +116,13 @@ def _recorded(run: Run, folder: Path, data: Data, sha256: str) -> Dataset:
             "Point data.root to that data, or train again.",
         )
     return dataset
+
+
+def _left_out(problems: dict[str, str]) -> str:
+    path, problem = next(iter(problems.items()))
+    if len(problems) == 1:
+        return f"1 image cannot be read and is left out: {path} {problem}"
+    return f"{len(problems):,} images cannot be read and are left out, such as {path}, which {problem}"
 
 
 def _describe(dataset: Dataset, augment: Augment) -> str:

@@ -99,7 +99,12 @@ class AssistantRecord(Record):
 
 
 class DataRecord(Record):
-    """The data on which a run was trained and evaluated."""
+    """The data on which a run was trained and evaluated.
+
+    Attributes:
+        balanced: whether all classes have equally many images.
+        left_out: why images could not be read that were left out, by their path.
+    """
 
     name: str
     sha256: str
@@ -108,6 +113,7 @@ class DataRecord(Record):
     eval_images: int
     eval_split: str
     balanced: bool = True
+    left_out: dict[str, str] = {}
 
 
 class Manifest(Record):

@@ -149,6 +149,7 @@ def trained_student(
         eval_images=len(dataset.eval_labels),
         eval_split=dataset.eval_split,
         balanced=dataset.balanced,
+        left_out=dataset.left_out,
     )
     return {
         "data": data,

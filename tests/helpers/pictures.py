@@ -28,3 +28,9 @@ def write_folder_data(root: Path, *, train: int = 24, evaluation: int = 8) -> Pa
         write_images(root / "train" / name, train, seed=number, shade=80 * number)
         write_images(root / "val" / name, evaluation, seed=100 + number, shade=80 * number)
     return root
+
+
+def smooth_picture(width: int, height: int, *, seed: int = 0) -> Image.Image:
+    """Colours that change smoothly, as in a photo, so that it looks alike after any good resampling."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
