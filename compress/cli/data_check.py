@@ -1,6 +1,7 @@
 """`compress data check`: a table of what was found in the pictures, or JSON."""
 
 import os
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -36,8 +37,7 @@ def show(report: Report, root: str | None) -> None:
             lines.append(f"and {len(entries) - _SHOWN:,} more (--json lists all)")
         row = (finding.level, finding.what, f"{finding.count:,}", "\n".join(lines), finding.do)
         table.add_row(*(_plain(cell) for cell in row), style=_STYLES[finding.level])
-    console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else _WIDTH)
+    Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 
 def raise_if_stopped(report: Report) -> None:

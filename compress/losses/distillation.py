@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from compress.losses.labels import cross_entropy
 from compress.losses.targets import arithmetic, check, column, log_targets, wrong_rows
 from compress.recipe.methods import Adjust, Dynamic
 
@@ -130,6 +131,7 @@ def distillation_loss(
     scale: Scale = "sample",
     alpha: float = 0.9,
     label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Distillation:
     """The loss of a method: alpha * kd + (1 - alpha) * ce, with KA on the targets and DTD on the temperature.
@@ -151,6 +153,7 @@ def distillation_loss(
             `base`: base^2 times the mean of KL_x.
         alpha: the share of kd.
         label_smoothing: acts on ce alone (ours).
+        class_weights: float [C], acts on ce alone (ours).
         group: processes that share the batch. Temperatures are then those of the global batch. loss, kd and ce stay
             means over the local samples.
 
@@ -173,7 +176,7 @@ def distillation_loss(
     log_student = F.log_softmax(student / each, dim=1)
     divergence = (log_target.exp() * (log_target - log_student)).sum(dim=1)
     kd = (temperature**2 * divergence).mean() if scale == "sample" else base**2 * divergence.mean()
-    ce = F.cross_entropy(student, labels, label_smoothing=label_smoothing)
+    ce = cross_entropy(student, labels, label_smoothing=label_smoothing, class_weights=class_weights)
     return {
         "loss": alpha * kd + (1 - alpha) * ce,
         "kd": kd,

@@ -9,14 +9,17 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from compress import models
 from compress.data import Dataset, Splits, load_data, on_device
 from compress.data.preprocessing import Preprocessing
 from compress.distributed.world import current
+from compress.losses.labels import balanced_weights
 from compress.models.published import find_published
 from compress.models.weights import teacher_preprocessing
 from compress.recipe import Augment, Data, Member, Recipe
+from compress.recipe.train import TrainSettings
 from compress.runs.folder import Run
 from compress.system.errors import InputError
 from compress.training.memo import Memo
@@ -98,6 +101,15 @@ def data_of_teacher(run: Run) -> Dataset:
         InputError: it is not the data that the teacher was measured on.
     """
     return _recorded(run, run.teacher, run.recipe.data, run.result.teacher.data)
+
+
+def class_weights(settings: TrainSettings, labels: Tensor, num_classes: int) -> Tensor | None:
+    """The weights of the classes that a training asks for, float32 [num_classes], on the device of the labels.
+
+    Args:
+        labels: int64 [N], of the images to train on.
+    """
+    return balanced_weights(labels, num_classes) if settings.class_weights == "auto" else None
 
 
 def _as_recorded(folder: Path, data: Data) -> tuple[Preprocessing, Data]:
