@@ -44,13 +44,20 @@ def data_prepare(name: str, root: Path | None, url: str | None) -> None:
 @data.command("check")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key, as in data.root=photos.")
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Instead, draw samples as training sees them, a class in each row.",
+)
 @as_json
-def data_check(recipe: Path, overrides: tuple[str, ...], json_: bool) -> None:
+def data_check(recipe: Path, overrides: tuple[str, ...], preview: Path | None, json_: bool) -> None:
     """Look at every picture of RECIPE before a training does: what would stop it, and what would mislead.
 
     \b
     compress data check my.yaml
     compress data check my.yaml --json > found.json        every file of every finding
+    compress data check my.yaml --preview samples.png      what the augmentation does
 
     Finds pictures that cannot be read, copies within and across the splits, the same picture in two classes, classes
     with few pictures, odd sizes and colours. Exit code 3 where a training would not start.
@@ -58,6 +65,16 @@ def data_check(recipe: Path, overrides: tuple[str, ...], json_: bool) -> None:
     from compress.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides=overrides)
+
+    if preview is not None:
+        from compress.runs.preview import write_preview
+
+        write_preview(loaded, preview)
+        if json_:
+            print_json({"preview": str(preview)})
+        else:
+            click.echo(preview)
+        return
 
     from compress.cli.data_check import raise_if_stopped, show
     from compress.data.check import check_data
