@@ -125,6 +125,8 @@ def benchmark(
     for warning in measured.warnings:
         logger.warning(warning)
     console.say(f"{verdict.outcome}  {verdict.recommended or 'nothing to deploy'}   {found.benchmark_file}")
+    if verdict.balanced_top1 is not None:
+        console.say(f"balanced top1 {verdict.balanced_top1:.2%}: classes are not equally frequent")
     console.say(f"the page: compress report {found.path}")
     if gate:
         raise_on_fail(verdict)

@@ -69,6 +69,54 @@ def data_prune(unused_days: float, yes: bool, json_: bool) -> None:
     click.echo(f"{total:.1f} MB {'freed' if yes else 'can be freed: run it again with --yes'}")
 
 
+@data.command("check")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key, as in data.root=photos.")
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Instead, draw samples as training sees them, a class in each row.",
+)
+@as_json
+def data_check(recipe: Path, overrides: tuple[str, ...], preview: Path | None, json_: bool) -> None:
+    """Look at every picture of RECIPE before a training does: what would stop it, and what would mislead.
+
+    \b
+    compress data check my.yaml
+    compress data check my.yaml --json > found.json        every file of every finding
+    compress data check my.yaml --preview samples.png      what the augmentation does
+
+    Finds pictures that cannot be read, copies within and across the splits, the same picture in two classes, classes
+    with few pictures, odd sizes and colours. Exit code 3 where a training would not start.
+    """
+    from compress.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides=overrides)
+
+    if preview is not None:
+        from compress.runs.preview import write_preview
+
+        write_preview(loaded, preview)
+        if json_:
+            print_json({"preview": str(preview)})
+        else:
+            click.echo(preview)
+        return
+
+    from compress.cli.data_check import raise_if_stopped, show
+    from compress.data.check import check_data
+    from compress.system import console
+
+    with console.phases() as bar:
+        report = check_data(loaded.data, lambda done, total: bar("looking at pictures", done, total))
+    if json_:
+        print_json(report.dump())
+    else:
+        show(report, loaded.data.root)
+    raise_if_stopped(report)
+
+
 @click.group()
 def runs() -> None:
     """The runs below runs/: what is there, and what it takes on disk."""

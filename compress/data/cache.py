@@ -19,8 +19,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
+from compress.data.bad_images import leave_out, raise_unless_skipped
 from compress.data.caches import META, cache_place, mark_used, may_only_read
-from compress.data.decode import Square, read_images
+from compress.data.decode import Square, read_images, unreadable
 from compress.data.fingerprint import of_files, of_source
 from compress.data.picture_files import PictureFiles
 from compress.data.source import Source, Split
@@ -52,6 +53,7 @@ class Wanted:
         read: the folder to a Source.
         packed: the files that hold all pictures. Empty where each picture is a file.
         chosen: what was chosen in the folder, as a table.
+        skip: whether pictures that cannot be read are left out, if they are few.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Wanted:
     read: Callable[[Path], Source]
     packed: tuple[str, ...] = ()
     chosen: tuple[str | None, ...] = ()
+    skip: bool = False
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -71,7 +74,8 @@ class Wanted:
     def place(self) -> Path:
         """The folder of the cache."""
         place = cache_place(self.name, self.folder, self.square, self.chosen)
-        return place.with_name(f"{place.name}{'-files' if self.streamed else ''}{self.variant}")
+        kind = f"-files{'-skip' if self.skip else ''}" if self.streamed else ""  # only skip looks at all of them
+        return place.with_name(f"{place.name}{kind}{self.variant}")
 
 
 def cached(wanted: Wanted) -> dict[str, Any]:
@@ -92,6 +96,9 @@ def cached(wanted: Wanted) -> dict[str, Any]:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
             if (content := _open_cache(cache, wanted, current)) is not None:
+                if content["left_out"]:
+                    total = sum(len(content[name]) for name in (*_LABELS, "left_out"))
+                    raise_unless_skipped(content["left_out"], total, skip=wanted.skip)
                 return _with_warnings(content, source)
             source = source or wanted.read(folder)
             count = 0 if wanted.streamed else len(source.train.labels)
@@ -146,22 +153,26 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
     square = wanted.square
     empty = Split(np.zeros((0, square.size, square.size, 3), np.uint8), [])
     evaluation, whole = source.evaluation or empty, replace(square, crop_pct=1.0)
-    for name, split in (("train", source.train), ("eval", evaluation)):
-        np.save(folder / f"{name}_labels.npy", np.asarray(split.labels, dtype=np.int64))
-    _write_pixels(evaluation, square, folder / "eval_images.npy")
+    left_out = _write_split(evaluation, square, folder, "eval")
+    constant: list[str] = []
     if wanted.streamed:
-        assert isinstance(source.train.images, list)
-        pictures = PictureFiles.of(source.train.images, wanted.folder, whole)
+        train, unread = _readable(source.train, whole) if wanted.skip else (source.train, {})
+        left_out |= unread
+        assert isinstance(train.images, list)
+        pictures = PictureFiles.of(train.images, wanted.folder, whole)
+        np.save(folder / "train_labels.npy", np.asarray(train.labels, dtype=np.int64))
         np.save(folder / "train_paths.npy", pictures.paths)
         np.save(folder / "train_ends.npy", pictures.ends)
-        np.save(folder / "train_bytes.npy", np.array([os.stat(path).st_size for path in source.train.images]))
+        np.save(folder / "train_bytes.npy", np.array([os.stat(path).st_size for path in train.images]))
         mean, std = channel_statistics(pictures[:: max(1, len(pictures) // _SAMPLE)])
-        constant = []
     else:
-        _write_pixels(source.train, whole, folder / "train_images.npy")
+        left_out |= _write_split(source.train, whole, folder, "train")
         pixels = np.load(folder / "train_images.npy", mmap_mode="r", allow_pickle=False)
         mean, std = channel_statistics(pixels)
-        constant = source.class_names and constant_classes(pixels, np.asarray(source.train.labels), source.class_names)
+        labels = np.load(folder / "train_labels.npy", allow_pickle=False)
+        constant = source.class_names and constant_classes(pixels, labels, source.class_names)
+    if left_out:
+        raise_unless_skipped(left_out, len(source.train.labels) + len(evaluation.labels), skip=wanted.skip)
     compared = source.class_names and len(source.train.labels) <= _COMPARED
     warnings = [*(overlap(source) if compared else []), *constant]
     hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in wanted.arrays}
@@ -173,17 +184,34 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
         "sha256": sha256_json([hashes, source.class_names]),
         "arrays": hashes,
         "warnings": warnings,
+        "left_out": left_out,
         **facts,
     }
     files.write_json(folder / META, meta)
     return meta
 
 
-def _write_pixels(split: Split, square: Square, out: Path) -> None:
+def _write_split(split: Split, square: Square, folder: Path, name: str) -> dict[str, str]:
+    """Writes pixels and labels. Returns why images could not be read, by path; they are left out."""
+    out, labels = folder / f"{name}_images.npy", np.asarray(split.labels, dtype=np.int64)
+    problems: dict[int, str] = {}
     if isinstance(split.images, list):
-        read_images(split.images, square, out)
+        if problems := read_images(split.images, square, out):
+            labels = labels[leave_out(set(problems), out)]
     else:
         np.save(out, resized(split.images, square))
+    np.save(folder / f"{name}_labels.npy", labels)
+    return {str(split.images[row]): problem for row, problem in problems.items()}
+
+
+def _readable(split: Split, square: Square) -> tuple[Split, dict[str, str]]:
+    """The images that can be read, and why others cannot, by path."""
+    images = split.images
+    assert isinstance(images, list)
+    problems = unreadable(images, square)
+    rows = [row for row in range(len(images)) if row not in problems]
+    left = Split([images[row] for row in rows], [split.labels[row] for row in rows])
+    return left, {images[row]: problem for row, problem in problems.items()}
 
 
 def _content(folder: Path, wanted: Wanted, meta: dict[str, Any], *, mmap: bool) -> dict[str, Any]:
@@ -203,6 +231,7 @@ def _content(folder: Path, wanted: Wanted, meta: dict[str, Any], *, mmap: bool) 
         "own_mean": tuple(meta["mean"]),
         "own_std": tuple(meta["std"]),
         "warnings": tuple(meta["warnings"]),
+        "left_out": meta["left_out"],
         "sha256": meta["sha256"],
         **arrays,
     }

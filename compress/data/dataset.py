@@ -4,7 +4,7 @@ In: a recipe's data section. Out: a Dataset, ready to be moved to the device as 
 on in their files.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ class Dataset:
         unlabeled: pictures to train on without a label, which come last (`compress.data.unlabeled`). Other attributes
             than train_images and train_labels do not count them.
         unlabeled_sha256: of those pictures.
+        left_out: why pictures could not be read that are left out, by their path.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     unlabeled: int = 0
     unlabeled_sha256: str | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def labeled(self) -> int:
@@ -112,6 +114,7 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         InputError: for one of these reasons:
 
             - The data set is missing or damaged.
+            - Pictures cannot be read, and are not to be left out, or are too many for that.
             - It has fewer than two classes.
             - It has no evaluation split, and data.holdout is not set.
             - data.holdout leaves no image to train on.
@@ -131,6 +134,7 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         read=lambda folder: _part_held_out(layout.read(folder, settings), holdout),
         packed=layout.packed,
         chosen=layout.chosen(settings),
+        skip=settings.on_bad_image == "skip",
     )
     content = uncached(wanted) if settings.name == "digits" else cached(wanted)
     dataset = Dataset(
@@ -141,7 +145,7 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         crop_pct=seen.crop_pct,
         fit=seen.fit,
         streamed=settings.loader == "stream",
-        originals=Originals(settings, wanted.folder),
+        originals=Originals(settings, wanted.folder, frozenset(content["left_out"])),
         **content,
     )
     if not settings.holdout and not len(dataset.eval_labels):

@@ -26,7 +26,7 @@ from compress.data.preprocessing import FILTERS, PADDED_MEAN, Fit, Interpolation
 from compress.data.rgb import rgb, upright
 from compress.system import console, platform
 from compress.system.child import module_command
-from compress.system.errors import InputError, first_line, listed
+from compress.system.errors import InputError, first_line
 
 MAX_PIXELS = 100_000_000
 _WORTH_A_PROCESS = 2_000
@@ -147,15 +147,20 @@ def read_rgb(path: str | Path) -> NDArray[np.uint8]:
         return np.asarray(rgb(upright(image)), dtype=np.uint8)
 
 
-def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
+def read_images(paths: Sequence[str], square: Square, out: Path) -> dict[int, str]:
     """Decodes all files, with as many workers as there are processors.
+
+    What cannot be read does not end it, so that all of it is known at once. Its rows are black.
 
     Args:
         square: how each becomes a square.
         out: a new .npy file of uint8 [N, size, size, 3].
 
+    Returns:
+        Why images cannot be read, by row.
+
     Raises:
-        InputError: images cannot be read. All of them are named.
+        InputError: a worker died.
         OSError: the disk is full.
     """
     array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), square.size, square.size, 3))
@@ -164,38 +169,64 @@ def read_images(paths: Sequence[str], square: Square, out: Path) -> None:
     workers = min(platform.usable_cpus(), max(1, len(paths) // _WORTH_A_PROCESS))
     with console.progress_bar("decoding", len(paths)) as bar:
         if workers == 1:
-            bad = _read_part(array, 0, paths, square, bar.show)
+            problems = _read_part(array, 0, paths, square, bar.show)
         else:
             bounds = [len(paths) * k // workers for k in range(workers + 1)]
             jobs = [
                 {"out": str(out), "first": low, "square": asdict(square), "paths": list(paths[low:high])}
                 for low, high in itertools.pairwise(bounds)
             ]
-            bad = _run_workers(jobs, bar.show)
+            problems = _run_workers(jobs, bar.show)
     array.flush()
-    if len(bad) == 1:
-        raise InputError(*bad[0])
-    if bad:
-        reasons = listed([message for message, _ in bad])
-        raise InputError(f"{len(bad):,} of {len(paths):,} images cannot be read: {reasons}", bad[0][1])
+    return problems
+
+
+def unreadable(paths: Sequence[str], square: Square) -> dict[int, str]:
+    """Why images cannot be read, by row, without keeping any of them."""
+
+    def problem(path: str) -> str | None:
+        try:
+            with opened(path) as image:
+                square(upright(image))
+        except InputError as error:
+            return problem_of(error, path)
+        return None
+
+    with (
+        console.progress_bar("looking at pictures", len(paths)) as bar,
+        ThreadPoolExecutor(platform.usable_cpus()) as threads,
+        pillow_quiet(),
+    ):
+        found = {}
+        for row, what in enumerate(threads.map(problem, paths)):
+            if what is not None:
+                found[row] = what
+            if row % _SHOWN_EVERY == 0:
+                bar.show(row)
+    return found
+
+
+def problem_of(error: InputError, path: str) -> str:
+    """Why the image cannot be read, without its path."""
+    return error.message.replace(f"no image at {path}", "is missing").replace(f"image {path} ", "")
 
 
 def _read_part(
     array: NDArray[np.uint8], first: int, paths: Sequence[str], square: Square, show: Callable[[int], None]
-) -> list[tuple[str, str]]:
-    """Fills the rows from `first` on. Returns what is wrong with each image that cannot be read, and a hint."""
-    bad: list[tuple[str, str]] = []
+) -> dict[int, str]:
+    """Fills the rows from `first` on. Returns why images cannot be read, by row."""
+    problems: dict[int, str] = {}
     for number, path in enumerate(paths):
         try:
             array[first + number] = square.read(path)
         except InputError as error:
-            bad.append((error.message, error.hint))
+            problems[first + number] = problem_of(error, path)
         if number % _SHOWN_EVERY == 0:
             show(number)
-    return bad
+    return problems
 
 
-def _run_workers(jobs: list[dict[str, object]], show: Callable[[int], None]) -> list[tuple[str, str]]:
+def _run_workers(jobs: list[dict[str, object]], show: Callable[[int], None]) -> dict[int, str]:
     """What `_read_part` returns, of all workers. A worker writes how far it is, and at last what it found."""
     command = module_command("compress.data.decode")
     processes = [
@@ -211,7 +242,7 @@ def _run_workers(jobs: list[dict[str, object]], show: Callable[[int], None]) -> 
     ]
     done = [0] * len(jobs)
 
-    def follow(number: int) -> list[tuple[str, str]]:
+    def follow(number: int) -> dict[int, str]:
         process, answer = processes[number], None
         assert process.stdout
         for line in process.stdout:
@@ -219,9 +250,9 @@ def _run_workers(jobs: list[dict[str, object]], show: Callable[[int], None]) -> 
             if isinstance(answer, int):
                 done[number] = answer
                 show(sum(done))
-        if process.wait() != 0 or not isinstance(answer, list):
+        if process.wait() != 0 or not isinstance(answer, dict):
             raise InputError("an image decoder died", "Was memory short?")
-        return [(message, hint) for message, hint in answer]
+        return {int(row): problem for row, problem in answer.items()}
 
     try:
         for process, job in zip(processes, jobs, strict=True):
@@ -230,7 +261,7 @@ def _run_workers(jobs: list[dict[str, object]], show: Callable[[int], None]) -> 
                 process.stdin.write(json.dumps(job))
                 process.stdin.close()
         with ThreadPoolExecutor(len(jobs)) as threads:
-            return list(itertools.chain.from_iterable(threads.map(follow, range(len(jobs)))))
+            return {row: problem for found in threads.map(follow, range(len(jobs))) for row, problem in found.items()}
     finally:
         for process in processes:
             process.kill()
@@ -245,9 +276,9 @@ def _reason(error: Exception) -> str:
 def _worker() -> None:
     job = json.load(sys.stdin)
     array, square = np.load(job["out"], mmap_mode="r+", allow_pickle=False), Square(**job["square"])
-    bad = _read_part(array, job["first"], job["paths"], square, lambda done: print(done, flush=True))
+    problems = _read_part(array, job["first"], job["paths"], square, lambda done: print(done, flush=True))
     array.flush()
-    print(json.dumps(bad))
+    print(json.dumps(problems))
 
 
 if __name__ == "__main__":

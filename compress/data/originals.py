@@ -25,20 +25,26 @@ class Originals:
     Attributes:
         settings: that name the data set.
         folder: that holds it.
+        left_out: paths of pictures that could not be read.
     """
 
     settings: Data
     folder: Path
+    left_out: frozenset[str] = frozenset()
 
     def evaluation(self, rows: Sequence[int]) -> list[Picture]:
         """The pictures of those rows of the evaluation split. Raises InputError where the data set is damaged."""
         source = LAYOUTS[self.settings.name].read(self.folder, self.settings)
-        split = source.evaluation
-        if holdout := self.settings.holdout:
-            split = source.train
-            rows = np.flatnonzero(every_nth(np.asarray(split.labels), 1 / holdout))[rows].tolist()
+        split = source.train if self.settings.holdout else source.evaluation
         assert split is not None
-        images = [split.images[row] for row in rows]
+        places, labels = np.arange(len(split.labels)), np.asarray(split.labels)
+        if self.settings.holdout and self.settings.loader == "stream":  # holds a part out before it reads pictures
+            places = np.flatnonzero(every_nth(labels, 1 / self.settings.holdout))
+        if self.left_out:
+            places = np.array([place for place in places.tolist() if split.images[place] not in self.left_out])
+        if self.settings.holdout and self.settings.loader != "stream":
+            places = places[every_nth(labels[places], 1 / self.settings.holdout)]
+        images = [split.images[place] for place in places[list(rows)].tolist()]
         return [Path(image) if isinstance(image, str) else image for image in images]
 
 

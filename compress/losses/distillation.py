@@ -133,6 +133,7 @@ def distillation_loss(
     alpha: float = 0.9,
     label_smoothing: float = 0.0,
     mixed: Mixed | None = None,
+    class_weights: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Distillation:
     """The loss of a method: alpha * kd + (1 - alpha) * ce, with KA on the targets and DTD on the temperature.
@@ -157,6 +158,7 @@ def distillation_loss(
         alpha: the share of kd.
         label_smoothing: acts on ce alone (ours).
         mixed: the second labels, where pictures are mixed.
+        class_weights: float [C], acts on ce alone (ours).
         group: processes that share the batch. Temperatures are then those of the global batch. loss, kd and ce stay
             means over the local samples.
 
@@ -179,7 +181,7 @@ def distillation_loss(
     log_student = F.log_softmax(student / each, dim=1)
     divergence = (log_target.exp() * (log_target - log_student)).sum(dim=1)
     kd = (temperature**2 * divergence).mean() if scale == "sample" else base**2 * divergence.mean()
-    ce = cross_entropy(student, labels, mixed=mixed, label_smoothing=label_smoothing)
+    ce = cross_entropy(student, labels, mixed=mixed, label_smoothing=label_smoothing, class_weights=class_weights)
     return {
         "loss": alpha * kd + (1 - alpha) * ce,
         "kd": kd,

@@ -1,7 +1,8 @@
 """The labels of a batch whose pictures may be mixed, or may have no label.
 
 In: labels [N], and for mixed pictures a second label [N] with the share of the first. Out: cross-entropy, and means
-over the rows that have a label. All of it is ours, except mixup's cross-entropy (arXiv 1710.09412).
+over the rows that have a label. All of it is ours, except mixup's cross-entropy (arXiv 1710.09412) and the weights of
+classes.
 
 A row without a label has the label -1. A picture is mixed with one of its own kind, so a row has both labels or none.
 """
@@ -9,6 +10,7 @@ A row without a label has the label -1. A picture is mixed with one of its own k
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -55,20 +57,51 @@ def blended(first: Tensor, second: Tensor, mixed: Mixed) -> Tensor:
     return share * first + (1 - share) * second
 
 
-def cross_entropy(
-    logits: Tensor, labels: Tensor, *, mixed: Mixed | None = None, label_smoothing: float = 0.0
-) -> Tensor:
-    """The mean cross-entropy over the rows that have a label.
+def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """The weight of each class by its inverse frequency, so that all classes weigh the same together.
 
-    A mixed row has that of both labels by their shares, which is the cross-entropy with the mixed one-hot rows.
+    The mean weight of the images is 1. Source: King and Zeng 2001, "Logistic regression in rare events data", as
+    scikit-learn's compute_class_weight("balanced") has it.
+
+    Args:
+        labels: int64 [N], of all images to train on; -1 for none.
+
+    Returns:
+        float32 [num_classes], on the device of the labels; 0 for a class without an image.
+    """
+    labels = labels[labels != NO_LABEL]
+    counts = torch.bincount(labels, minlength=num_classes)
+    present = counts > 0
+    weights = len(labels) / (present.sum() * counts.clamp(min=1).double())
+    return weights.where(present, 0.0).float()
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    mixed: Mixed | None = None,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """The mean cross-entropy over the rows that have a label, each times the weight of its class.
+
+    A mixed row has that of both labels by their shares, which is the cross-entropy with the mixed one-hot rows. The sum
+    is divided by the number of rows and not by their weights, as torch does it (ours): the mean over several processes,
+    or over parts of a batch, then equals that of the whole batch.
 
     Args:
         logits: [N, C].
         labels: int64 [N]; -1 for none.
         label_smoothing: acts on each label.
+        class_weights: float [C]. None: all are 1.
     """
-    options = {"ignore_index": NO_LABEL, "label_smoothing": label_smoothing}
-    if mixed is None:
-        return F.cross_entropy(logits, labels, **options)
-    first, second = (F.cross_entropy(logits, each, reduction="none", **options) for each in (labels, mixed.labels))
-    return mean_over_labeled(blended(first, second, mixed), labels)
+    if mixed is None and class_weights is None:
+        return F.cross_entropy(logits, labels, ignore_index=NO_LABEL, label_smoothing=label_smoothing)
+
+    def each(of: Tensor) -> Tensor:
+        losses = F.cross_entropy(logits, of, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="none")
+        return losses if class_weights is None else class_weights[of].to(losses.dtype) * losses
+
+    losses = each(labels) if mixed is None else blended(each(labels), each(mixed.labels), mixed)
+    return mean_over_labeled(losses, labels)

@@ -5,7 +5,7 @@ an epoch, which stay on the device until they are read.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -48,11 +48,15 @@ class Objective:
     distillation: DistillationSettings | None = None
     """None for ce."""
     terms: tuple[Term, ...] = ()
+    class_weights: Tensor | None = field(default=None, compare=False)
+    """float [C], of the cross-entropy with labels, on the device of the logits. None: all are 1."""
 
     @classmethod
-    def of(cls, supervision: Supervision, *, label_smoothing: float) -> "Objective":
+    def of(
+        cls, supervision: Supervision, *, label_smoothing: float, class_weights: Tensor | None = None
+    ) -> "Objective":
         """The objective of a recipe's supervision section."""
-        return cls(label_smoothing, distillation_settings(supervision), tuple(supervision.terms))
+        return cls(label_smoothing, distillation_settings(supervision), tuple(supervision.terms), class_weights)
 
     @property
     def supervised_by_teacher(self) -> bool:
@@ -134,7 +138,9 @@ class Objective:
         settings = self.distillation
         if settings is None or teacher_logits is None:
             exact = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32))
-            loss = cross_entropy(exact, labels, mixed=mixed, label_smoothing=self.label_smoothing)
+            loss = cross_entropy(
+                exact, labels, mixed=mixed, label_smoothing=self.label_smoothing, class_weights=self.class_weights
+            )
             return {"loss": loss, "ce": loss.detach()}, None
         result = distillation_loss(
             student_logits,
@@ -143,6 +149,7 @@ class Objective:
             **vars(settings),
             label_smoothing=self.label_smoothing,
             mixed=mixed,
+            class_weights=self.class_weights,
             group=world.group,
         )
         parts = {"loss": result["loss"], "kd": result["kd"].detach(), "ce": result["ce"].detach()}

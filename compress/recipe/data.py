@@ -130,6 +130,11 @@ class Data(Section):
         "pictures of your own where augment.scale is below 1 or where the squares would take more than half of the "
         "free memory.",
     )
+    on_bad_image: Literal["error", "skip"] = Field(
+        default="error",
+        description="What happens where pictures cannot be read. error: nothing is trained, and they are listed. skip: "
+        "they are left out of training and evaluation, and counted. More than one in a hundred are an error even then.",
+    )
     augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
     holdout: float = Field(
         default=0.0,

@@ -82,6 +82,11 @@ class TeacherTrain(Section):
         default=None, gt=0, description="Largest norm of the gradient. Default: not clipped."
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Smoothing of the labels in cross-entropy.")
+    class_weights: Literal["none", "auto"] = Field(
+        default="none",
+        description="Weights of the classes in cross-entropy with the labels. auto: by inverse frequency, so that all "
+        "classes weigh the same together, and the images 1 on average.",
+    )
     ema: float | None = Field(
         default=None,
         gt=0,

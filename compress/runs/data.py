@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from compress import models
 from compress.data import Dataset, Splits, load_data, on_device
@@ -16,9 +17,11 @@ from compress.data.preprocessing import Preprocessing
 from compress.data.sources import find
 from compress.data.unlabeled import with_unlabeled
 from compress.distributed.world import current
+from compress.losses.labels import balanced_weights
 from compress.models.published import find_published
 from compress.models.weights import teacher_preprocessing
 from compress.recipe import Augment, Data, Member, Recipe
+from compress.recipe.train import TrainSettings
 from compress.runs.folder import Run
 from compress.system.errors import InputError
 from compress.system.paths import user_path
@@ -42,6 +45,8 @@ def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Datas
         if recipe.data.unlabeled is not None:
             dataset = with_unlabeled(dataset, recipe.data.unlabeled)
         logger.info(_describe(dataset, recipe.data.augment))
+        if dataset.left_out:
+            logger.warning(_left_out(dataset.left_out))
         for warning in dataset.warnings:
             logger.warning(warning)
         return dataset, on_device(dataset, device, processes=current().size_here)
@@ -99,6 +104,15 @@ def data_of_teacher(run: Run) -> Dataset:
     return _recorded(run, run.teacher, run.recipe.data, run.result.teacher.data)
 
 
+def class_weights(settings: TrainSettings, labels: Tensor, num_classes: int) -> Tensor | None:
+    """The weights of the classes that a training asks for, float32 [num_classes], on the device of the labels.
+
+    Args:
+        labels: int64 [N], of the images to train on.
+    """
+    return balanced_weights(labels, num_classes) if settings.class_weights == "auto" else None
+
+
 def _as_recorded(folder: Path, data: Data) -> tuple[Preprocessing, Data]:
     """How a saved model sees pictures, and the data at the size that it was saved with."""
     cfg = models.read_config(folder).get("pretrained_cfg") or {}
@@ -124,6 +138,13 @@ def _found_again(run: Run, data: Data) -> Data:
         return data
     root = str(Path(begun) / user_path(data.root or "data"))
     return data if find(data.name, root) is None else data.model_copy(update={"root": root})
+
+
+def _left_out(problems: dict[str, str]) -> str:
+    path, problem = next(iter(problems.items()))
+    if len(problems) == 1:
+        return f"1 image cannot be read and is left out: {path} {problem}"
+    return f"{len(problems):,} images cannot be read and are left out, such as {path}, which {problem}"
 
 
 def _describe(dataset: Dataset, augment: Augment) -> str:

@@ -103,6 +103,8 @@ class DataRecord(Record):
 
     Attributes:
         warnings: what people should know of the data, a sentence each.
+        balanced: whether all classes have equally many images.
+        left_out: why images could not be read that were left out, by their path.
     """
 
     name: str
@@ -114,6 +116,7 @@ class DataRecord(Record):
     eval_split: str
     balanced: bool = True
     warnings: list[str] = []
+    left_out: dict[str, str] = {}
 
 
 class Manifest(Record):

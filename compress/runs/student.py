@@ -22,6 +22,7 @@ from compress.models.published import published_model
 from compress.recipe import Recipe
 from compress.runs.assistants import check_assistants
 from compress.runs.checks import check_features, check_layers, check_logits, check_training
+from compress.runs.data import class_weights
 from compress.runs.folder import Run, finished_run
 from compress.runs.records import DataRecord
 from compress.runs.trial import check_steps
@@ -126,7 +127,11 @@ def trained_student(
     job = Job(
         phase="student",
         epochs=settings.epochs,
-        objective=Objective.of(recipe.supervision, label_smoothing=settings.label_smoothing),
+        objective=Objective.of(
+            recipe.supervision,
+            label_smoothing=settings.label_smoothing,
+            class_weights=class_weights(settings, splits.train.labels, dataset.num_classes),
+        ),
         settings=settings,
         augment=recipe.data.augment,
         files=run.training_files,
@@ -157,6 +162,7 @@ def trained_student(
         eval_split=dataset.eval_split,
         balanced=dataset.balanced,
         warnings=list(dataset.warnings),
+        left_out=dataset.left_out,
     )
     return {
         "data": data,

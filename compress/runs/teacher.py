@@ -23,7 +23,7 @@ from compress.models.published import find_published, published_model
 from compress.recipe import Recipe
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.runs.checks import check_above_chance, check_answers, check_features, check_layers, check_logits
-from compress.runs.data import teacher_data
+from compress.runs.data import class_weights, teacher_data
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teacher_record_file, teachers_root
 from compress.runs.headless import refuse_logits_without_head, uses_features_alone
 from compress.runs.locks import in_turn, require_common_folder, scratch
@@ -169,7 +169,10 @@ def trained_teacher(
         job = Job(
             phase="teacher",
             epochs=settings.epochs,
-            objective=Objective(settings.label_smoothing),
+            objective=Objective(
+                settings.label_smoothing,
+                class_weights=class_weights(settings, splits.train.labels, dataset.num_classes),
+            ),
             settings=settings,
             augment=recipe.data.augment,
             files=folder.training_files,

@@ -49,6 +49,7 @@ class AccuracyResult(Section):
     images: int
     top1: Interval = Field(description="Wilson interval.")
     top5: Interval | None = Field(description="null with up to five classes.")
+    balanced_top1: float | None = Field(default=None, description="Mean over classes; null where all are as frequent.")
     nll: Interval = Field(description="Nats; bootstrap interval over images.")
     ece: float
     reliability: list[statistics.Bin]
@@ -186,6 +187,7 @@ class Verdict(Section):
 
     outcome: Outcome
     recommended: str | None
+    balanced_top1: float | None = Field(default=None, description="Of what is recommended, as in its accuracy.")
     judgements: list[Judgement]
     by_file: dict[str, Outcome]
     pareto: list[str] = Field(description="No other candidate is as accurate and faster, or as fast and more accurate.")

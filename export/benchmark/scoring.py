@@ -48,10 +48,21 @@ def accuracy(logits: np.ndarray, labels: np.ndarray, source: Source) -> Accuracy
         top5=Interval.of(statistics.wilson(int(statistics.right(logits, labels, 5).sum()), len(labels)))
         if logits.shape[1] > 5
         else None,
+        balanced_top1=_balanced_top1(logits, labels),
         nll=Interval.of(statistics.nll(logits, labels)),
         ece=statistics.ece(bins),
         reliability=bins,
     )
+
+
+def _balanced_top1(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """The mean over classes of the part that is right. None where every class that is there has as many images."""
+    counts = np.bincount(labels)
+    present = counts > 0
+    if len(set(counts[present].tolist())) == 1:
+        return None
+    hits = np.bincount(labels, weights=statistics.right(logits, labels))
+    return float((hits[present] / counts[present]).mean())
 
 
 def compare(

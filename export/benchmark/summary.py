@@ -109,6 +109,7 @@ def _evidence(result: CandidateResult, measured: Measured) -> Evidence | None:
         p50_ms=timed.p50_ms.value if timed else None,
         p90_ms=timed.p90_ms if timed and timed.batch == 1 else None,
         runs=timed.runs if timed else 0,
+        balanced_top1=result.accuracy.balanced_top1,
     )
 
 
@@ -151,7 +152,7 @@ def summary(
         classes=scoring.class_changes(classes),
         thumbnails=_thumbnails(comparisons, shown, dataset),
         aa=measured.aa,
-        warnings=_warnings(record, measured, machine),
+        warnings=[*_of_data(dataset), *_warnings(record, measured, machine)],
         sha256="",
     )
 
@@ -176,6 +177,17 @@ def _thumbnails(comparisons: Sequence[Comparison], shown: str, dataset: Dataset)
         if comparison.reference != TEACHER or comparison.candidate == shown
         for thumbnail in scoring.thumbnails(comparison, dataset.eval_images, dataset.class_names)
     ]
+
+
+def _of_data(dataset: Dataset) -> list[str]:
+    found = []
+    for labels, use in ((dataset.train_labels, "train"), (dataset.eval_labels, "evaluate")):
+        if missing := sorted(set(range(dataset.num_classes)) - set(labels.tolist())):
+            some = ", ".join(dataset.class_names[row] for row in missing[:3]) + (", ..." if len(missing) > 3 else "")
+            found.append(f"{len(missing)} classes have no image to {use} on: {some}.")
+    if dataset.left_out:
+        found.append(f"{len(dataset.left_out):,} images that cannot be read were left out.")
+    return found
 
 
 def _warnings(record: ExportRecord, measured: Measured, machine: Machine) -> list[str]:

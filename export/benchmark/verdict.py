@@ -27,6 +27,7 @@ class Evidence:
     p50_ms: float | None = None
     p90_ms: Interval | None = None
     runs: int = 0
+    balanced_top1: float | None = None
 
 
 def outcome(measured: Interval, allowed: float) -> Outcome:
@@ -84,6 +85,7 @@ def decide(evidence: Sequence[Evidence], limits: BenchmarkLimits, points: Mappin
     return Verdict(
         outcome=by_file[best] if best else "UNDECIDED",
         recommended=best,
+        balanced_top1=ranked[0].balanced_top1 if ranked else None,
         judgements=judged[best] if best else [],
         by_file=by_file,
         pareto=pareto(points),

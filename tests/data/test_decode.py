@@ -95,3 +95,59 @@ def test_decoding_works_from_a_script_without_a_main_guard(tmp_path: Path) -> No
     environment = {**os.environ, "COMPRESS_CACHE": str(tmp_path / "cache")}
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
     assert result.stdout.strip() == "(72, 8, 8, 3)", result.stderr
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> tuple[Path, list[str]]:
+    """Data of 360 images, with the paths of three that cannot be read."""
+    root = write_folder_data(tmp_path / "data", train=100, evaluation=20)
+    paths = [
+        root / "train" / "dark" / "007.png",
+        root / "train" / "light" / "099.png",
+        root / "val" / "grey" / "003.png",
+    ]
+    for path, damage in zip(paths, (truncate, not_an_image, empty), strict=True):
+        damage(path)
+    return root, [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("files_a_process", [10, 10_000])
+def test_all_images_that_cannot_be_read_are_named_at_once(
+    damaged: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, files_a_process: int
+) -> None:
+    monkeypatch.setattr("compress.data.decode._WORTH_A_PROCESS", files_a_process)
+    root, bad = damaged
+    with pytest.raises(InputError, match="3 of 360 images") as error:
+        load_data(Data(name="folder", root=str(root), image_size=8))
+    assert all(path in str(error.value) for path in bad)
+
+
+def test_of_many_images_that_cannot_be_read_ten_are_named(tmp_path: Path) -> None:
+    write_folder_data(tmp_path, train=12)
+    for path in (tmp_path / "train" / "dark").iterdir():
+        not_an_image(path)
+    with pytest.raises(InputError, match=r"12 of .* and 2 more\. `compress data check") as error:
+        load_data(Data(name="folder", root=str(tmp_path), image_size=8))
+    assert str(error.value).count(".png") == 10
+
+
+def test_images_that_cannot_be_read_are_left_out_if_asked(damaged: tuple[Path, list[str]]) -> None:
+    root, bad = damaged
+    settings = {"name": "folder", "root": str(root), "image_size": 8}
+    found = load_data(Data.model_validate({**settings, "on_bad_image": "skip"}))
+    assert set(found.left_out) == set(bad)
+    with pytest.raises(InputError, match="3 of 360 images"):  # the cache knows what was left out
+        load_data(Data.model_validate(settings))
+    for path in bad:
+        Path(path).unlink()
+    whole = load_data(Data.model_validate(settings))
+    assert whole.left_out == {}
+    for name in ("train_images", "train_labels", "eval_images", "eval_labels"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+
+
+def test_more_than_one_image_in_a_hundred_is_not_left_out(damaged: tuple[Path, list[str]]) -> None:
+    root, _ = damaged
+    not_an_image(root / "train" / "dark" / "050.png")
+    with pytest.raises(InputError, match="more than one in a hundred"):
+        load_data(Data(name="folder", root=str(root), image_size=8, on_bad_image="skip"))

@@ -2,8 +2,6 @@
 
 import json
 import os
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.command import Command, assert_fails
-from tests.helpers.damage import not_an_image, truncate
+from tests.helpers.damage import a_link_to_nowhere, huge, not_an_image, truncate
 from tests.helpers.pictures import write_folder_data, write_images
 
 pytestmark = pytest.mark.faults
@@ -75,22 +73,6 @@ def corrupt(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-
-
-def huge(path: Path) -> None:
-    """A whole PNG of 12,000 x 9,000 black pixels in 13 kB, which Pillow alone would read."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", 12_000, 9_000, 1, 0, 0, 0, 0)  # one bit a pixel
-    body = zlib.compress(bytes(9_000 * (1 + 12_000 // 8)))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
-
-
-def a_link_to_nowhere(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("nowhere.png")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Ways in which a file is damaged."""
 
+import struct
+import zlib
 from pathlib import Path
 
 
@@ -21,3 +23,19 @@ def empty(path: Path) -> None:
 
 def not_an_image(path: Path) -> None:
     path.write_text("hello")
+
+
+def huge(path: Path) -> None:
+    """A whole PNG of 12,000 x 9,000 black pixels in 13 kB, which Pillow alone would read."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 12_000, 9_000, 1, 0, 0, 0, 0)  # one bit a pixel
+    body = zlib.compress(bytes(9_000 * (1 + 12_000 // 8)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+
+
+def a_link_to_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere.png")

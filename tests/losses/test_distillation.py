@@ -185,5 +185,5 @@ def test_the_settings_of_a_method_are_arguments_of_the_loss_with_its_defaults() 
     parameters = inspect.signature(distillation_loss).parameters
     for setting in dataclasses.fields(DistillationSettings):
         assert parameters[setting.name].default == setting.default, setting.name
-    others = {"student_logits", "teacher_logits", "labels", "label_smoothing", "mixed", "group"}
+    others = {"student_logits", "teacher_logits", "labels", "label_smoothing", "mixed", "class_weights", "group"}
     assert parameters.keys() - others == {setting.name for setting in dataclasses.fields(DistillationSettings)}

@@ -41,7 +41,7 @@ def changed(result: Benchmark, tmp_path: Path) -> Change:
             *path, last = key.split("__")
             part = content
             for step in path:
-                part = part[step]
+                part = part[int(step) if step.isdecimal() else step]
             part[last] = value
         return write(Benchmark.model_validate_json(json.dumps(content)), tmp_path / name)
 
@@ -144,6 +144,15 @@ def test_markdown_answers_first_and_marks_what_was_not_run(changed: Change, resu
     assert "not run" in row
     widths = {len(line.split(" | ")) for line in text.splitlines() if line.startswith("| student.")}
     assert len(widths) == 1
+
+
+def test_balanced_accuracy_stands_in_the_verdict_where_classes_are_unequal(changed: Change, result: Benchmark) -> None:
+    assert result.verdict.balanced_top1 is None
+    scores = {f"candidates__{row}__accuracy__balanced_top1": 0.4321 for row in range(2)}
+    pages = [report_runs(changed("run")), report_runs(changed("other", verdict__balanced_top1=0.5678, **scores))]
+    texts = [path.read_text(encoding="utf-8") for written in pages for path in written]
+    assert ["Balanced top-1" in text for text in texts] == [False, False, True, True]
+    assert all("56.78 %" in text and "43.21 %" in text for text in texts[2:])
 
 
 def test_a_file_that_was_made_anew_since_it_was_measured_is_named(changed: Change, result: Benchmark) -> None:
