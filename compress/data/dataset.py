@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
+from PIL import Image
 
 from compress.data.decode import Square, read_images
 from compress.data.label_noise import noisy_labels
-from compress.data.originals import Originals
+from compress.data.originals import Originals, pixels
 from compress.data.preprocessing import Fit, Interpolation, Preprocessing
 from compress.data.sources import LAYOUTS, Source, Split, every_nth, locate
 from compress.data.statistics import channel_statistics
@@ -87,8 +88,14 @@ class Dataset:
     @property
     def square(self) -> Square:
         """How an evaluation image became a square."""
-        seen = Preprocessing(self.mean, self.std, self.interpolation, self.crop_pct, self.fit)
-        return Square.of(self.image_size, seen)
+        return Square.of(self.image_size, Preprocessing(self.mean, None, self.interpolation, self.crop_pct, self.fit))
+
+    def train_as_evaluated(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Images to train on as the evaluation would see them, for calibration: uint8 [len(rows), H, W, 3]."""
+        if self.crop_pct == 1:
+            return self.train_images[rows]
+        pictures = self.originals.training(rows.tolist())
+        return np.stack([self.square(Image.fromarray(pixels(picture))) for picture in pictures])
 
     @property
     def balanced(self) -> bool:
@@ -267,8 +274,6 @@ def _resize(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
         return np.zeros((0, square.size, square.size, 3), np.uint8)
     if images.shape[1] == square.size and square.crop_pct == 1:
         return np.ascontiguousarray(images)
-    from PIL import Image
-
     return np.stack([square(Image.fromarray(image)) for image in images])
 
 
@@ -284,12 +289,11 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
         dataset = replace(dataset, train_labels=noisy, sha256=sha256)
     if held is None:
         return dataset
-    cut = dataset.square
     return replace(
         dataset,
         train_images=dataset.train_images[~held],
         train_labels=dataset.train_labels[~held],
-        eval_images=_resize(dataset.train_images[held], cut),
+        eval_images=_resize(dataset.train_images[held], dataset.square),
         eval_labels=clean[held],
         eval_split=f"{holdout:g} of train, held out",
         sha256=sha256_json([dataset.sha256, holdout, *([dataset.crop_pct] if dataset.crop_pct < 1 else [])]),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.decode import read_rgb
-from compress.data.sources import LAYOUTS, every_nth
+from compress.data.sources import LAYOUTS, Split, every_nth
 
 Picture = Path | NDArray[np.uint8]
 """A file, or uint8 [H, W, 3]."""
@@ -34,13 +34,26 @@ class Originals:
     def evaluation(self, rows: Sequence[int]) -> list[Picture]:
         """The pictures of those rows of the evaluation split. Raises InputError where the data set is damaged."""
         source = LAYOUTS[self.name].read(self.folder)
-        split = source.evaluation
         if self.holdout:
-            split = source.train
-            rows = np.flatnonzero(every_nth(np.asarray(split.labels), 1 / self.holdout))[rows].tolist()
-        assert split is not None
-        images = [split.images[row] for row in rows]
-        return [Path(image) if isinstance(image, str) else image for image in images]
+            return self._of_train(source.train, rows, held=True)
+        assert source.evaluation is not None
+        return _chosen(source.evaluation, rows)
+
+    def training(self, rows: Sequence[int]) -> list[Picture]:
+        """The pictures of those rows of the train split. Raises InputError where the data set is damaged."""
+        return self._of_train(LAYOUTS[self.name].read(self.folder).train, rows, held=False)
+
+    def _of_train(self, train: Split, rows: Sequence[int], *, held: bool) -> list[Picture]:
+        """Of the part that is held out, or of the rest."""
+        if not self.holdout:
+            return _chosen(train, rows)
+        part = every_nth(np.asarray(train.labels), 1 / self.holdout) == held
+        return _chosen(train, np.flatnonzero(part)[rows].tolist())
+
+
+def _chosen(split: Split, rows: Sequence[int]) -> list[Picture]:
+    images = [split.images[row] for row in rows]
+    return [Path(image) if isinstance(image, str) else image for image in images]
 
 
 def stratified(labels: NDArray[np.int64], *, per_class: int, most: int) -> list[int]:
