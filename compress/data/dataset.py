@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from compress.data.cache import Wanted, cached, resized, uncached
 from compress.data.decode import Square
 from compress.data.label_noise import noisy_labels
-from compress.data.originals import Originals
+from compress.data.originals import Originals, pixels
 from compress.data.picture_files import PictureFiles
 from compress.data.preprocessing import Fit, Interpolation, Preprocessing
 from compress.data.source import Source, Split
@@ -90,8 +91,16 @@ class Dataset:
     @property
     def square(self) -> Square:
         """How an evaluation image became a square."""
-        seen = Preprocessing(self.mean, self.std, self.interpolation, self.crop_pct, self.fit)
-        return Square.of(self.image_size, seen)
+        return Square.of(self.image_size, Preprocessing(self.mean, None, self.interpolation, self.crop_pct, self.fit))
+
+    def train_as_evaluated(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Images to train on as the evaluation would see them, for calibration: uint8 [len(rows), H, W, 3]."""
+        if isinstance(self.train_images, PictureFiles):
+            return replace(self.train_images, square=self.square)[rows]
+        if self.crop_pct == 1:
+            return self.train_images[rows]
+        pictures = self.originals.training(rows.tolist())
+        return np.stack([self.square(Image.fromarray(pixels(picture))) for picture in pictures])
 
     @property
     def balanced(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.decode import read_rgb
+from compress.data.source import Split
 from compress.data.sources import LAYOUTS, every_nth
 from compress.recipe import Data
 
@@ -35,17 +36,37 @@ class Originals:
     def evaluation(self, rows: Sequence[int]) -> list[Picture]:
         """The pictures of those rows of the evaluation split. Raises InputError where the data set is damaged."""
         source = LAYOUTS[self.settings.name].read(self.folder, self.settings)
-        split = source.train if self.settings.holdout else source.evaluation
-        assert split is not None
-        places, labels = np.arange(len(split.labels)), np.asarray(split.labels)
-        if self.settings.holdout and self.settings.loader == "stream":  # holds a part out before it reads pictures
-            places = np.flatnonzero(every_nth(labels, 1 / self.settings.holdout))
-        if self.left_out:
-            places = np.array([place for place in places.tolist() if split.images[place] not in self.left_out])
-        if self.settings.holdout and self.settings.loader != "stream":
-            places = places[every_nth(labels[places], 1 / self.settings.holdout)]
-        images = [split.images[place] for place in places[list(rows)].tolist()]
+        if self.settings.holdout:
+            return self._of_train(source.train, rows, held=True)
+        assert source.evaluation is not None
+        return self._chosen(source.evaluation, np.arange(len(source.evaluation.labels)), rows)
+
+    def training(self, rows: Sequence[int]) -> list[Picture]:
+        """The pictures of those rows of the train split. Raises InputError where the data set is damaged."""
+        train = LAYOUTS[self.settings.name].read(self.folder, self.settings).train
+        return self._of_train(train, rows, held=False)
+
+    def _of_train(self, train: Split, rows: Sequence[int], *, held: bool) -> list[Picture]:
+        """Of the part that is held out, or of the rest."""
+        places, labels, holdout = np.arange(len(train.labels)), np.asarray(train.labels), self.settings.holdout
+        if not holdout:
+            return self._chosen(train, places, rows)
+        if self.settings.loader == "stream":  # holds a part out before it reads pictures
+            return self._chosen(train, places[every_nth(labels, 1 / holdout) == held], rows)
+        left = self._left(train, places)
+        return self._chosen(train, left[every_nth(labels[left], 1 / holdout) == held], rows)
+
+    def _chosen(self, split: Split, places: NDArray[np.int64], rows: Sequence[int]) -> list[Picture]:
+        images = [split.images[place] for place in self._left(split, places)[list(rows)].tolist()]
         return [Path(image) if isinstance(image, str) else image for image in images]
+
+    def _left(self, split: Split, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Without what could not be read."""
+        if not self.left_out:
+            return places
+        return np.array(
+            [place for place in places.tolist() if split.images[place] not in self.left_out], dtype=np.int64
+        )
 
 
 def stratified(labels: NDArray[np.int64], *, per_class: int, most: int) -> list[int]:

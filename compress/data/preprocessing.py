@@ -19,7 +19,7 @@ CROP_MODES: dict[Fit, str] = {"crop": "center", "stretch": "squash", "pad": "bor
 """timm's crop_mode by our fit."""
 
 PADDED_MEAN, PADDED_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet. Padded pictures are normalised with them where weights do not say: their own would count the borders."""
+"""ImageNet's: with these padded pictures are normalised where weights do not say. Their own would count the borders."""
 
 _FITS: dict[str, Fit] = {mode: fit for fit, mode in CROP_MODES.items()}
 _HINT = "mean and std are three numbers each, std above 0."

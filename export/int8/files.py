@@ -40,9 +40,10 @@ def int8_files(stage: Stage, formats: Collection[Format]) -> None:
     generator = np.random.default_rng(settings.calibration_seed)
     count = min(settings.calibration_images, len(data.train_images))
     indices = np.sort(generator.choice(len(data.train_images), count, replace=False))
+    calibrated = data.train_as_evaluated(indices)
     quantizer = Quantizer(
         stage.folder.onnx(),
-        data.train_images[indices],
+        calibrated,
         data.mean,
         data.std,
         method=settings.calibration_method,
@@ -58,7 +59,7 @@ def int8_files(stage: Stage, formats: Collection[Format]) -> None:
         reduced_range=not has_vnni(),
     )
     stage.note(calibration=calibration)
-    tried = data.train_images[generator.permutation(indices)[: settings.sensitivity_images]]
+    tried = calibrated[generator.permutation(count)[: settings.sensitivity_images]]
 
     @functools.cache
     def sensitivity() -> dict[str, float]:

@@ -82,6 +82,9 @@ class Digits:
     crop_pct: float = 1.0
     fit: str = "crop"
 
+    def train_as_evaluated(self, rows: np.ndarray) -> np.ndarray:
+        return self.train_images[rows]
+
     @property
     def square(self) -> Square:
         return Square(self.eval_images.shape[1])

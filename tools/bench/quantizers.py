@@ -93,7 +93,7 @@ def compare(run: Run, optimum: Path | None, seconds: float, images: int | None, 
         count = record.calibration.images
         pixels = np.random.default_rng(0).integers(0, 256, (count, *shape[2:], 3), dtype=np.uint8)
     else:
-        pixels = dataset.train_images[np.array(record.calibration.indices)]
+        pixels = dataset.train_as_evaluated(np.array(record.calibration.indices))
     inputs = normalise(pixels, mean, std)
     paths = {FP32: source, OURS: run.export / "student.int8.onnx", ORT: with_onnxruntime(source, inputs, folder)}
     if optimum is not None:
