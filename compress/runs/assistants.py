@@ -145,7 +145,7 @@ def check_assistants(recipe: Recipe, dataset: Dataset, given_teacher: nn.Module 
             model = _made(settings, dataset)
             check_logits(model, dataset, "assistant")
             check_layers(model, recipe.training)
-            check_steps(model, dataset, recipe.training, "assistant", recipe.supervision.terms)
+            check_steps(model, dataset, recipe.training, "assistant")
         before, teacher = chain[-1]
         if _parameters(model) > _parameters(teacher):
             largest = "the largest model of " if isinstance(teacher, Ensemble) else ""

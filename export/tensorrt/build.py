@@ -132,6 +132,8 @@ def build_engine(
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if trt.__name__.startswith("tensorrt_rtx"):  # has no timing cache, and warns of its use
+        timing_cache = None
     if timing_cache is not None:
         known = timing_cache.read_bytes() if timing_cache.exists() else b""
         # A cache of another version or device is refused; the build then fills a new one.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command import Command, assert_fails, run
+from tests.helpers.pictures import write_folder_data
 
 
 def test_what_a_terminal_cannot_show_is_an_escape(folder_data: Path, tiny_recipe: Path, tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_a_user_without_a_name_and_home_is_told_what_to_set(tmp_path: Path) -> N
     told = compress("doctor")
     assert told.returncode == 0, told.stderr
     assert "COMPRESS_CACHE" in told.stdout
-    (tmp_path / "data" / "train" / "a").mkdir(parents=True)
+    write_folder_data(tmp_path / "data")
     (tmp_path / "my.yaml").write_text(
         "data: {name: folder, root: data, image_size: 8}\nteacher: {model: resnet10t}\nstudent: {model: resnet10t}\n"
     )

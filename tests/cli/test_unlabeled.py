@@ -75,8 +75,11 @@ def test_the_teacher_learns_from_mixed_pictures_and_an_extended_run_ends_at_the_
         (["data.unlabeled=MORE", "supervision.method=ce"], ["supervision.method ce needs labels"]),
         (["data.unlabeled=MORE", "supervision={method: ce, terms: [{name: dkd}]}"], ["ce with dkd needs labels"]),
         (["data.unlabeled=MORE", "teacher.cache={views: 2}", MIXING], ["teacher.cache keeps one mixed pair"]),
-        (["data.augment.auto=trivial"], ["data.augment.auto needs data.loader: stream"]),
-        (["data.augment.color_jitter=0.4"], ["data.augment.color_jitter needs data.loader: stream"]),
+        (["data.augment.auto=trivial", "data.loader=resident"], ["data.augment.auto needs data.loader: stream"]),
+        (
+            ["data.augment.color_jitter=0.4", "data.loader=resident"],
+            ["data.augment.color_jitter needs data.loader: stream"],
+        ),
         (["data.augment.auto=rand-x9"], ["data.augment.auto"]),
         (["data.augment.mixup=-1"], ["data.augment.mixup"]),
         (["data.unlabeled_share=1"], ["data.unlabeled_share"]),

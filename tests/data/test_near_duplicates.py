@@ -52,7 +52,7 @@ def test_no_images_have_no_hashes() -> None:
 def test_near_hashes_are_those_of_scipys_hamming_distance(count: int, others: int, distance: int) -> None:
     generator = np.random.default_rng(0)
     first, second = (generator.integers(0, 2**64, n, dtype=np.uint64) for n in (count, others))
-    first[: count // 5] = second[: count // 5] ^ np.uint64(0b1011)[None] if others else first[: count // 5]
+    first[: count // 5] = second[: count // 5] ^ np.uint64(0b101011)[None] if others else first[: count // 5]
     expected = np.zeros(count, bool)
     if count and others:
         expected = (cdist(bits(first), bits(second), "hamming").min(axis=1) * 64).round() <= distance

@@ -14,7 +14,7 @@ from compress.recipe import Augment, Recipe, validate_recipe
 from compress.runs.preview import Sample, augmented, write_preview
 from compress.system.errors import InputError
 from compress.system.interrupts import Flag
-from compress.training.batches import Batches, epoch_order
+from compress.training.batch_rows import epoch_order
 from tests.helpers.damage import not_an_image
 from tests.helpers.pictures import smooth_picture, write_folder_data
 

@@ -34,7 +34,7 @@ TERMS: list[dict[str, Any]] = [
     )),
     *({"name": name} for name in ("dkd", "dist", "adversarial")),
 ]  # fmt: skip
-AUGMENT = {"crop": 1, "flip": True, "scale": 0.5, "erase": 0.5}
+AUGMENT = {"crop": 1, "flip": True, "scale": 0.5, "erase": 0.5, "erase_mode": "rand"}
 
 
 def prepared(terms: list[dict[str, Any]], method: str, augment: dict[str, Any], **options: Any) -> Training:

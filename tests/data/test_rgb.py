@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compress.data.colour import rgb
 from PIL import Image, ImageDraw
 
 from compress.data.decode import Square
+from compress.data.rgb import rgb
 from compress.system.errors import InputError
 
 GREY = np.arange(64, dtype=np.float64).reshape(8, 8) / 63
