@@ -9,12 +9,14 @@ from PIL import Image
 
 from compress.data import on_device
 from compress.data.dataset import load_data
+from compress.data.decode import Square
 from compress.data.preprocessing import Preprocessing
 from compress.recipe import Augment, Recipe, validate_recipe
 from compress.runs.preview import Sample, augmented, write_preview
 from compress.system.errors import InputError
 from compress.system.interrupts import Flag
 from compress.training.batch_rows import epoch_order
+from compress.training.batches import Batches
 from tests.helpers.damage import not_an_image
 from tests.helpers.pictures import smooth_picture, write_folder_data
 
@@ -23,7 +25,7 @@ PLAIN = Augment(crop=0, flip=False)
 
 def samples(count: int, side: int = 16) -> list[Sample]:
     squares = [np.asarray(smooth_picture(side, side, seed=seed)) for seed in range(count)]
-    return [Sample(str(label), label, square, square) for label, square in enumerate(squares)]
+    return [Sample(str(label), label, square, square, square) for label, square in enumerate(squares)]
 
 
 def recipe(root: Path, **augment: object) -> Recipe:
@@ -35,15 +37,17 @@ def recipe(root: Path, **augment: object) -> Recipe:
     )
 
 
-def test_without_augmentation_every_epoch_shows_the_picture_itself() -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_without_augmentation_every_epoch_shows_the_picture_itself(streamed: bool) -> None:
     given = samples(7)
-    for epoch in augmented(given, PLAIN, Preprocessing(), seed=3):
+    for epoch in augmented(given, PLAIN, Preprocessing(), Square(16), seed=3, streamed=streamed):
         np.testing.assert_array_equal(epoch, np.stack([sample.whole for sample in given]))
 
 
-def test_mirrored_pictures_stay_in_their_rows() -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_mirrored_pictures_stay_in_their_rows(streamed: bool) -> None:
     given = samples(7)
-    drawn = augmented(given, Augment(crop=0, flip=True), Preprocessing(), seed=3)
+    drawn = augmented(given, Augment(crop=0, flip=True), Preprocessing(), Square(16), seed=3, streamed=streamed)
     mirrored = 0
     for epoch in drawn:
         for sample, found in zip(given, epoch, strict=True):
@@ -59,8 +63,12 @@ def test_the_draws_are_those_of_the_batches_of_a_training(tmp_path: Path) -> Non
     augment, seed = Augment(crop=4, flip=True, erase=0.5, scale=0.5), 11
     train = on_device(dataset, torch.device("cpu")).train
     batches = Batches(train, augment, batch_size=3, seed=seed)
-    given = [Sample("", int(label), image, image) for image, label in zip(dataset.train_images, range(3), strict=True)]
-    found = augmented(given, augment, Preprocessing(dataset.mean, dataset.std), seed=seed)
+    given = [
+        Sample("", int(label), image, image, image) for image, label in zip(dataset.train_images, range(3), strict=True)
+    ]
+    found = augmented(
+        given, augment, Preprocessing(dataset.mean, dataset.std), dataset.square, seed=seed, streamed=False
+    )
     for epoch, shown in enumerate(found):
         batch = batches.get(epoch, 0, Flag()).images.permute(0, 2, 3, 1) * train.std + train.mean
         order = epoch_order(3, seed=seed, epoch=epoch)

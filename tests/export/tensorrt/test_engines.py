@@ -102,7 +102,7 @@ def test_sidecar_describes_the_engine(
     assert check_engine(path).engine_bytes == path.stat().st_size
     assert all(0 < done <= total for _, done, total in steps)
     assert "Building engine" in {phase for phase, _, _ in steps}
-    assert cache.stat().st_size > 0
+    assert cache.exists() == (not tensorrt().__name__.startswith("tensorrt_rtx")), "TensorRT for RTX has none"
 
 
 @pytest.mark.parametrize("damage", ["engine", "no engine", "no sidecar", "sidecar"])
