@@ -45,7 +45,7 @@ def raised_by(error: BaseException) -> str | None:
     It is the package of the error's class, else that of the innermost function that is not Python's own.
     """
     names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any(name.startswith("torch.distributed") for name in names):
+    if any(name.startswith("torch.distributed") for name in names) or "gloo" in str(error) or "NCCL" in str(error):
         return None
     packages = [type(error).__module__, *reversed(names)]
     found = next((name for name in (package.split(".")[0] for package in packages) if name not in _PYTHON), None)

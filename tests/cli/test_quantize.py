@@ -41,7 +41,7 @@ def test_a_finished_run_is_fine_tuned_for_int8_to_the_student_of_one_go(
 
     settled = json.loads(added.stdout)["int8_input_ranges"]
     checkpoint = load_file(max((tmp_path / "later" / "checkpoints-quantize").glob("*.safetensors")))
-    observed = ".input_quantizer.activation_post_process."
+    observed = ".input_quantizer."
     for layer, limits in settled.items():
         assert limits == [checkpoint[f"model.{layer}{observed}{end}_val"].item() for end in ("min", "max")]
     assert len(settled) == sum(name.endswith(".input_quantizer.scale") for name in checkpoint)
