@@ -133,7 +133,7 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
     seen = (preprocessing or Preprocessing()).asked(settings.fit, settings.crop_pct)
     square = Square.of(settings.image_size or layout.image_size, seen)
     from_files = settings.loader == "stream" and layout.in_files
-    holdout = settings.holdout if from_files else 0.0
+    holdout = settings.holdout if layout.in_files else 0.0  # of files, so that evaluation sees whole pictures
     wanted = Wanted(
         name=settings.name,
         folder=data_folder(settings),
@@ -167,7 +167,7 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
             f"{wanted.folder} holds one class, {dataset.class_names[0]!r}, and there is nothing to tell apart",
             "Add a folder for another class.",
         )
-    dataset = _train_as_asked(dataset, 0.0 if from_files else settings.holdout, settings.label_noise)
+    dataset = _train_as_asked(dataset, 0.0 if layout.in_files else settings.holdout, settings.label_noise)
     return replace(dataset, warnings=(*dataset.warnings, *not_judged(dataset.eval_labels, dataset.class_names)))
 
 

@@ -51,10 +51,7 @@ class Originals:
         places, labels, holdout = np.arange(len(train.labels)), np.asarray(train.labels), self.settings.holdout
         if not holdout:
             return self._chosen(train, places, rows)
-        if self.settings.loader == "stream":  # holds a part out before it reads pictures
-            return self._chosen(train, places[every_nth(labels, 1 / holdout) == held], rows)
-        left = self._left(train, places)
-        return self._chosen(train, left[every_nth(labels[left], 1 / holdout) == held], rows)
+        return self._chosen(train, places[every_nth(labels, 1 / holdout) == held], rows)
 
     def _chosen(self, split: Split, places: NDArray[np.int64], rows: Sequence[int]) -> list[Picture]:
         images = [split.images[place] for place in self._left(split, places)[list(rows)].tolist()]

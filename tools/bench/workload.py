@@ -14,6 +14,7 @@ from torch import nn
 
 from compress import models, recipe
 from compress.data.augment import Images
+from compress.data.stream import StreamedImages
 from compress.distributed.agreement import Agreement
 from compress.losses.objective import Means, Objective
 from compress.system import console
@@ -105,7 +106,7 @@ def workload_options(*, method: str | None, **defaults: object) -> Callable[[Any
 
 def training(
     settings: recipe.Recipe,
-    images: Images,
+    images: Images | StreamedImages,
     teacher: nn.Module,
     student: nn.Module,
     augment: recipe.Augment | None = None,
@@ -125,7 +126,7 @@ def training(
         memo: Of trainings that have batches and the teacher's passes in common.
     """
     objective = Objective.of(settings.supervision, label_smoothing=0.0)
-    margin = images.images.shape[1] // 8
+    margin = images.image_size // 8
     batches, cheap = batches_and_teacher(
         images,
         teacher,
