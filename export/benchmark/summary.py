@@ -152,7 +152,7 @@ def summary(
         classes=scoring.class_changes(classes),
         thumbnails=_thumbnails(comparisons, shown, dataset),
         aa=measured.aa,
-        warnings=[*_of_data(dataset), *_warnings(record, measured, machine)],
+        warnings=[*data_warnings(dataset), *_warnings(record, measured, machine)],
         sha256="",
     )
 
@@ -179,14 +179,11 @@ def _thumbnails(comparisons: Sequence[Comparison], shown: str, dataset: Dataset)
     ]
 
 
-def _of_data(dataset: Dataset) -> list[str]:
-    found = []
-    for labels, use in ((dataset.train_labels, "train"), (dataset.eval_labels, "evaluate")):
-        if missing := sorted(set(range(dataset.num_classes)) - set(labels.tolist())):
-            some = ", ".join(dataset.class_names[row] for row in missing[:3]) + (", ..." if len(missing) > 3 else "")
-            found.append(f"{len(missing)} classes have no image to {use} on: {some}.")
+def data_warnings(dataset: Dataset) -> list[str]:
+    """What readers of the accuracies should know of the data, a sentence each."""
+    found = [f"{warning}." for warning in dataset.warnings]
     if dataset.left_out:
-        found.append(f"{len(dataset.left_out):,} images that cannot be read were left out.")
+        found.append(f"Images that cannot be read were left out: {len(dataset.left_out):,}.")
     return found
 
 
