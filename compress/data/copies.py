@@ -1,8 +1,8 @@
 """Which pictures of a data set are the same one.
 
 In: what `compress.data.inspection` saw. Out: groups of pictures. Perceptual hashes propose pairs, and thumbnails
-confirm them. On 3,409 photos no pair of different ones was confirmed; copies that were resized or compressed anew were
-found to 99.8 % or more, copies cropped by 3 % to 83 %.
+confirm them. On 3,409 photos no pair of different ones was confirmed. Copies were found: resized or compressed anew
+99.8 % or more, brighter by 15 % 98.7 %, cropped by 3 % 82 %.
 """
 
 from typing import Any
@@ -18,8 +18,8 @@ _FAR = 8
 """Bits in which the hashes of two alike pictures may differ."""
 _ALIKE = 7.0
 """Mean difference of their thumbnails, of 255."""
-_BRIGHTER = 25.0
-"""The same where hashes are within DISTANCE, since a copy may be brighter."""
+_BRIGHTER = 12.0
+"""The same where hashes are within DISTANCE, after both thumbnails are made equally bright."""
 
 
 def copies(facts: NDArray[Any]) -> NDArray[np.int64]:
@@ -54,8 +54,15 @@ def _confirmed(
 ) -> NDArray[np.bool_]:
     first, second = pairs[:, 0], pairs[:, 1]
     distance = np.bitwise_count(hashes[first] ^ hashes[second])
-    difference = np.abs(thumbnails[first].astype(np.int16) - thumbnails[second]).mean(axis=(1, 2, 3))
-    return (difference <= _ALIKE) | ((distance <= DISTANCE) & (difference <= _BRIGHTER))
+    one, other = (thumbnails[rows].astype(np.float32) for rows in (first, second))
+    brighter = _mean(other) / np.maximum(_mean(one), 1)
+    plain, corrected = (_mean(np.abs(part - other)).ravel() for part in (one, one * brighter))
+    return (plain <= _ALIKE) | ((distance <= DISTANCE) & (corrected <= _BRIGHTER))
+
+
+def _mean(thumbnails: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of each, [N, 1, 1, 1]."""
+    return thumbnails.mean(axis=(1, 2, 3), keepdims=True)
 
 
 def _joined(groups: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -84,7 +84,12 @@ def enlarged(path: Path, copy: Path) -> None:
         image.resize((48, 60), Image.Resampling.BICUBIC).save(copy)
 
 
-@pytest.mark.parametrize("make", [as_it_is, compressed, enlarged])
+def brighter(path: Path, copy: Path) -> None:
+    with Image.open(path) as image:
+        image.point(lambda value: value * 1.15).save(copy)
+
+
+@pytest.mark.parametrize("make", [as_it_is, compressed, enlarged, brighter])
 @pytest.mark.parametrize(
     ("place", "kinds"),
     [
@@ -182,6 +187,6 @@ def test_data_in_memory_is_checked_too() -> None:
 def test_the_photos_hold_one_picture_in_two_classes() -> None:
     report = check(PHOTOS, image_size=224)
     findings = {finding.kind: finding for finding in report.findings}
-    assert findings.keys() - {"copies"} == {"two classes", "unequal classes"}  # two T-shirts on one carpet look alike
+    assert findings.keys() == {"two classes", "unequal classes"}
     (group,) = findings["two classes"].groups
     assert {Path(name).name for name in group} == {"02047.webp", "02202.webp"}
