@@ -13,6 +13,7 @@ import pytest
 
 from tests.helpers import command as commands
 from tests.helpers.command import Command, Process, Start, weights
+from tests.helpers.paths import UNPACK
 from tests.helpers.pictures import TINY, write_folder_data
 from tests.helpers.torchrun import torchrun
 from tests.helpers.warm import WarmProcess
@@ -23,6 +24,16 @@ __all__ = ["torchrun"]
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["COMPRESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def real_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with train/ and validation/ of real photos. Skips where they are absent."""
+    if not UNPACK.exists():
+        pytest.skip("the real photos are not beside the checkout")
+    folder = tmp_path_factory.mktemp("real-photos")
+    subprocess.run([sys.executable, UNPACK, folder, "photos"], check=True, capture_output=True)
+    return folder / "photos"
 
 
 @pytest.fixture(scope="session")

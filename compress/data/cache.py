@@ -28,6 +28,7 @@ from compress.data.source import Source, Split
 from compress.data.split_checks import constant_classes, overlap
 from compress.data.statistics import channel_statistics
 from compress.system import files
+from compress.system.errors import InputError
 from compress.system.hashes import sha256_json
 
 logger = logging.getLogger(__name__)
@@ -91,15 +92,12 @@ def cached(wanted: Wanted) -> dict[str, Any]:
     found = of_source(source, folder) if source else of_files([str(folder / file) for file in wanted.packed], folder)
     current = f"{_FORMAT} {found}"
     if may_only_read(cache) and (content := _open_cache(cache, wanted, current)) is not None:
-        return _with_warnings(content, source)
+        return _as_asked(content, source, wanted)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
             if (content := _open_cache(cache, wanted, current)) is not None:
-                if content["left_out"]:
-                    total = sum(len(content[name]) for name in (*_LABELS, "left_out"))
-                    raise_unless_skipped(content["left_out"], total, skip=wanted.skip)
-                return _with_warnings(content, source)
+                return _as_asked(content, source, wanted)
             source = source or wanted.read(folder)
             count = 0 if wanted.streamed else len(source.train.labels)
             count += len(source.evaluation.labels) if source.evaluation else 0
@@ -117,7 +115,7 @@ def cached(wanted: Wanted) -> dict[str, Any]:
                 shutil.rmtree(cache, ignore_errors=True)
                 os.chmod(scratch, 0o755)  # other users may read the cache
                 os.rename(scratch, cache)
-            return _with_warnings(_content(cache, wanted, meta, mmap=True), source)
+            return _as_asked(_content(cache, wanted, meta, mmap=True), source, wanted)
     except OSError as error:
         failure = files.cannot_write(cache, error)
         raise type(failure)(failure.message, "Set $COMPRESS_CACHE to a folder with space.") from error
@@ -130,7 +128,11 @@ def uncached(wanted: Wanted) -> dict[str, Any]:
         return _content(folder, wanted, _build(wanted.read(wanted.folder), wanted, folder, {}), mmap=False)
 
 
-def _with_warnings(content: dict[str, Any], source: Source | None) -> dict[str, Any]:
+def _as_asked(content: dict[str, Any], source: Source | None, wanted: Wanted) -> dict[str, Any]:
+    """The content with the warnings of its source. Raises InputError where what was left out must not be."""
+    if content["left_out"]:
+        total = sum(len(content[name]) for name in (*_LABELS, "left_out"))
+        raise_unless_skipped(content["left_out"], total, skip=wanted.skip)
     return {**content, "warnings": (*(source.warnings if source else ()), *content["warnings"])}
 
 
@@ -163,7 +165,7 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
         np.save(folder / "train_labels.npy", np.asarray(train.labels, dtype=np.int64))
         np.save(folder / "train_paths.npy", pictures.paths)
         np.save(folder / "train_ends.npy", pictures.ends)
-        np.save(folder / "train_bytes.npy", np.array([os.stat(path).st_size for path in train.images]))
+        np.save(folder / "train_bytes.npy", _bytes(train.images))
         mean, std = channel_statistics(pictures[:: max(1, len(pictures) // _SAMPLE)])
     else:
         left_out |= _write_split(source.train, whole, folder, "train")
@@ -202,6 +204,14 @@ def _write_split(split: Split, square: Square, folder: Path, name: str) -> dict[
         np.save(out, resized(split.images, square))
     np.save(folder / f"{name}_labels.npy", labels)
     return {str(split.images[row]): problem for row, problem in problems.items()}
+
+
+def _bytes(paths: list[str]) -> NDArray[np.int64]:
+    """The size of each file, int64 [N]. Raises InputError where one is missing, such as a link to nowhere."""
+    try:
+        return np.array([os.stat(path).st_size for path in paths], dtype=np.int64)
+    except OSError as error:
+        raise InputError(f"no image at {error.filename}", "`compress data check RECIPE` lists all such.") from None
 
 
 def _readable(split: Split, square: Square) -> tuple[Split, dict[str, str]]:

@@ -157,6 +157,8 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
         originals=Originals(settings, wanted.folder, frozenset(content["left_out"])),
         **content,
     )
+    if dataset.streamed and not from_files:  # training sees other pixels than those that are resident
+        dataset = replace(dataset, sha256=sha256_json([dataset.sha256, "streamed"]))
     if not settings.holdout and not len(dataset.eval_labels):
         raise InputError(
             f"{wanted.folder} has no val, valid or test folder",

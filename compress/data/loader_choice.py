@@ -18,9 +18,9 @@ _SHARE = 0.5  # of the free memory that the squares may take
 def choose_loader(settings: Data, device: torch.device) -> Literal["resident", "stream"]:
     """The loader of a data set.
 
-    Changes of single pictures need the stream. The published sets are else resident, since they are
-    thumbnails, whose squares are all there is to see. Pictures of one's own are streamed where
-    random resized crops would see what the square has thrown away, and where their squares take too much memory.
+    Changes of single pictures need the stream. The published sets are else resident: they are thumbnails, whose squares
+    are all there is to see. Pictures of one's own are streamed where random resized crops would miss what the square
+    has thrown away, and where their squares take too much memory.
 
     Raises:
         UsageError: the augmentation is not for the loader.

@@ -42,6 +42,6 @@ def on_device(dataset: Dataset, device: torch.device, *, processes: int = 1) -> 
             return Splits(resident(pixels, dataset.train_labels, dataset.unlabeled), evaluation)
         pixels = PixelPictures(pixels, replace(dataset.square, crop_pct=1.0))
     labels = torch.from_numpy(dataset.train_labels).to(device)
-    return Splits(
-        StreamedImages(pixels, labels, mean, std, ahead=device.type == "cuda", processes=processes), evaluation
-    )
+    ahead = device.type == "cuda"
+    streamed = StreamedImages(pixels, labels, mean, std, dataset.unlabeled, ahead=ahead, processes=processes)
+    return Splits(streamed, evaluation)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.cache import Wanted, cached, resized
+from compress.data.cache import Wanted, cached
 from compress.data.dataset import Dataset
 from compress.data.near_duplicates import DISTANCE, near, perceptual_hashes
 from compress.data.picture_files import PictureFiles
@@ -75,11 +75,9 @@ def _joined(
     own: NDArray[np.uint8] | PictureFiles, others: NDArray[np.uint8] | PictureFiles, rows: NDArray[np.int64]
 ) -> NDArray[np.uint8] | PictureFiles:
     """The pictures with those rows of the others after them."""
-    if isinstance(others, PictureFiles):
-        if isinstance(own, PictureFiles):
-            return own.followed_by(others, rows)
-        others = replace(others, square=replace(others.square, size=own.shape[1]))
-    assert not isinstance(own, PictureFiles)
+    if isinstance(own, PictureFiles):
+        assert isinstance(others, PictureFiles)
+        return own.followed_by(others, rows)
     return np.concatenate([own, others[rows]])
 
 
@@ -111,18 +109,13 @@ def _kept_copies(content: dict[str, Any], dataset: Dataset) -> NDArray[np.bool_]
 def _copies(content: dict[str, Any], dataset: Dataset) -> NDArray[np.bool_]:
     """bool [N]: which pictures are copies of one to evaluate on.
 
-    They are compared as evaluation sees them: cropped from the file, or where data.holdout chose the pictures to
-    evaluate on from resident squares, from the square of a picture to train on.
+    They are compared as evaluation sees them, cropped from the file.
     """
-    square, others = dataset.square, perceptual_hashes(dataset.eval_images)
-    pictures: NDArray[np.uint8] | PictureFiles = content["train_images"]
-    seen = replace(pictures, square=square) if isinstance(pictures, PictureFiles) else pictures
-    found = np.concatenate(
-        [
-            near(perceptual_hashes(resized(seen[start : start + _CHUNK], square)), others, DISTANCE)
-            for start in range(0, len(pictures), _CHUNK)
-        ]
-    )
-    if isinstance(pictures, PictureFiles) or square.crop_pct == 1:
-        return found
-    return found | near(perceptual_hashes(content["eval_images"]), others, DISTANCE)
+    others, cropped = perceptual_hashes(dataset.eval_images), dataset.square.crop_pct < 1
+    seen: NDArray[np.uint8] | PictureFiles = content["train_images"]
+    if isinstance(seen, PictureFiles):
+        seen = replace(seen, square=dataset.square)
+    elif cropped:
+        seen = content["eval_images"]
+    chunks = range(0, len(seen), _CHUNK)
+    return np.concatenate([near(perceptual_hashes(seen[at : at + _CHUNK]), others, DISTANCE) for at in chunks])

@@ -96,9 +96,8 @@ def obtain_teacher(
     else:
         logger.info(f"teacher: top1 {record.top1:.2%} on {own.eval_split} of {own.name}")
         check_above_chance(record.top1, own, recipe)
-    if module is not None:
-        return module, record
-    return loaded_teacher(run.teacher, record.sha256, dataset, memo), record
+    loaded = loaded_teacher(run.teacher, record.sha256, dataset, memo) if module is None else module
+    return loaded, record
 
 
 def loaded_teacher(folder: Path, sha256: str, dataset: Dataset, memo: Memo) -> nn.Module:
@@ -151,8 +150,7 @@ def trained_teacher(
         CompressError: whatever training raises. The teacher is then not kept.
         Interrupted: a signal arrived. The training resumes next time.
     """
-    folder = TeacherFolder(teachers_root() / teacher_hash(recipe, dataset))
-    world = current()
+    folder, world = TeacherFolder(teachers_root() / teacher_hash(recipe, dataset)), current()
     with in_turn(folder.path / ".lock", f"teacher in {folder.path}") if world.leads else nullcontext():
         world.from_leader(lambda: files.remove_leftovers(folder.path))
         require_common_folder(folder.path)

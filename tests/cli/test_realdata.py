@@ -11,9 +11,8 @@ import pytest
 from compress.data import load_data
 from compress.recipe import Data
 from tests.helpers.command import Command
-from tests.helpers.paths import SHARED_DATA
+from tests.helpers.paths import UNPACK
 
-UNPACK = SHARED_DATA / "unpack.py"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.realdata,

@@ -31,11 +31,13 @@ def run_of(command: Command, recipe: Path, home: Path, *settings: str, code: int
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loader", ["resident", "stream"])
 def test_a_run_with_them_differs_says_so_and_is_exported_without_them(
-    command: Command, tiny_recipe: Path, tmp_path: Path, more: Path
+    command: Command, tiny_recipe: Path, tmp_path: Path, more: Path, loader: str
 ) -> None:
-    plain = run_of(command, tiny_recipe, tmp_path / "plain")
-    result = run_of(command, tiny_recipe, tmp_path / "used", f"data.unlabeled={more}")
+    plain = run_of(command, tiny_recipe, tmp_path / "plain", f"data.loader={loader}")
+    result = run_of(command, tiny_recipe, tmp_path / "used", f"data.loader={loader}", f"data.unlabeled={more}")
+    assert "student: 0.0 M parameters, 2 epochs of 9 steps" in result.stderr  # a half of each batch has labels
     assert "unlabeled: 37 pictures" in result.stderr
     assert "3 more are left out" in result.stderr
     assert "37 without a label" in result.stderr

@@ -15,8 +15,6 @@ from tests.helpers.damage import a_link_to_nowhere, empty, huge, not_an_image, t
 from tests.helpers.odd_pictures import ODD
 from tests.helpers.pictures import smooth_picture
 
-PHOTOS = Path("/data/photos")
-
 
 def write_data(root: Path, *, train: int = 24, val: int = 6, side: int = 24) -> Path:
     for number, name in enumerate(("a", "b")):
@@ -183,9 +181,9 @@ def test_data_in_memory_is_checked_too() -> None:
     assert not report.stops
 
 
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photos here")
-def test_the_photos_hold_one_picture_in_two_classes() -> None:
-    report = check(PHOTOS, image_size=224)
+@pytest.mark.realdata
+def test_the_photos_hold_one_picture_in_two_classes(real_photos: Path) -> None:
+    report = check(real_photos, image_size=224)
     findings = {finding.kind: finding for finding in report.findings}
     assert findings.keys() == {"two classes", "unequal classes"}
     (group,) = findings["two classes"].groups

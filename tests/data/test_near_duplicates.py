@@ -12,8 +12,6 @@ from scipy.spatial.distance import cdist
 
 from compress.data.near_duplicates import DISTANCE, near, near_pairs, perceptual_hashes
 
-PHOTOS = Path("/data/photos/validation")
-
 
 def phash_of_imagehash(image: Image.Image) -> NDArray[np.bool_]:
     """The function phash of the library imagehash 4.3, for its default sizes, by its own steps."""
@@ -79,9 +77,9 @@ def smaller(image: Image.Image) -> Image.Image:
     return image.resize((image.width // 2, image.height // 2))
 
 
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photos here")
-def test_copies_of_photos_are_found_and_other_photos_are_not() -> None:
-    photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*/*.webp"))[::2]]
+@pytest.mark.realdata
+def test_copies_of_photos_are_found_and_other_photos_are_not(real_photos: Path) -> None:
+    photos = [Image.open(path).convert("RGB") for path in sorted(real_photos.glob("validation/*/*.webp"))[::2]]
 
     def hashes(images: list[Image.Image]) -> NDArray[np.uint64]:
         return perceptual_hashes(stacked([ImageOps.fit(image, (64, 64)) for image in images]))

@@ -113,7 +113,7 @@ def test_all_bad_pictures_are_named_at_once(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(InputError) as found:
             load(tmp_path)
         assert all(str(path) in found.value.message for path in bad)
-        assert found.value.message.startswith("3 of 18 images cannot be read")
+        assert found.value.message.startswith("3 of 24 images cannot be read")
 
 
 def test_workers_do_not_import_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,9 @@ def test_an_interpolation_that_pillow_has_not_for_warps_becomes_bicubic() -> Non
     "auto", [*CONFIGS, "3a", "trivial", "rand", "augmix", "rand-m9-mstd101-inc1-mmax8", "rand-t3aw"]
 )
 def test_the_libraries_take_what_a_recipe_may_say(auto: str) -> None:
-    settings(auto=auto)(picture(), 1)
+    changed = [settings(auto=auto)(picture(), key) for key in range(4)]
+    assert all((image.size, image.mode) == (picture().size, "RGB") for image in changed)
+    assert any(image != picture() for image in changed)
 
 
 @pytest.mark.parametrize("auto", ["rand-x9", "random", "rand-m9-", "trivial-m3", "v1", "rand-n0", "augmix-w0", ""])

@@ -175,10 +175,25 @@ def test_both_loaders_hold_out_the_same_pictures(tmp_path: Path, loader: str) ->
     assert not parts[0] & parts[1]
 
 
+def test_a_link_to_nowhere_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    root = write_folder_data(tmp_path / "data", train=40)
+    (root / "train" / "dark" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=r"no image at .*gone\.png"):
+        load_data(Data(name="folder", root=str(root), image_size=8, loader="stream"))
+    left = load_data(
+        Data.model_validate(
+            {"name": "folder", "root": str(root), "image_size": 8, "loader": "stream", "on_bad_image": "skip"}
+        )
+    )
+    assert [Path(path).name for path in left.left_out] == ["gone.png"]
+    assert len(left.train_labels) == len(left.train_images) == 120
+
+
 def test_pixels_in_memory_can_be_streamed_too() -> None:
     dataset = load_data(Data(name="digits", image_size=8, loader="stream"))
     train = on_device(dataset, CPU).train
     assert isinstance(train, StreamedImages)
     assert isinstance(train.pictures, PixelPictures)
+    assert dataset.sha256 != load_data(Data(name="digits", image_size=8, loader="resident")).sha256
     (batch,) = train.batches([torch.arange(4)], Augment(crop=0, flip=False), seed=0, epoch=0)
     torch.testing.assert_close(batch, train.normalized(slice(0, 4)))

@@ -16,6 +16,8 @@ from compress.recipe import Data
 from compress.system.errors import InputError
 from tests.helpers.pictures import write_folder_data, write_images
 
+LOADERS = pytest.mark.parametrize("loader", ["resident", "stream"])
+
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -35,27 +37,37 @@ def loaded(root: Path, size: int = 8, **options: object) -> Dataset:
     return load_data(Data.model_validate({"name": "folder", "root": str(root), "image_size": size, **options}))
 
 
-def test_they_come_last_without_a_label_and_statistics_are_of_the_others(root: Path, tmp_path: Path) -> None:
+@LOADERS
+def test_they_come_last_without_a_label_and_statistics_are_of_the_others(
+    root: Path, tmp_path: Path, loader: str
+) -> None:
     write_images(tmp_path / "more" / "a" / "b", 5, seed=50, shade=150)
     write_images(tmp_path / "more", 6, seed=51, shade=170)
     (tmp_path / "more" / "notes.txt").write_text("no picture")
-    plain = loaded(root)
+    plain = loaded(root, loader=loader)
     data = with_unlabeled(plain, str(tmp_path / "more"))
     assert (data.labeled, data.unlabeled) == (72, 11)
-    assert np.array_equal(data.train_images[:72], plain.train_images)
+    assert np.array_equal(data.train_images[:72], plain.train_images[:])
     assert (data.train_labels[72:] == -1).all()
     files = sorted((tmp_path / "more").rglob("*.png"), key=str)
     assert np.array_equal(data.train_images[72:], np.stack([np.asarray(Image.open(file)) for file in files]))
     same = ("mean", "std", "own_mean", "own_std", "sha256", "num_classes", "balanced")
     assert [getattr(data, name) for name in same] == [getattr(plain, name) for name in same]
     images = on_device(data, torch.device("cpu")).train
-    assert (images.labeled, images.unlabeled, len(images.images)) == (72, 11, 83)
+    assert (images.labeled, images.unlabeled, len(images.labels)) == (72, 11, 83)
 
 
+@LOADERS
 @pytest.mark.parametrize("crop_pct", [1.0, 0.875])
 def test_copies_of_pictures_to_evaluate_on_are_left_out_and_counted(
-    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, crop_pct: float
+    root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    crop_pct: float,
+    loader: str,
 ) -> None:
+    seen = {"crop_pct": crop_pct, "loader": loader}
     originals = [smooth(root / "val" / "dark" / f"photo{seed}.png", seed) for seed in range(6)]
     for number, image in enumerate(originals[:4]):
         (tmp_path / "more").mkdir(exist_ok=True)
@@ -68,22 +80,25 @@ def test_copies_of_pictures_to_evaluate_on_are_left_out_and_counted(
     for seed in range(20, 27):
         smooth(tmp_path / "more" / "deep" / f"{seed}.png", seed)
     with caplog.at_level(logging.INFO):
-        data = with_unlabeled(loaded(root, 32, crop_pct=crop_pct), str(tmp_path / "more"))
+        data = with_unlabeled(loaded(root, 32, **seen), str(tmp_path / "more"))
     assert data.unlabeled == 8
     assert "8 pictures" in caplog.text
     assert "5 more are left out" in caplog.text
-    others = with_unlabeled(loaded(root, 32, crop_pct=crop_pct), str(tmp_path / "more" / "deep"))
+    others = with_unlabeled(loaded(root, 32, **seen), str(tmp_path / "more" / "deep"))
     assert others.unlabeled_sha256 != data.unlabeled_sha256 is not None
     monkeypatch.setattr(module, "perceptual_hashes", None)  # what is known is not hashed again
-    again = with_unlabeled(loaded(root, 32, crop_pct=crop_pct), str(tmp_path / "more"))
+    again = with_unlabeled(loaded(root, 32, **seen), str(tmp_path / "more"))
     assert again.unlabeled_sha256 == data.unlabeled_sha256
 
 
-def test_a_part_that_is_held_out_is_evaluated_on_so_its_copies_are_left_out(root: Path, tmp_path: Path) -> None:
+@LOADERS
+def test_a_part_that_is_held_out_is_evaluated_on_so_its_copies_are_left_out(
+    root: Path, tmp_path: Path, loader: str
+) -> None:
     for seed in range(10):
         smooth(root / "train" / "dark" / f"photo{seed}.png", seed, size=32)
         smooth(tmp_path / "more" / f"{seed}.png", seed, size=32)
-    held = loaded(root, 32, holdout=0.3)
+    held = loaded(root, 32, holdout=0.3, loader=loader)
     data = with_unlabeled(held, str(tmp_path / "more"))
     evaluated = {image.tobytes() for image in held.eval_images}
     expected = sum(np.asarray(Image.open(path)).tobytes() not in evaluated for path in (tmp_path / "more").iterdir())

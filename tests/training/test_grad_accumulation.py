@@ -19,7 +19,7 @@ from compress.training.batches import Batch, batches_and_teacher
 from compress.training.memo import Memo
 from compress.training.qat import with_fake_quantization
 from compress.training.state import Training, of_student, parts_of_loss, prepare
-from tests.helpers.networks import Staged, equal, network, with_statistics
+from tests.helpers.networks import Exact, Staged, equal, network, with_statistics
 from tests.helpers.terms import STAGED_HINT, STAGED_TERMS, supervision
 from tests.helpers.training import newest, repeatable_metrics, run, splits, stop_after
 
@@ -31,17 +31,6 @@ CASES = {
     "ka+dtd, all": ("ka+dtd", STAGED_TERMS),
 }
 """A student and its layers are named as in Staged, a teacher as in network()."""
-
-
-class Exact(Staged):
-    """Computes in float64, and no image depends on another."""
-
-    def __init__(self) -> None:
-        super().__init__(1, statistics=False)
-        self.double()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images.double())
 
 
 def prepared(

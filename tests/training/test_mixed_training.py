@@ -19,7 +19,7 @@ from compress.training.memo import Memo
 from compress.training.metrics import read_metrics
 from compress.training.state import Training, prepare
 from compress.training.teacher_cache import TeacherViews
-from tests.helpers.networks import Staged, equal, network
+from tests.helpers.networks import Exact, Staged, equal, network
 from tests.helpers.terms import STAGED_TERMS, supervision
 from tests.helpers.training import newest, repeatable_metrics, run, splits, stop_after, without_labels
 from tests.helpers.two_processes import in_two_processes
@@ -111,17 +111,6 @@ def test_without_a_share_pictures_without_labels_change_nothing(tmp_path: Path) 
 def test_the_accuracy_in_training_is_of_rows_with_labels(tmp_path: Path) -> None:
     run(tmp_path, data=without_labels(splits(), 30), model=network(1, channels=16), epochs=20, unlabeled_share=0.75)
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["train_top1"] > 0.4  # of all rows it is at most 0.25
-
-
-class Exact(Staged):
-    """Computes in float64, and no image depends on another."""
-
-    def __init__(self) -> None:
-        super().__init__(1, statistics=False)
-        self.double()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images.double())
 
 
 def step(data: Images, method: str, parts: int, share: float) -> tuple[Training, dict[str, Tensor]]:

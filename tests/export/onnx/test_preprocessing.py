@@ -18,8 +18,9 @@ from export.onnx import add_preprocessing, export_onnx, export_preprocessing
 from export.runtimes import OrtRuntime
 from export.tensorrt.build import tensorrt, tensorrt_logger
 from export.tensorrt.lint import lint_for_tensorrt
+from tests.helpers.paths import SHARED_WEIGHTS
 
-PHOTOS, WEIGHTS = Path("/data/photos/validation"), Path("/work/shared/weights/tf_efficientnet_lite0")
+WEIGHTS = SHARED_WEIGHTS / "tf_efficientnet_lite0"
 SIZES = ((375, 500), (500, 375), (160, 160), (183, 190), (1, 1), (1, 30), (40, 1), (30, 630), (630, 30), (64, 65))
 FITS = [Square(64, "bicubic", 0.875, fit, (124, 116, 104)) for fit in ("crop", "stretch", "pad")]
 
@@ -93,8 +94,9 @@ def test_tensorrt_takes_pictures_of_any_size(square: Square, tmp_path: Path, bui
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (PHOTOS.is_dir() and WEIGHTS.is_dir()), reason="the photos or the weights are not here")
-def test_photos_get_the_same_class_and_nearly_the_same_probabilities(tmp_path: Path) -> None:
+@pytest.mark.realdata
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights are not beside the checkout")
+def test_photos_get_the_same_class_and_nearly_the_same_probabilities(real_photos: Path, tmp_path: Path) -> None:
     model = timm.create_model(f"local-dir:{WEIGHTS}", pretrained=True).eval()
     seen = Preprocessing.of(read_config(WEIGHTS)["pretrained_cfg"], "lite0")
     assert seen.mean is not None
@@ -104,7 +106,7 @@ def test_photos_get_the_same_class_and_nearly_the_same_probabilities(tmp_path: P
     add_preprocessing(plain, pixels, square, mean=seen.mean, std=seen.std)
     evaluate = OrtRuntime(plain, seen.mean, seen.std)
     session = onnxruntime.InferenceSession(pixels, providers=["CPUExecutionProvider"])
-    paths = sorted(path for path in PHOTOS.rglob("*") if is_picture(path.name))
+    paths = sorted(path for path in (real_photos / "validation").rglob("*") if is_picture(path.name))
     expected = softmax(evaluate(np.stack([square.read(path) for path in paths])).astype(np.float64), axis=1)
     found = np.concatenate(
         [np.asarray(session.run(["probabilities"], {"pixels": read_rgb(path)[None]})[0]) for path in paths]
