@@ -120,12 +120,14 @@ class BundledModel(Record):
 
     precision: Precision
     input: Literal["input", "pixels"] = "input"
+    signature: str
+    """Its inputs and outputs with type and shape."""
 
 
 class BundleManifest(Record):
     """manifest.json of a bundle."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     default_model: str = ""
     models: Annotated[dict[str, BundledModel], Field(min_length=1)]
     class_names: list[str] = Field(default=[])
@@ -139,3 +141,5 @@ class BundleManifest(Record):
     """The golden pictures: the class of each, by its POSIX path in the bundle."""
     files: dict[str, str]
     """SHA-256 of every other file, by its POSIX path in the bundle."""
+    sha256: str = ""
+    """Of all the rest of this manifest, as JSON with sorted keys."""

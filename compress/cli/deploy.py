@@ -156,7 +156,7 @@ def verify(bundle: Path, threads: int | None) -> None:
     from export.delivery import verify_bundle
 
     for name, difference in verify_bundle(bundle, threads=threads).items():
-        click.echo(f"pass  {name}  differs by {difference:.2g} of its largest answer")
+        click.echo(f"pass  {name}  its probabilities differ by up to {difference:.2g}")
 
 
 @click.command()

@@ -6,31 +6,26 @@ The folder is also a model folder for Triton Inference Server: config.pbtxt, and
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 
 from compress.data import Dataset, rgb
 from compress.data.preprocessing import Fit
-from compress.system.errors import GateError, InputError
+from compress.system.errors import InputError
 from compress.system.files import replacing, sha256_file
-from export.delivery.golden import ANSWERS, PREPROCESSING, answers, recorded_answers, write_pictures
+from export.delivery.golden import ANSWERS, PREPROCESSING, answers, write_pictures
+from export.delivery.manifest import CLASSES, MANIFEST, bundle_files, signature, write_manifest
 from export.onnx import PIXELS_NAME, export_preprocessing, get_metadata
 from export.records import PRECISIONS, BundledModel, BundleManifest, Precision
 
-MANIFEST = "manifest.json"
-_BY_USE = frozenset({"__pycache__", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"})
 _SIDES: dict[Fit, str] = {
     "crop": "Before, the shorter side is resized to {} pixels",
     "stretch": "Before, both sides are resized to {} pixels",
     "pad": "Before, the longer side is resized to {} pixels, the rest is filled with the mean colour",
 }
-# Allowed difference as a share of the largest answer. INT8 differs between CPUs with and without 8-bit dot products.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}
 
 
 def make_bundle(
@@ -63,14 +58,14 @@ def make_bundle(
         golden = write_pictures(folder, data)
         recorded = answers(folder, [model.name for model in models], golden, threads)
         np.savez(folder / ANSWERS, allow_pickle=False, **recorded)
-        (folder / "classes.txt").write_text("\n".join(data.class_names) + "\n", encoding="utf-8")
+        (folder / CLASSES).write_text("\n".join(data.class_names) + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name("bundle_runner.py"), folder / "run.py")
         shutil.copyfile(rgb.__file__, folder / "rgb.py")
         (folder / "config.pbtxt").write_text(_triton_config(models[0].name, data), encoding="utf-8")
         (folder / "README.md").write_text(_card(models, data, card), encoding="utf-8")
         manifest = BundleManifest(
             default_model=models[0].name,
-            models={model.name: BundledModel(precision=_precision(model), input=_input(model)) for model in models},
+            models={model.name: _bundled(model) for model in models},
             class_names=list(data.class_names),
             mean=list(data.mean),
             std=list(data.std),
@@ -79,48 +74,15 @@ def make_bundle(
             fit=data.fit,
             image_size=data.square.size,
             golden=golden,
-            files={name: sha256_file(folder / name) for name in _files(folder)},
+            files={name: sha256_file(folder / name) for name in bundle_files(folder)},
         )
-        manifest.write(folder / MANIFEST)
+        write_manifest(folder, manifest)
         if target.suffix == ".zip":
             with replacing(target) as temporary:
                 _zip(folder, temporary)
         else:
             folder.replace(target)
     return target
-
-
-def verify_bundle(path: Path, *, threads: int | None = None) -> dict[str, float]:
-    """Replays the golden pictures with every model, from their files: decoding, preprocessing, model.
-
-    Args:
-        path: a bundle, as a folder or a zip.
-        threads: of ONNX Runtime; None takes what this process may use.
-
-    Returns:
-        By model, its largest difference from what was recorded, as a share of its largest answer.
-
-    Raises:
-        InputError: the bundle is missing, not whole, or was altered.
-        GateError: a model answers otherwise on this machine.
-    """
-    with _opened(path) as folder:
-        manifest = _checked_manifest(folder, path)
-        recorded = recorded_answers(folder, manifest, path)
-        found = answers(folder, manifest.models, manifest.golden, threads)
-        measured: dict[str, float] = {}
-        for name, about in manifest.models.items():
-            expected, actual = recorded[name], found[name]
-            allowed = TOLERANCES[about.precision]
-            scale = float(np.abs(expected).max()) or 1.0
-            measured[name] = float(np.abs(actual - expected).max()) / scale
-            if not measured[name] <= allowed:
-                raise GateError(
-                    f"{name} differs by {measured[name]:.3g} of its largest answer from what was recorded, "
-                    f"{allowed:.3g} allowed",
-                    "This machine's onnxruntime or Pillow computes another result; try other versions of them",
-                )
-    return measured
 
 
 def _precision(model: Path) -> Precision:
@@ -130,87 +92,21 @@ def _precision(model: Path) -> Precision:
     return "fp32"
 
 
-def _input(model: Path) -> Literal["input", "pixels"]:
-    return "pixels" if onnx.load(model).graph.input[0].name == PIXELS_NAME else "input"
-
-
-def _files(folder: Path) -> list[str]:
-    """Every file but the manifest, as POSIX paths relative to the folder, sorted."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in found if path.as_posix() != MANIFEST)
-
-
-def _leaves_by_use(name: str) -> bool:
-    """Whether Python or a file manager leaves such a file in a folder that is used. None of them is ever run."""
-    path = PurePosixPath(name)
-    return not _BY_USE.isdisjoint(path.parts) or path.name.startswith("._")
+def _bundled(model: Path) -> BundledModel:
+    takes_pixels = onnx.load(model).graph.input[0].name == PIXELS_NAME
+    return BundledModel(
+        precision=_precision(model), input="pixels" if takes_pixels else "input", signature=signature(model)
+    )
 
 
 def _zip(folder: Path, target: Path) -> None:
     """The same bytes for the same files: fixed order, dates and permissions."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in [MANIFEST, *_files(folder)]:
+        for name in [MANIFEST, *bundle_files(folder)]:
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, (folder / name).read_bytes())
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield path
-        return
-    if not path.exists():
-        raise InputError(f"there is no bundle {path}", "Make one: compress export --bundle")
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = [PurePosixPath(name) for name in archive.namelist()]
-                if any(name.is_absolute() or ".." in name.parts for name in names):
-                    raise InputError(f"{path} has paths that leave its folder", "Do not trust it; get the bundle anew")
-                archive.extractall(temporary)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise InputError(f"{path} is not a whole zip file: {error}", "Get the bundle anew") from error
-        yield Path(temporary)
-
-
-def read_manifest(bundle: Path) -> BundleManifest:
-    """What a bundle, a folder or a zip, says of itself. Its files are not looked at.
-
-    Raises:
-        InputError: the bundle or its manifest is missing or damaged.
-    """
-    try:
-        if bundle.is_dir():
-            return BundleManifest.read(bundle / MANIFEST)
-        with zipfile.ZipFile(bundle) as archive:
-            return BundleManifest.model_validate_json(archive.read(MANIFEST))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, InputError) as error:  # pydantic's are ValueErrors
-        raise _damaged(bundle) from error
-
-
-def _damaged(bundle: Path) -> InputError:
-    return InputError(f"the manifest of {bundle} is missing or damaged", "Get the bundle anew")
-
-
-def _checked_manifest(folder: Path, path: Path) -> BundleManifest:
-    """The manifest of the bundle `path`, which was opened in `folder`. Its files are what the manifest says."""
-    try:
-        manifest = BundleManifest.read(folder / MANIFEST)
-    except (OSError, InputError) as error:
-        raise _damaged(path) from error
-    listed, known = manifest.files, {f"1/{name}" for name in manifest.models}
-    known |= {ANSWERS, PREPROCESSING, *manifest.golden}
-    present = set(_files(folder))
-    if missing := sorted((set(listed) | known) - present):
-        raise InputError(f"{path} lacks {missing[0]}", "Get the bundle anew")
-    if added := sorted(name for name in present - set(listed) if not _leaves_by_use(name)):
-        raise InputError(f"{path} holds {added[0]}, which its manifest does not list", "Get the bundle anew")
-    for name, expected in listed.items():
-        if sha256_file(folder / name) != expected:
-            raise InputError(f"{name} in {path} was altered", "Get the bundle anew")
-    return manifest
 
 
 def _triton_config(model: str, data: Dataset) -> str:
