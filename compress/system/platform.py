@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 _CGROUP = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
 _STATUS = Path("/proc/self/status")
+_TASKS = Path("/proc/self/task")
 OWN_PROCESS = "fork" if sys.platform == "linux" else "spawn"
 """How multiprocessing starts a process for a part of the work. macOS and Windows cannot safely fork."""
 _MAP_NORESERVE = 0x4000  # Python 3.11 has no name for this flag of Linux
@@ -62,6 +63,14 @@ def processor(cpuinfo: Path = _CPUINFO) -> tuple[str, list[str]]:
 def load_average() -> float | None:
     """Processes that ran or waited in the last minute. None on Windows."""
     return None if sys.platform == "win32" else os.getloadavg()[0]
+
+
+def waited_ns() -> int | None:
+    """Nanoseconds that this process's threads were ready to run and had to wait for a CPU. None but on Linux."""
+    try:
+        return sum(int(task.read_bytes().split()[1]) for task in _TASKS.glob("*/schedstat"))
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def peak_memory_mb() -> float:

@@ -6,6 +6,7 @@ from compress.system.lazy import hand_on
 
 if TYPE_CHECKING:
     from export.benchmark.candidates import find_candidates
+    from export.benchmark.file import read_benchmark, write_benchmark
     from export.benchmark.measure import benchmark_run
     from export.benchmark.results import (
         AccuracyResult,
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
         Interval,
         Latency,
         NotRun,
-        read_benchmark,
-        write_benchmark,
     )
     from export.benchmark.verdict import gate
 
@@ -42,5 +41,7 @@ _HOMES = {
     "find_candidates": "export.benchmark.candidates",
     "benchmark_run": "export.benchmark.measure",
     "gate": "export.benchmark.verdict",
+    "read_benchmark": "export.benchmark.file",
+    "write_benchmark": "export.benchmark.file",
 }
 __getattr__ = hand_on(__name__, _HOMES)

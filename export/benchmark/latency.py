@@ -1,6 +1,7 @@
 """Latency that can be trusted: candidates take turns, so that drift of the machine hits them all alike.
 
-In: named callables, each of which runs one batch. Out: every single time in nanoseconds, by round. Nothing is removed.
+In: named callables, each of which runs one batch. Out: every single time in nanoseconds, by round. No time is removed
+for being long. A round in which a candidate had to wait for a CPU that other work held is measured again.
 """
 
 import gc
@@ -13,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, quantile_test
 
+from compress.system.platform import waited_ns
 from export.statistics import CONFIDENCE, Range
 
 MIN_SECONDS = 3.0
 MIN_RUNS = 100
 RUNS_FOR_P99 = 1000
-MAX_CV = 0.05
+MAX_SPREAD = 0.05
+MAX_WAITING = 0.05
+MAX_BUSY = 0.1
 ROUNDS = 40
 WARMUP_NS = 200_000_000
 SETTLE_NS = 10_000_000
@@ -53,6 +57,25 @@ def cuda_clock(stream: Any) -> Clock:
     return clock
 
 
+class Watch:
+    """Tells how long this process has waited for CPUs that other work held, since it was made."""
+
+    def __init__(self) -> None:
+        self.waited, self.cpu, self.start = waited_ns(), time.process_time_ns(), time.perf_counter_ns()
+
+    def waiting(self) -> float:
+        """The share of the time. Below a millisecond it is 0: no slice is that exact.
+
+        Where the system does not tell, it is the time in which no thread computed. That misses what delays some of
+        several threads, and counts a wait for a GPU.
+        """
+        wall = time.perf_counter_ns() - self.start
+        now = waited_ns()
+        idle = wall - (time.process_time_ns() - self.cpu)
+        waited = idle if now is None or self.waited is None else now - self.waited
+        return waited / wall if waited > 1_000_000 else 0.0
+
+
 @dataclass(frozen=True)
 class Timed:
     """What is measured, under a name of its own."""
@@ -68,6 +91,13 @@ class Series:
 
     name: str
     rounds: list[NDArray[np.int64]]
+    busy: float = 0.0
+    """The share of rounds in which other work kept a CPU from a candidate, any of them, and that stayed so."""
+
+    @property
+    def contended(self) -> bool:
+        """Whether other work disturbed more than a tenth of the rounds: what they say is of the machine, not of it."""
+        return self.busy > MAX_BUSY
 
     @property
     def ns(self) -> NDArray[np.int64]:
@@ -77,7 +107,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Summary:
-    """Times in milliseconds with 95 % bootstrap intervals over rounds. `cv`: standard deviation over mean."""
+    """Times in milliseconds with 95 % bootstrap intervals over rounds. `mad_ms`: median distance from the median.
+
+    A median distance is not moved by a few outliers, which are no property of the candidate.
+    """
 
     runs: int
     seconds: float
@@ -86,12 +119,12 @@ class Summary:
     p99_ms: Range | None
     early_stopping_p90_ms: float | None
     runs_per_s: Range
-    cv: float
+    mad_ms: float
 
     @property
     def noisy(self) -> bool:
-        """Whether the times vary by more than 5 %."""
-        return self.cv > MAX_CV
+        """Whether the median distance is more than 5 % of the median."""
+        return self.mad_ms > MAX_SPREAD * self.p50_ms.value
 
 
 def interleave(
@@ -106,7 +139,8 @@ def interleave(
 
     The order within a round is drawn anew. A slice starts with up to 10 ms of untimed runs, which fill the caches that
     the previous candidate left. Python's garbage collector waits meanwhile. Nothing is drawn on the screen, which
-    would take time from a core.
+    would take time from a core. A round in which a candidate waited for a CPU for more than a twentieth of its time is
+    measured again, up to as many times as there are rounds.
 
     Args:
         candidates: each under a name of its own.
@@ -126,16 +160,26 @@ def interleave(
     slice_ns, slice_runs = min_seconds * 1e9 / rounds, -(-min_runs // rounds)
     collecting = gc.isenabled()
     gc.disable()
+    again, busy = rounds, 0
     try:
-        for _ in range(rounds):
+        while len(times[candidates[0].name]) < rounds:
+            waited, slices = 0.0, {}
             for place in generator.permutation(len(candidates)):
                 candidate = candidates[place]
                 _spend(candidate, SETTLE_NS - typical[candidate.name])
-                times[candidate.name].append(_slice(candidate, slice_ns, slice_runs))
+                watch = Watch()
+                slices[candidate.name] = _slice(candidate, slice_ns, slice_runs)
+                waited = max(waited, watch.waiting())
+            if waited > MAX_WAITING and again:
+                again -= 1
+                continue
+            busy += waited > MAX_WAITING
+            for name, spent in slices.items():
+                times[name].append(spent)
     finally:
         if collecting:
             gc.enable()
-    return {name: Series(name, slices) for name, slices in times.items()}
+    return {name: Series(name, slices, busy / rounds) for name, slices in times.items()}
 
 
 def _warm_up(candidate: Timed, min_seconds: float) -> float:
@@ -201,7 +245,7 @@ def summarise(series: Series, *, seed: int = 0) -> Summary:
         p99_ms=ms[2] if len(ms) > 2 else None,
         early_stopping_p90_ms=None if early is None else early / 1e6,
         runs_per_s=Range(len(ns) / (float(ns.sum()) / 1e9), *np.quantile(drawn[-1], _TAILS).tolist()),
-        cv=float(ns.std() / ns.mean()),
+        mad_ms=float(np.median(np.abs(ns - np.median(ns)))) / 1e6,
     )
 
 

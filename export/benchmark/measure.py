@@ -18,8 +18,9 @@ from compress.runs.locks import held
 from compress.system.errors import InputError, UsageError
 from export.benchmark import latency, scoring
 from export.benchmark.candidates import RUNTIMES, Candidate, Role, find_candidates, reason_not_timed, try_evaluate
+from export.benchmark.file import write_benchmark
 from export.benchmark.machine import this_machine
-from export.benchmark.results import AccuracyResult, Benchmark, NotRun, Settings, write_benchmark
+from export.benchmark.results import AccuracyResult, Benchmark, NotRun, Settings
 from export.benchmark.summary import Measured, candidate_result, judged, summary
 from export.benchmark.timing import SCOPES, time_candidates
 from export.folder import given_run

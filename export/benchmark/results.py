@@ -1,22 +1,17 @@
-"""benchmark.json: its schema, by which it is written, read and described to other programs.
+"""What benchmark.json holds, which export.benchmark.file writes and reads.
 
 Every block of numbers names its source: `measured`, `proxy` (measured on a stand-in), or `not run` with the reason.
 Accuracies and drops are fractions, times milliseconds, sizes bytes or megabytes of 10^6.
 """
 
-import json
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from compress.recipe import Section
-from compress.runs.folder import Run
-from compress.system import files
-from compress.system.errors import InputError
-from compress.system.hashes import sha256_json
 from export import statistics
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Outcome = Literal["PASS", "FAIL", "UNDECIDED"]
 Source = Literal["measured", "proxy"]
@@ -55,6 +50,13 @@ class AccuracyResult(Section):
     reliability: list[statistics.Bin]
 
 
+class LikeForLike(Section):
+    """How many times faster a file is than the teacher's file in the same runtime, in the same rounds."""
+
+    reference: str = Field(description="The teacher's file: of the same precision, else the FP32 one.")
+    speedup: Interval
+
+
 class Latency(Section):
     """One candidate at one batch size and number of threads. `scope` says what is inside the timed region."""
 
@@ -72,9 +74,11 @@ class Latency(Section):
     p99_ms: Interval | None = Field(description="null below 1,000 runs.")
     early_stopping_p90_ms: float | None = Field(description="MLPerf single-stream; null below 64 runs.")
     images_per_s: Interval
-    cv: float = Field(description="Coefficient of variation.")
-    noisy: bool = Field(description="cv above 5 %.")
-    speedup: Interval | None = Field(description="Against the teacher in the same rounds.")
+    mad_ms: float = Field(description="Median absolute deviation from the median.")
+    noisy: bool = Field(description="mad_ms above 5 % of p50_ms.")
+    busy: float = Field(description="Share of rounds in which other work kept a CPU from a candidate.")
+    speedup: Interval | None = Field(description="Against the teacher in torch, in the same rounds; null if too busy.")
+    like_for_like: LikeForLike | None = Field(description="Against the teacher's file in the same runtime.")
 
 
 class Memory(Section):
@@ -231,7 +235,7 @@ class Settings(Section):
 class Benchmark(Section):
     """What `compress benchmark` measured of one run."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     run: str
     recipe: str
     method: str
@@ -256,45 +260,3 @@ class Benchmark(Section):
     def candidate(self, name: str) -> CandidateResult:
         """What was measured of one candidate."""
         return next(entry for entry in self.candidates if entry.name == name)
-
-
-def write_benchmark(run: Run, benchmark: Benchmark) -> Benchmark:
-    """Writes RUN/benchmark.json and returns it with its hash."""
-    content = benchmark.model_dump(mode="json")
-    content["sha256"] = _digest(content)
-    files.write_json(run.benchmark_file, content)
-    return benchmark.model_copy(update={"sha256": content["sha256"]})
-
-
-def read_benchmark(run: Run) -> Benchmark:
-    """What was measured of a run.
-
-    Raises:
-        InputError: there is no benchmark.json, or it is truncated, altered or of another version.
-    """
-    path, hint = run.benchmark_file, f"Make it again with `compress benchmark {run.path}`."
-    try:
-        raw = path.read_bytes()
-        benchmark = Benchmark.model_validate_json(raw)
-        if benchmark.sha256 != _digest(json.loads(raw)):
-            raise InputError(f"{path} was altered: its hash differs", hint)
-        return benchmark
-    except FileNotFoundError:
-        raise InputError(f"{run.path} has no {path.name}", f"Make it with `compress benchmark {run.path}`.") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        what = f"{where + ': ' if where else ''}{first['msg']}"
-        raise InputError(f"{path} is damaged or of another version ({what})", hint) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
-
-
-def _digest(content: dict[str, Any]) -> str:
-    rest = {key: value for key, value in content.items() if key != "sha256"}
-    return sha256_json(rest)
-
-
-def benchmark_schema() -> dict[str, Any]:
-    """The JSON schema of benchmark.json."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Benchmark.model_json_schema()}

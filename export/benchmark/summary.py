@@ -13,6 +13,7 @@ from compress.runs.folder import Run
 from export import statistics
 from export.benchmark import scoring
 from export.benchmark.candidates import STUDENT, STUDENT_FILE, TEACHER, Candidate, reason_not_timed
+from export.benchmark.latency import MAX_BUSY
 from export.benchmark.memory import peak_memory
 from export.benchmark.results import (
     AARun,
@@ -109,6 +110,7 @@ def _evidence(result: CandidateResult, measured: Measured) -> Evidence | None:
         p50_ms=timed.p50_ms.value if timed else None,
         p90_ms=timed.p90_ms if timed and timed.batch == 1 else None,
         runs=timed.runs if timed else 0,
+        contended=timed is not None and timed.busy > MAX_BUSY,
         balanced_top1=result.accuracy.balanced_top1,
     )
 
@@ -152,7 +154,7 @@ def summary(
         classes=scoring.class_changes(classes),
         thumbnails=_thumbnails(comparisons, shown, dataset),
         aa=measured.aa,
-        warnings=[*data_warnings(dataset), *_warnings(record, measured, machine)],
+        warnings=[*data_warnings(dataset), *_warnings(record, measured)],
         sha256="",
     )
 
@@ -187,21 +189,27 @@ def data_warnings(dataset: Dataset) -> list[str]:
     return found
 
 
-def _warnings(record: ExportRecord, measured: Measured, machine: Machine) -> list[str]:
-    timed, load, cores = measured.timed, machine.load_average, machine.cores_allowed
-    noisy = [entry for entries in timed.values() for entry in entries if entry.noisy]
+def _warnings(record: ExportRecord, measured: Measured) -> list[str]:
+    timed, primary = measured.timed, measured.primary
+    noisy = [name for name, entry in primary.items() if entry.noisy]
+    busy = max((entry.busy for entries in timed.values() for entry in entries), default=0.0)
     found = []
     if record.failed is not None:
         found.append(f"The export did not finish: {record.failed}")
+    if busy > MAX_BUSY:
+        found.append(
+            f"Other work kept CPUs from this benchmark in up to {100 * busy:.0f} % of the rounds, also when they were "
+            "measured again: factors of speed are withheld there. Run it again on a quiet machine."
+        )
     if noisy:
-        share = f"{len(noisy)} of {sum(map(len, timed.values()))}"
-        found.append(f"{share} latencies vary by more than 5 %, up to {100 * max(e.cv for e in noisy):.0f} %.")
+        found.append(
+            f"The latency of {', '.join(noisy)} varies: its median distance from the median is above 5 %. "
+            "Measure longer (--seconds) before a small difference decides."
+        )
     found += [
         f"{run.candidate} differs from itself at batch {run.batch} by {100 * abs(run.ratio.value - 1):.1f} %: "
         "smaller differences between models mean nothing here."
         for run in measured.aa
         if run.differs
     ]
-    if load is not None and load > cores / 2:
-        found.append(f"Other work was running: the load average was {load:g} on {cores} cores.")
     return found

@@ -13,7 +13,7 @@ import torch
 from export.benchmark import latency
 from export.benchmark.candidates import STUDENT_FILE, TEACHER, Candidate, Opened, Role, open_candidate
 from export.benchmark.latency import Series, Timed
-from export.benchmark.results import AARun, Interval, Latency, Settings
+from export.benchmark.results import AARun, Interval, Latency, LikeForLike, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,10 @@ def time_candidates(
                         calls, min_seconds=settings.min_seconds, min_runs=settings.min_runs, seed=batch
                     )
                     logger.info(f"timed batch {batch}, {threads} threads, {scope}")
+                    references = {candidate.name: like_for_like(candidate, candidates) for candidate in candidates}
                     for candidate in candidates:
-                        timed[candidate.name].append(_latency(candidate, series, scope, batch, threads))
+                        own = _latency(candidate, series, references[candidate.name], scope, batch, threads)
+                        timed[candidate.name].append(own)
                     if twin and scope == "model":
                         differs, ratio = latency.differs(series[twin], series[twin + _TWIN])
                         measured = Interval.of(ratio)
@@ -82,9 +84,28 @@ def _timed(name: str, opened: Opened, pixels: list[np.ndarray], scope: Scope) ->
     return Timed(name, lambda number: opened.run(prepared[number % INPUTS]), opened.clock)
 
 
-def _latency(candidate: Candidate, series: dict[str, Series], scope: Scope, batch: int, threads: int) -> Latency:
-    own = latency.summarise(series[candidate.name])
+def like_for_like(candidate: Candidate, candidates: Sequence[Candidate]) -> str | None:
+    """The teacher's file that a student's file is fairly compared with: what exporting the teacher would have given.
+
+    It is the one in the same runtime with the same precision, else with FP32; None where there is none.
+    """
+    if candidate.role != "student" or candidate.module is not None:
+        return None
+    of_teacher = {
+        other.precision: other.name
+        for other in candidates
+        if other.role == "teacher" and other.runtime == candidate.runtime and other.module is None
+    }
+    return of_teacher.get(candidate.precision, of_teacher.get("fp32"))
+
+
+def _latency(
+    candidate: Candidate, series: dict[str, Series], reference: str | None, scope: Scope, batch: int, threads: int
+) -> Latency:
+    name = candidate.name
+    own = latency.summarise(series[name])
     images = latency.Range(*(value * batch for value in own.runs_per_s))
+    told = not series[name].contended
     return Latency(
         scope=scope,
         clock="cuda events" if candidate.engine and scope == "model" else "host",
@@ -97,9 +118,15 @@ def _latency(candidate: Candidate, series: dict[str, Series], scope: Scope, batc
         p99_ms=Interval.of(own.p99_ms) if own.p99_ms else None,
         early_stopping_p90_ms=own.early_stopping_p90_ms,
         images_per_s=Interval.of(images),
-        cv=own.cv,
+        mad_ms=own.mad_ms,
         noisy=own.noisy,
-        speedup=Interval.of(latency.ratio(series[TEACHER], series[candidate.name]))
-        if TEACHER in series and candidate.name != TEACHER
+        busy=series[name].busy,
+        speedup=_factor(series, TEACHER, name) if told and TEACHER in series and name != TEACHER else None,
+        like_for_like=LikeForLike(reference=reference, speedup=_factor(series, reference, name))
+        if told and reference
         else None,
     )
+
+
+def _factor(series: dict[str, Series], reference: str, name: str) -> Interval:
+    return Interval.of(latency.ratio(series[reference], series[name]))

@@ -27,6 +27,7 @@ class Evidence:
     p50_ms: float | None = None
     p90_ms: Interval | None = None
     runs: int = 0
+    contended: bool = False
     balanced_top1: float | None = None
 
 
@@ -136,7 +137,11 @@ def _latency(evidence: Evidence, allowed: float) -> Judgement:
     # An interval narrows with the root of the number of runs.
     needed = round(evidence.runs * max(1.0, reach / distance) ** 2) if distance > 0 else None
     note = "Runs that would decide are an estimate: intervals narrow with their root."
-    return _judgement("p90_ms", allowed, measured, evidence.runs, needed, "", note)
+    judged = _judgement("p90_ms", allowed, measured, evidence.runs, needed, "", note)
+    if evidence.contended and judged.outcome == "FAIL":
+        note = "Other work held the CPUs: on a quiet machine it may pass."
+        return judged.model_copy(update={"outcome": "UNDECIDED", "note": note})
+    return judged
 
 
 def _judgement(

@@ -19,7 +19,6 @@ from compress.system.paths import user_path
 from compress.training.metrics import read_metrics
 from compress.training.trackers import add_artifacts
 from export.benchmark import (
-    AccuracyResult,
     Benchmark,
     CandidateResult,
     Comparison,
@@ -31,6 +30,7 @@ from export.benchmark import (
 from export.folder import ExportFolder, given_run
 from export.report import plots
 from export.report.baseline import plain_training
+from export.report.formats import FILTERS, factor, factors, megabytes, ms, than
 from export.report.names import told_apart
 
 CLASSES_IN_MARKDOWN = 5
@@ -98,7 +98,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters.update(_FILTERS)
+    made.filters.update(FILTERS)
     return made
 
 
@@ -153,10 +153,12 @@ class View:
             return []
         found = []
         timed = self.primary(chosen)
-        if timed and timed.speedup and (before := self.primary(teacher)):
-            speedup = timed.speedup
-            times = f"median {ms(before.p50_ms.value)} → {ms(timed.p50_ms.value)} ms at batch {timed.batch}"
-            found.append((than(speedup.value, "faster", "slower"), f"{times}; 95 % interval {factors(speedup)}"))
+        for speedup, reference in self.factors_of_speed(chosen):
+            if timed and (before := self.primary(self.benchmark.candidate(reference))):
+                times = (
+                    f"than {reference}: {ms(before.p50_ms.value)} → {ms(timed.p50_ms.value)} ms at batch {timed.batch}"
+                )
+                found.append((than(speedup.value, "faster", "slower"), f"{times}; 95 % interval {factors(speedup)}"))
         sizes = f"{megabytes(teacher.size_bytes)} → {megabytes(chosen.size_bytes)} MB on disk"
         found.append((than(teacher.size_bytes / chosen.size_bytes, "smaller", "larger"), sizes))
         if not isinstance(chosen.memory, NotRun) and not isinstance(teacher.memory, NotRun):
@@ -168,6 +170,12 @@ class View:
                 (f"{factor(costs[0] / costs[1])} cheaper", f"{costs[0]:.3g} → {costs[1]:.3g} for a million images")
             )
         return found
+
+    def factors_of_speed(self, candidate: CandidateResult) -> list[tuple[Interval, str]]:
+        """How many times faster it is, and than what: first the teacher's own file, then the teacher in torch."""
+        timed = self.primary(candidate)
+        fair = [(timed.like_for_like.speedup, timed.like_for_like.reference)] if timed and timed.like_for_like else []
+        return fair + ([(timed.speedup, self.teacher.name)] if timed and timed.speedup else [])
 
     def primary(self, candidate: CandidateResult) -> Latency | None:
         return plots.primary_latency(self.benchmark, candidate.name)
@@ -220,79 +228,3 @@ def _check_same_data(views: Sequence[View]) -> None:
                     f"{first.run} and {benchmark.run} are both on {first.data.name}, but their {named} differ",
                     "Their accuracies cannot be compared: report on them one by one.",
                 )
-
-
-def percent(value: float) -> str:
-    """A fraction in percent."""
-    return f"{100 * value:.2f} %"
-
-
-def points(value: float) -> str:
-    """A fraction in percentage points, with its sign."""
-    return f"{100 * value:+.2f}" if round(100 * value, 2) else "0.00"
-
-
-def points_range(entry: Interval) -> str:
-    """Both ends of an interval, in percentage points."""
-    return f"{points(entry.low)} to {points(entry.high)}"
-
-
-def percent_range(entry: Interval) -> str:
-    """Both ends of an interval, in percent."""
-    return f"{100 * entry.low:.2f} to {100 * entry.high:.2f}"
-
-
-def ms(value: float) -> str:
-    """Milliseconds with three digits."""
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def ms_range(entry: Interval) -> str:
-    """Both ends of an interval, in milliseconds."""
-    return f"{ms(entry.low)} to {ms(entry.high)}"
-
-
-def megabytes(size_bytes: int) -> str:
-    """Bytes in megabytes of 10^6."""
-    return f"{size_bytes / 1e6:.2f}" if size_bytes < 10e6 else f"{size_bytes / 1e6:.1f}"
-
-
-def factor(value: float) -> str:
-    """How many times as much."""
-    return f"{value:.1f}×" if value < 100 else f"{value:.0f}×"
-
-
-def than(value: float, better: str, worse: str) -> str:
-    """A ratio as a comparison: 2.0× faster, or 2.0× slower where it is below 1."""
-    return f"{factor(value)} {better}" if value >= 1 else f"{factor(1 / value)} {worse}"
-
-
-def factors(entry: Interval) -> str:
-    """Both ends of an interval of a ratio."""
-    return f"{factor(entry.low)} to {factor(entry.high)}"
-
-
-def limit_value(value: float, limit: str) -> str:
-    """A value beside its limit as people read it: drops in points, a loss above 0."""
-    if limit.endswith("_drop"):
-        return f"{100 * value:.2f} points"
-    return f"{value:.3g} {'ms' if limit == 'p90_ms' else 'MB'}"
-
-
-def md(text: object) -> str:
-    """Text inside a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def scored(candidate: CandidateResult) -> bool:
-    """Whether its accuracy was measured."""
-    return isinstance(candidate.accuracy, AccuracyResult)
-
-
-def timed(candidate: CandidateResult) -> bool:
-    """Whether its latency was measured."""
-    return not isinstance(candidate.latency, NotRun)
-
-
-_NUMBERS = (percent, percent_range, points, points_range, ms, ms_range, megabytes, factor, factors, limit_value)
-_FILTERS = {function.__name__: function for function in (*_NUMBERS, md, scored, timed)}

@@ -5,7 +5,7 @@ In: a Benchmark and the lines of metrics.jsonl. Out: SVG text. Colours stand in 
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from export.benchmark import AccuracyResult, Benchmark, ClassChange, Latency, NotRun
 from export.report.sweep_results import Sweep
@@ -29,6 +30,7 @@ _CSS = {
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names of classes may hold $
     "font.size": 10,
     "text.color": _INK,
     "axes.labelcolor": _INK,
@@ -80,12 +82,6 @@ def pareto(benchmark: Benchmark) -> str:
             )[2][1].set_alpha(0.5)
         front = [points[name] for name in benchmark.verdict.pareto if name in points]
         axes.plot(*zip(*front, strict=True), color=_GOOD, linewidth=1.2, zorder=1) if front else None
-        for place, (name, (x, y)) in enumerate(sorted(points.items(), key=lambda item: item[1])):
-            # Alternating above and below: points of one accuracy would write over each other.
-            offset = (0, 9 + 11 * (place // 2 % 2)) if place % 2 == 0 else (0, -16 - 11 * (place // 2 % 2))
-            axes.annotate(
-                name.removesuffix(".onnx"), (x, y), offset, textcoords="offset points", ha="center", fontsize=8
-            )
         axes.set_xscale("log")
         axes.margins(0.15, 0.25)
         batch, threads = benchmark.settings.batches[0], benchmark.settings.threads[0]
@@ -94,7 +90,22 @@ def pareto(benchmark: Benchmark) -> str:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
+        _label(axes, {name.removesuffix(".onnx"): point for name, point in points.items()})
         return _svg(figure, f"pareto {benchmark.run}", "Top-1 accuracy against latency of every model")
+
+
+def _label(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Writes each name above or below its point, as near as it goes without covering a name or another point."""
+    axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    places = axes.transData.transform(list(points.values())) if points else []
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in places]
+    for name, point in sorted(points.items(), key=lambda item: item[1]):
+        own = axes.annotate(name, point, (0, 0), textcoords="offset points", ha="center", fontsize=8)
+        for line in range(12):
+            own.set_position((0, 7 + 10 * (line // 2) if line % 2 == 0 else -15 - 10 * (line // 2)))
+            if not any(own.get_window_extent().overlaps(other) for other in taken):
+                break
+        taken.append(own.get_window_extent())
 
 
 def waterfall(benchmark: Benchmark) -> str:
@@ -124,7 +135,7 @@ def waterfall(benchmark: Benchmark) -> str:
         axes.use_sticky_edges = False  # bars would otherwise cut the margin off
         axes.margins(y=0.1)
         bottom, top = axes.get_ylim()
-        axes.set_ylim(bottom - 0.3 * (top - bottom), top)
+        axes.set_ylim(bottom - 0.3 * (top - bottom), min(top, 100.0))
         axes.set_ylabel("top-1, %")
         return _svg(figure, f"waterfall {benchmark.run}", "Top-1 accuracy after each step from teacher to INT8")
 

@@ -25,7 +25,7 @@ from compress.system import files
 from compress.system.errors import DivergedError
 from compress.system.files import write_bytes, write_json
 from compress.training.metrics import read_metrics
-from export.report.page import percent, points, points_range
+from export.report.formats import percent, points, points_range
 from export.report.sweep import p_value, sweep_markdown
 from export.report.sweep_results import Difference, Sweep, SweepRun, compare, paired_differences
 

@@ -16,8 +16,9 @@ from compress.runs.locks import held
 from compress.system.errors import InputError, MachineError, UsageError
 from compress.system.files import sha256_file
 from export.benchmark import memory
+from export.benchmark.file import benchmark_schema
 from export.benchmark.measure import benchmark_run
-from export.benchmark.results import AccuracyResult, Benchmark, Memory, NotRun, benchmark_schema
+from export.benchmark.results import AccuracyResult, Benchmark, Memory, NotRun
 from tests.helpers.benchmarked import benchmarked
 from tests.helpers.paths import ROOT
 

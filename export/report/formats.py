@@ -1,0 +1,81 @@
+"""How the report writes its numbers and names: the filters of its templates."""
+
+import re
+
+from export.benchmark import AccuracyResult, CandidateResult, Interval, NotRun
+
+
+def percent(value: float) -> str:
+    """A fraction in percent."""
+    return f"{100 * value:.2f} %"
+
+
+def points(value: float) -> str:
+    """A fraction in percentage points, with its sign."""
+    return f"{100 * value:+.2f}" if round(100 * value, 2) else "0.00"
+
+
+def points_range(entry: Interval) -> str:
+    """Both ends of an interval, in percentage points."""
+    return f"{points(entry.low)} to {points(entry.high)}"
+
+
+def percent_range(entry: Interval) -> str:
+    """Both ends of an interval, in percent."""
+    return f"{100 * entry.low:.2f} to {100 * entry.high:.2f}"
+
+
+def ms(value: float) -> str:
+    """Milliseconds with three digits."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def ms_range(entry: Interval) -> str:
+    """Both ends of an interval, in milliseconds."""
+    return f"{ms(entry.low)} to {ms(entry.high)}"
+
+
+def megabytes(size_bytes: int) -> str:
+    """Bytes in megabytes of 10^6."""
+    return f"{size_bytes / 1e6:.2f}" if size_bytes < 10e6 else f"{size_bytes / 1e6:.1f}"
+
+
+def factor(value: float) -> str:
+    """How many times as much."""
+    return f"{value:.1f}×" if value < 100 else f"{value:.0f}×"
+
+
+def than(value: float, better: str, worse: str) -> str:
+    """A ratio as a comparison: 2.0× faster, or 2.0× slower where it is below 1."""
+    return f"{factor(value)} {better}" if value >= 1 else f"{factor(1 / value)} {worse}"
+
+
+def factors(entry: Interval) -> str:
+    """Both ends of an interval of a ratio."""
+    return f"{factor(entry.low)} to {factor(entry.high)}"
+
+
+def limit_value(value: float, limit: str) -> str:
+    """A value beside its limit as people read it: drops in points, a loss above 0."""
+    if limit.endswith("_drop"):
+        return f"{100 * value:.2f} points"
+    return f"{value:.3g} {'ms' if limit == 'p90_ms' else 'MB'}"
+
+
+def md(text: object) -> str:
+    """Text inside a Markdown table, where names of classes and files may hold what Markdown or its math would read."""
+    return re.sub(r"([\\`*_\[\]$|~])", r"\\\1", " ".join(str(text).split())).replace("<", "&lt;")
+
+
+def scored(candidate: CandidateResult) -> bool:
+    """Whether its accuracy was measured."""
+    return isinstance(candidate.accuracy, AccuracyResult)
+
+
+def timed(candidate: CandidateResult) -> bool:
+    """Whether its latency was measured."""
+    return not isinstance(candidate.latency, NotRun)
+
+
+_NUMBERS = (percent, percent_range, points, points_range, ms, ms_range, megabytes, factor, factors, limit_value)
+FILTERS = {function.__name__: function for function in (*_NUMBERS, md, scored, timed)}
