@@ -2,6 +2,8 @@
 
 import re
 
+from markupsafe import Markup, escape
+
 from export.benchmark import AccuracyResult, CandidateResult, Interval, NotRun
 
 
@@ -67,6 +69,16 @@ def md(text: object) -> str:
     return re.sub(r"([\\`*_\[\]$|~])", r"\\\1", " ".join(str(text).split())).replace("<", "&lt;")
 
 
+def prose(text: object) -> str:
+    """A sentence of ours as Markdown, in which what stands between backticks is code."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def code(text: object) -> Markup:
+    """A sentence as HTML, in which what stands between backticks is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def scored(candidate: CandidateResult) -> bool:
     """Whether its accuracy was measured."""
     return isinstance(candidate.accuracy, AccuracyResult)
@@ -78,4 +90,4 @@ def timed(candidate: CandidateResult) -> bool:
 
 
 _NUMBERS = (percent, percent_range, points, points_range, ms, ms_range, megabytes, factor, factors, limit_value)
-FILTERS = {function.__name__: function for function in (*_NUMBERS, md, scored, timed)}
+FILTERS = {function.__name__: function for function in (*_NUMBERS, md, prose, code, scored, timed)}

@@ -123,7 +123,7 @@ class View:
         """Titles and SVG by the name of the plot."""
         shown = self.benchmark.verdict.recommended or "student.torch"
         return {
-            "pareto": ("AccuracyResult against latency", Markup(plots.pareto(self.benchmark))),
+            "pareto": ("Accuracy against latency", Markup(plots.pareto(self.benchmark))),
             "waterfall": ("What each step costs", Markup(plots.waterfall(self.benchmark))),
             "classes": (f"Classes: {shown} against the teacher", Markup(plots.classes(self.benchmark))),
             "reliability": ("Can its confidence be trusted?", Markup(plots.reliability(self.benchmark))),
@@ -176,6 +176,15 @@ class View:
         timed = self.primary(candidate)
         fair = [(timed.like_for_like.speedup, timed.like_for_like.reference)] if timed and timed.like_for_like else []
         return fair + ([(timed.speedup, self.teacher.name)] if timed and timed.speedup else [])
+
+    @property
+    def not_run(self) -> list[tuple[str, list[str]]]:
+        """Why candidates were neither scored nor timed, each reason with their names."""
+        found: dict[str, list[str]] = {}
+        for candidate in self.benchmark.candidates:
+            if isinstance(candidate.accuracy, NotRun) and isinstance(candidate.latency, NotRun):
+                found.setdefault(candidate.accuracy.reason, []).append(candidate.name)
+        return list(found.items())
 
     def primary(self, candidate: CandidateResult) -> Latency | None:
         return plots.primary_latency(self.benchmark, candidate.name)
