@@ -15,10 +15,10 @@ from compress.system import files
 from compress.system.errors import InputError
 from compress.system.hashes import sha256_json
 from export import statistics
+from export.records import Outcome
 
 SCHEMA_VERSION = 1
 
-Outcome = Literal["PASS", "FAIL", "UNDECIDED"]
 Source = Literal["measured", "proxy"]
 LimitName = Literal["p90_ms", "max_top1_drop", "max_class_drop", "max_size_mb"]
 
