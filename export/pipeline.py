@@ -6,8 +6,10 @@ file has its final name only once it passed. Where a gate fails nothing is left 
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,19 @@ from compress.system.files import sha256_file
 from export.folder import ExportFolder
 from export.gates import Source, Stage, gated, parity
 from export.int8 import int8_files
-from export.onnx import PIXELS_NAME, PROBABILITIES_NAME, add_preprocessing, export_onnx, open_session, to_fp16
+from export.onnx import (
+    PIXELS_NAME,
+    PROBABILITIES_NAME,
+    add_preprocessing,
+    export_onnx,
+    float_operators,
+    largest_values,
+    open_session,
+    to_fp16,
+    write_emulation,
+)
 from export.records import ExportRecord, FileRecord, Format, Precision
-from export.runtimes import TorchRuntime
+from export.runtimes import batches, normalise
 from export.tensorrt import LIBRARIES, engine_files, tensorrt
 
 logger = logging.getLogger(__name__)
@@ -33,6 +45,7 @@ logger = logging.getLogger(__name__)
 _OTHER_MODEL = "The exporter cannot take this model: choose another architecture. --debug shows where."
 _OTHER_FORMAT = "The other files stay: export without it, or choose another architecture. --debug shows where."
 _PICTURES = 64  # on which the graph that takes pixels is compared with the evaluation
+_RANGE_BATCH = 32
 _ENGINE_SETTINGS = ("workspace_mb", "version_compatible", "hardware_compatible", "compute_capabilities")
 
 
@@ -73,18 +86,9 @@ def export_model(source: Source, folder: ExportFolder, settings: Export, wanted:
     try:
         with attempting(f"exporting {folder.onnx().name}", hint=_OTHER_MODEL):
             _fp32(stage)
-        if "fp16" in wanted.precisions:
-            with attempting(f"converting {folder.onnx().name} to fp16", hint=_OTHER_FORMAT):
-                _fp16(stage)
-        if "int8" in wanted.precisions:
-            with attempting(f"quantizing {folder.onnx().name} to int8", hint=_OTHER_FORMAT):
-                int8_files(stage, wanted.formats)
-        if wanted.preprocess:
-            with attempting(f"making {folder.pixels.name}", hint="Export without --preprocess."):
-                _pixels(stage)
-        if "trt" in wanted.formats:
-            with attempting(f"building engines of {folder.onnx().name}", hint=_OTHER_FORMAT, kind=MachineError):
-                engine_files(stage, wanted.precisions)
+        _others(stage, wanted)
+        stage.note(failures={name: str(error) for name, error in stage.errors.items()})
+        stage.raise_failure()
     except BaseException as error:
         stage.note(failed=str(error) if isinstance(error, CompressError) else type(error).__name__)
         raise
@@ -94,6 +98,25 @@ def export_model(source: Source, folder: ExportFolder, settings: Export, wanted:
         stage.record.write(folder.record_file)
         _warn_of_others(stage)
     return stage.record
+
+
+def _others(stage: Stage, wanted: Wanted) -> None:
+    """What is made of the FP32 file. Each file stands alone: where one fails, the others are still made."""
+    folder, name = stage.folder, stage.folder.onnx().name
+    if "fp16" in wanted.precisions:
+        with stage.alone(folder.onnx("fp16"), f"converting {name} to fp16", _OTHER_FORMAT):
+            _fp16(stage)
+    if "int8" in wanted.precisions:
+        int8_files(stage, wanted.formats)
+    if wanted.preprocess:
+        with stage.alone(folder.pixels, f"making {folder.pixels.name}", "Export without --preprocess."):
+            _pixels(stage)
+    if "trt" in wanted.formats:
+        for precision in wanted.precisions:
+            if folder.trt_onnx(precision).name in stage.record.files:
+                engine = folder.engine(precision)
+                with stage.alone(engine, f"building {engine.name}", _OTHER_FORMAT, MachineError):
+                    engine_files(stage, [precision])
 
 
 def _header(source: Source, folder: ExportFolder, settings: Export, wanted: Wanted) -> ExportRecord:
@@ -168,7 +191,7 @@ def _metadata(source: Source) -> dict[str, str]:
 
 
 def _fp32(stage: Stage) -> None:
-    data, settings, model = stage.data, stage.settings, stage.source.model
+    data, model = stage.data, stage.source.model
     size, channels = data.eval_images.shape[1], data.eval_images.shape[3]
     path = stage.folder.onnx()
     if stage.unchanged(path):
@@ -176,33 +199,31 @@ def _fp32(stage: Stage) -> None:
     with gated(path) as temporary:
         export_onnx(model, temporary, image_size=size, channels=channels, metadata=_metadata(stage.source))
         parity.check_graph(temporary)
-        reference, candidate = TorchRuntime(model, data.mean, data.std), stage.ort(temporary)
-        measured = parity.check_logits(
-            reference,
-            candidate,
-            shape=(channels, size, size),
-            batches=(1, 2, 7, settings.batches[2]),
-            max_diff=settings.max_logit_diff,
-        )
-        stage.fp32_logits = candidate(data.eval_images)
-        agreement = parity.check_agreement(
-            reference(data.eval_images), stage.fp32_logits, settings.min_agreement, "the ONNX file"
-        )
-    top1 = float((stage.fp32_logits.argmax(1) == data.eval_labels).mean())
-    stage.keep(path, {"logit_diff_by_batch": measured, "agreement": agreement, "top1": top1})
+        measured = stage.check_parity(stage.ort(temporary), "the ONNX file")
+    stage.keep(path, measured)
 
 
 def _fp16(stage: Stage) -> None:
     path, settings = stage.folder.onnx("fp16"), stage.settings
     if stage.unchanged(path):
         return
-    with gated(path) as temporary:
-        to_fp16(stage.folder.onnx(), temporary)
+    source, data = stage.folder.onnx(), stage.data
+    inputs = (normalise(batch, data.mean, data.std) for batch in batches(stage.calibration_images, _RANGE_BATCH))
+    largest = largest_values(source, inputs, stage.threads)
+    kept = float_operators(source, largest)
+    with gated(path) as temporary, tempfile.TemporaryDirectory() as elsewhere:
+        to_fp16(source, temporary, keep_float=kept)
         parity.check_graph(temporary)
+        parity.check_finite(stage.ort(temporary)(data.eval_images[:_RANGE_BATCH]), "FP16")
+        emulation = Path(elsewhere) / path.name
+        write_emulation(temporary, emulation)
         measured = stage.check_accuracy(
-            stage.ort(temporary), settings.max_fp16_top1_drop, settings.min_agreement, "FP16"
+            stage.ort(emulation), settings.max_fp16_top1_drop, settings.min_agreement, "FP16", same_is_enough=True
         )
-    stage.keep(path, measured)
+        measured["speedup_over_fp32"] = stage.speedup(temporary)
+    if kept:
+        logger.info(f"{path.name}: {len(kept)} operators stay in FP32, whose values reach {max(largest.values()):.3g}")
+    stage.keep(path, {**measured, "float_layers": kept, "largest_value": max(largest.values())})
 
 
 def _pixels(stage: Stage) -> None:

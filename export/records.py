@@ -17,6 +17,10 @@ FORMATS: tuple[Format, ...] = ("onnx", "trt")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
+Outcome = Literal["PASS", "FAIL", "UNDECIDED"]
+"""Of a limit. UNDECIDED: the interval of what was measured holds the limit, so there are too few images to tell."""
+
+
 class DropRecord(Record):
     """What a candidate loses of top-1 against a reference on the same `n` images, with its 95 % interval."""
 
@@ -41,19 +45,44 @@ class FileRecord(Record):
     sha256: str
     bytes: int
     logit_diff_by_batch: dict[int, float] | None = None
+    """From torch's in float64, as a share of the largest logit."""
+    torch_float32_error: float | None = None
+    """What torch's own float32 differs by on the same images."""
     agreement: float | None = None
     """The share of images that get the class that the FP32 file gives them; for that file, the class of torch."""
     top1: float | None = None
     probability_diff: float | None = None
+    outcome: Outcome | None = None
+    """PASS or UNDECIDED, by the limits of the recipe. A file that fails has no record."""
+    images_to_decide: int | None = None
+    """How many images would tell, where it is UNDECIDED and the rates stay."""
     drop: DropRecord | None = None
     drop_all_int8: DropRecord | None = None
-    """The drop of the file in which every layer is INT8."""
+    """The drop of the file in which every layer is INT8, before any repair."""
+    repairs: list[str] | None = None
+    """What was done to an INT8 file to lose less, in order."""
     float_layers: list[str] | None = None
+    """The layers of an INT8 file, or the operators of an FP16 file, that stay in FP32."""
+    largest_value: float | None = None
+    """The largest magnitude of a tensor, on the calibration images. FP16 ends at 65,504."""
     int8_macs: float | None = None
     fusion_coverage: FusionRecord | None = None
     speedup_over_fp32: float | None = None
     tensorrt_lint: list[str] | None = None
     checked_on_gpu: bool | None = None
+
+    @property
+    def undecided(self) -> str:
+        """In words, where it is UNDECIDED: what was measured, and how many images would tell. Else empty."""
+        if self.outcome != "UNDECIDED" or self.drop is None:
+            return ""
+        drop = self.drop
+        needed = "no number of" if self.images_to_decide is None else f"about {self.images_to_decide:,}"
+        return (
+            f"UNDECIDED: it loses {100 * drop.drop:.2f} points of top-1 (95 % interval {100 * drop.low:.2f} to "
+            f"{100 * drop.high:.2f}) and agrees with FP32 on {self.agreement:.2%} of {drop.n:,} images; {needed} "
+            "images would decide"
+        )
 
 
 class CalibrationRecord(Record):
@@ -89,7 +118,9 @@ class ExportRecord(Record):
     layer_sensitivity: dict[str, float] | None = None
     """Harm of each layer in nats, worst first; only where it was measured."""
     failed: str | None = None
-    """Why the export ended early."""
+    """The first reason for which the export does not hold all that was wanted."""
+    failures: dict[str, str] = Field(default={})
+    """Why a file is not there, by its name. The others stand alone."""
 
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is not known. int8_input_ranges is null where training settled none."""

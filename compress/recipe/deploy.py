@@ -11,16 +11,21 @@ class Export(Section):
     """How files are made, and the gates that a file passes before it appears. Fractions: 0.005 is 0.5 points."""
 
     calibration_images: int = Field(default=512, ge=1, description="Training images that INT8 ranges are measured on.")
-    calibration_method: Literal["minmax", "entropy", "percentile"] = Field(
-        default="percentile", description="How ONNX Runtime chooses the range of an activation from what it measured."
+    calibration_method: Literal["auto", "minmax", "entropy", "percentile"] = Field(
+        default="auto",
+        description="How the range of an activation follows from what was measured. auto: percentile, and where INT8 "
+        "loses too much the one that errs least.",
     )
     calibration_seed: int = Field(default=0, ge=0, description="Chooses the training images for calibration.")
     sensitivity_images: int = Field(default=256, ge=1, description="Training images that each layer is tried on.")
     max_logit_diff: float = Field(
-        default=1e-4, gt=0, description="Largest difference of a logit, FP32 ONNX against torch, on noise."
+        default=1e-4,
+        gt=0,
+        description="Largest difference of a logit on images, FP32 ONNX against torch in float64, as a share of the "
+        "largest logit. Where torch's own float32 error is above 1e-5, it grows with that.",
     )
     min_agreement: float = Field(
-        default=0.99, gt=0, le=1, description="Share of images with the same class as before. For ONNX and FP16."
+        default=0.99, gt=0, le=1, description="Share of images with the same class as before. For FP16 and pixels."
     )
     max_probability_diff: float = Field(
         default=0.02,
@@ -29,6 +34,9 @@ class Export(Section):
     )
     max_fp16_top1_drop: float = Field(default=0.002, ge=0, lt=1, description="Top-1 that FP16 may lose against FP32.")
     max_int8_top1_drop: float = Field(default=0.005, ge=0, lt=1, description="Top-1 that INT8 may lose against FP32.")
+    min_int8_agreement: float = Field(
+        default=0.9, gt=0, le=1, description="Share of images that INT8 gives the same class as FP32."
+    )
     min_int8_macs: float = Field(
         default=0.9, ge=0, le=1, description="Share of the convolutions' multiply-adds that must stay in INT8."
     )

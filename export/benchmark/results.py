@@ -10,10 +10,10 @@ from pydantic import Field
 
 from compress.recipe import Section
 from export import statistics
+from export.records import Outcome
 
 SCHEMA_VERSION = 2
 
-Outcome = Literal["PASS", "FAIL", "UNDECIDED"]
 Source = Literal["measured", "proxy"]
 LimitName = Literal["p90_ms", "max_top1_drop", "max_class_drop", "max_size_mb"]
 

@@ -6,17 +6,20 @@ sample.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnx
-from scipy.special import betaincinv  # scipy.stats takes 0.7 s to import
 
 from compress.system.errors import GateError, InputError, first_line
 from export.onnx import load
-from export.records import DropRecord
-from export.statistics import CONFIDENCE, PairedDrop
+from export.records import DropRecord, Outcome
+from export.statistics import PairedDrop, exact_interval, images_to_agree, images_to_decide
+
+FLOAT32_ERROR = 1e-5
+"""A float32 error of the logits, as a share of the largest, above which a net counts as sensitive to rounding."""
 
 
 class BatchRunner(Protocol):
@@ -25,6 +28,61 @@ class BatchRunner(Protocol):
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Normalised float32 [N, C, H, W] -> float32 [N, classes]."""
         ...
+
+
+class Candidate(BatchRunner, Protocol):
+    """What answers one batch, or all images."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] -> float32 [N, classes]."""
+        ...
+
+
+class LogitParity(NamedTuple):
+    """What was measured of an FP32 file. `tolerance`: by how much a logit may be off, in its own unit."""
+
+    diff_by_batch: dict[int, float]
+    float32_error: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may lose against FP32.
+
+    same_is_enough: whether it passes where no image changes its class, however few there are. True of a precision that
+    only rounds a little more.
+    """
+
+    max_drop: float
+    min_agreement: float
+    same_is_enough: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a file loses against FP32, and what follows. images_to_decide: where it is UNDECIDED and ever will be."""
+
+    agreement: float
+    drop: DropRecord
+    outcome: Outcome
+    images_to_decide: int | None
+    limits: Limits
+
+    @property
+    def within(self) -> bool:
+        """Whether the measured values are within the limits, whatever their intervals."""
+        return self.drop.drop <= self.limits.max_drop and self.agreement >= self.limits.min_agreement
+
+    def dump(self) -> dict[str, Any]:
+        """As the fields of a FileRecord."""
+        return {
+            "top1": self.drop.candidate_top1,
+            "agreement": self.agreement,
+            "drop": self.drop,
+            "outcome": self.outcome,
+            "images_to_decide": self.images_to_decide,
+        }
 
 
 def check_graph(path: Path) -> None:
@@ -37,58 +95,76 @@ def check_graph(path: Path) -> None:
 
 
 def check_logits(
-    reference: BatchRunner,
+    reference: np.ndarray,
+    exact: np.ndarray,
     candidate: BatchRunner,
+    inputs: np.ndarray,
     *,
-    shape: Sequence[int],
     batches: Sequence[int],
     max_diff: float,
-    seed: int = 0,
-) -> dict[int, float]:
-    """The largest |difference| of the logits at each batch size, on noise.
+) -> LogitParity:
+    """The largest |difference| of the logits at each batch size, on images, against what float64 gives.
 
-    Several batches, because an exporter may fix one silently. Logits larger than 1 are compared relative to the
-    largest, since float32 itself is only that exact.
+    Several batches, because an exporter may fix one silently. A difference is a share of the largest logit. How much is
+    allowed follows from the model: another order of sums moves the logits of some nets more than those of others, and
+    torch's own float32 error shows by how much.
 
     Args:
-        reference: the model.
+        reference: logits [N, C] of the model in float32.
+        exact: the same in float64.
         candidate: what was exported from it.
-        shape: of one image, [C, H, W].
+        inputs: the images, normalised, float32 [N, C, H, W]. They are repeated where a batch is larger.
         batches: the sizes to try.
-        max_diff: the limit.
-        seed: of the noise.
-
-    Returns:
-        The difference by batch size.
+        max_diff: the limit where torch's own error is at most FLOAT32_ERROR. Above, it grows with that error.
 
     Raises:
         GateError: a difference is above the limit, or the candidate does not run at one of the sizes.
     """
-    generator = np.random.default_rng(seed)
+    scale = float(np.abs(exact).max()) or 1.0
+    own = float(np.abs(reference - exact).max()) / scale
+    allowed = max_diff * max(1.0, own / FLOAT32_ERROR)
     measured: dict[int, float] = {}
     for batch in sorted(set(batches)):
-        inputs = generator.standard_normal((batch, *shape), dtype=np.float32)
-        expected = reference.run(inputs)
+        rows = np.arange(batch) % len(inputs)
         try:
-            actual = candidate.run(inputs)
+            actual = candidate.run(inputs[rows])
         except InputError as error:
             raise GateError(
                 f"at batch {batch} {error.message}", "The batch dimension was fixed by the export"
             ) from error
-        if actual.shape != expected.shape:
+        if actual.shape != exact[rows].shape:
             raise GateError(
-                f"at batch {batch} the logits have shape {actual.shape}, {expected.shape} wanted",
+                f"at batch {batch} the logits have shape {actual.shape}, {exact[rows].shape} wanted",
                 "The batch dimension was fixed by the export",
             )
-        scale = max(1.0, float(np.abs(expected).max()))
-        measured[batch] = float(np.abs(actual - expected).max()) / scale
+        measured[batch] = float(np.abs(actual - exact[rows]).max()) / scale
         # `not <=` also catches NaN.
-        if not measured[batch] <= max_diff:
+        if not measured[batch] <= allowed:
             raise GateError(
-                f"at batch {batch} the logits differ by {measured[batch]:.3g}, {max_diff:.3g} allowed",
+                f"at batch {batch} the logits differ by {measured[batch]:.3g} of the largest, {allowed:.3g} allowed "
+                f"(torch's own float32 error is {own:.3g})",
                 "The exported graph does not compute what the model does",
             )
-    return measured
+    return LogitParity(measured, own, allowed * scale)
+
+
+def check_classes(reference: np.ndarray, candidate: np.ndarray, tolerance: float, what: str) -> float:
+    """The share of images whose top class is the same in both logits [N, C]. It must be all but ties.
+
+    Raises:
+        GateError: an image has another class, though its two logits are further apart than both may be off.
+            `tolerance`: by how much a logit may be off. `what` names the candidate in the message.
+    """
+    check_finite(candidate, what)
+    rows = np.arange(len(reference))
+    before, after = reference.argmax(1), candidate.argmax(1)
+    gap = reference[rows, before] - reference[rows, after]
+    if changed := int((gap > 2 * tolerance).sum()):
+        raise GateError(
+            f"{what} gives {changed} of {len(reference)} images another class than torch does, 0 allowed",
+            "The exported graph does not compute what the model does",
+        )
+    return float((before == after).mean())
 
 
 def check_agreement(reference: np.ndarray, candidate: np.ndarray, min_agreement: float, what: str) -> float:
@@ -98,12 +174,10 @@ def check_agreement(reference: np.ndarray, candidate: np.ndarray, min_agreement:
         GateError: the upper end of the exact (Clopper-Pearson) interval lies below `min_agreement`, or a logit of the
             candidate is not finite. `what` names the candidate in the message.
     """
-    same = reference.argmax(1) == candidate.argmax(1)
     check_finite(candidate, what)
+    same = reference.argmax(1) == candidate.argmax(1)
     measured = float(same.mean())
-    agreed, n = int(same.sum()), len(same)
-    # The upper end of Clopper and Pearson's exact interval.
-    upper = float(betaincinv(agreed + 1, n - agreed, 0.5 + CONFIDENCE / 2)) if agreed < n else 1.0
+    _, upper = exact_interval(int(same.sum()), len(same))
     if upper < min_agreement:
         raise GateError(
             f"{what} agrees with FP32 on {measured:.2%} of {len(same)} images, {min_agreement:.2%} required",
@@ -142,6 +216,48 @@ def paired_drop(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray
         high=high,
         n=len(labels),
     )
+
+
+def judge(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, limits: Limits) -> Judged:
+    """What a file loses against FP32, and whether that is allowed.
+
+    PASS: the whole intervals of the drop and of the agreement lie within their limits. FAIL: one lies beyond. Else
+    UNDECIDED: there are too few images to tell.
+
+    Args:
+        reference: logits [N, C] of the FP32 file.
+        candidate: logits [N, C] of the same images.
+        labels: class of each image, [N].
+        limits: what is allowed.
+    """
+    agreed, n = int((reference.argmax(1) == candidate.argmax(1)).sum()), len(labels)
+    drop = paired_drop(reference, candidate, labels)
+    low, high = exact_interval(agreed, n)
+    failed = drop.low > limits.max_drop or high < limits.min_agreement
+    passed = drop.high <= limits.max_drop and low >= limits.min_agreement
+    if limits.same_is_enough and agreed == n:
+        passed = True
+    outcome: Outcome = "FAIL" if failed else "PASS" if passed else "UNDECIDED"
+    needed = None
+    if outcome == "UNDECIDED":
+        right, still = reference.argmax(1) == labels, candidate.argmax(1) == labels
+        counts = (
+            images_to_decide(PairedDrop.of(right, still), limits.max_drop),
+            images_to_agree(agreed, n, limits.min_agreement),
+        )
+        needed = None if None in counts else max(count for count in counts if count is not None)
+    return Judged(agreed / n, drop, outcome, needed, limits)
+
+
+def check_outcome(judged: Judged, what: str) -> None:
+    """Raises GateError for FAIL, with the limit that is missed. `what` names the file in the message."""
+    if judged.outcome == "FAIL":
+        check_drop(judged.drop, judged.limits.max_drop, what)
+        raise GateError(
+            f"{what} agrees with FP32 on {judged.agreement:.2%} of {judged.drop.n} images, "
+            f"{judged.limits.min_agreement:.2%} required",
+            "Deploy another precision, or look for overflow in the model",
+        )
 
 
 def check_drop(measured: DropRecord, max_drop: float, what: str) -> None:

@@ -1,8 +1,11 @@
 """What the steps of an export share: what is exported, its limits, and how a file gets its final name."""
 
 import contextlib
+import copy
 import functools
 import logging
+import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +15,20 @@ import numpy as np
 from torch import nn
 
 from compress.data import Dataset
+from compress.data.originals import stratified
 from compress.recipe import Export
-from compress.system.errors import GateError
+from compress.system.attempts import attempting
+from compress.system.errors import CompressError, GateError, InputError
 from compress.system.files import replacing, sha256_file
 from export.folder import ExportFolder
 from export.gates import parity
 from export.records import CalibrationRecord, ExportRecord, FileRecord
-from export.runtimes import OrtRuntime, Runtime
+from export.runtimes import OrtRuntime, Runtime, TorchRuntime, normalise
 
 logger = logging.getLogger(__name__)
+
+_PARITY_IMAGES = 32  # on which logits are compared; the class is compared on all
+_SPEED_RUNS = 50
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Stage:
     """One export. `record` becomes export.json.
 
     earlier: the entries of files that need not be made again. threads: of ONNX Runtime, None for what this process may
-    use.
+    use. errors: what files failed with, by name.
     """
 
     source: Source
@@ -52,6 +60,7 @@ class Stage:
     threads: int | None
     record: ExportRecord
     earlier: Mapping[str, FileRecord] = field(default_factory=dict)
+    errors: dict[str, Exception] = field(default_factory=dict)
 
     @property
     def data(self) -> Dataset:
@@ -76,10 +85,12 @@ class Stage:
         return True
 
     def keep(self, path: Path, measured: Mapping[str, Any]) -> None:
-        """Records a file that passed its gates, with what they measured."""
+        """Records a file that passed its gates, with what they measured. It says where they could not decide."""
         entry = {"sha256": sha256_file(path), "bytes": path.stat().st_size, **measured}
-        self.record.files[path.name] = FileRecord.model_validate(entry)
+        self.record.files[path.name] = kept = FileRecord.model_validate(entry)
         logger.info(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+        if undecided := kept.undecided:
+            logger.warning(f"{path.name} is {undecided}")
 
     def note(
         self,
@@ -87,23 +98,119 @@ class Stage:
         calibration: CalibrationRecord | None = None,
         layer_sensitivity: dict[str, float] | None = None,
         failed: str | None = None,
+        failures: dict[str, str] | None = None,
     ) -> None:
         """Adds to the record what is known by now."""
-        found = {"calibration": calibration, "layer_sensitivity": layer_sensitivity, "failed": failed}
+        found = {
+            "calibration": calibration,
+            "layer_sensitivity": layer_sensitivity,
+            "failed": failed,
+            "failures": failures,
+        }
         known = {name: value for name, value in found.items() if value is not None}
         self.record = self.record.model_copy(update=known)
 
-    def check_accuracy(self, run: Runtime, max_drop: float, min_agreement: float, what: str) -> dict[str, Any]:
-        """Agreement with FP32 and the paired drop of top-1, both on the whole evaluation split.
+    @functools.cached_property
+    def calibration_rows(self) -> np.ndarray:
+        """The training images, in order, that the ranges of activations are measured on."""
+        generator, available = np.random.default_rng(self.settings.calibration_seed), len(self.data.train_images)
+        return np.sort(generator.choice(available, min(self.settings.calibration_images, available), replace=False))
+
+    @functools.cached_property
+    def calibration_images(self) -> np.ndarray:
+        """Those images, uint8 [N, H, W, C]."""
+        return self.data.train_as_evaluated(self.calibration_rows)
+
+    @functools.cached_property
+    def torch_logits(self) -> np.ndarray:
+        """The model's own in float32, on the evaluation split."""
+        return TorchRuntime(self.source.model, self.data.mean, self.data.std)(self.data.eval_images)
+
+    def check_parity(self, candidate: parity.Candidate, what: str) -> dict[str, Any]:
+        """An FP32 file against torch: the logits of some evaluation images, and the class of all of them.
 
         Raises:
-            GateError: one of them misses its limit. `what` names the file in the message.
+            GateError: it computes something else. `what` names the file in the message.
+        """
+        data, model = self.data, self.source.model
+        rows = stratified(np.asarray(data.eval_labels), per_class=_PARITY_IMAGES, most=_PARITY_IMAGES)
+        inputs = normalise(data.eval_images[rows], data.mean, data.std)
+        reference = TorchRuntime(model, data.mean, data.std).run(inputs)
+        measured = parity.check_logits(
+            reference,
+            _in_float64(model, inputs, reference),
+            candidate,
+            inputs,
+            batches=(1, 2, 7, self.settings.batches[2]),
+            max_diff=self.settings.max_logit_diff,
+        )
+        logits = candidate(data.eval_images)
+        return {
+            "logit_diff_by_batch": measured.diff_by_batch,
+            "torch_float32_error": measured.float32_error,
+            "agreement": parity.check_classes(self.torch_logits, logits, measured.tolerance, what),
+            "top1": float((logits.argmax(1) == data.eval_labels).mean()),
+        }
+
+    def judge(self, run: Runtime, limits: parity.Limits, what: str) -> parity.Judged:
+        """Agreement with FP32 and the paired drop of top-1, both on the whole evaluation split, and what follows.
+
+        Raises:
+            GateError: a logit is not finite. `what` names the file in the message.
         """
         logits = run(self.data.eval_images)
-        agreement = parity.check_agreement(self.fp32_logits, logits, min_agreement, what)
-        drop = parity.paired_drop(self.fp32_logits, logits, self.data.eval_labels)
-        parity.check_drop(drop, max_drop, what)
-        return {"agreement": agreement, "drop": drop}
+        parity.check_finite(logits, what)
+        return parity.judge(self.fp32_logits, logits, self.data.eval_labels, limits)
+
+    def check_accuracy(
+        self, run: Runtime, max_drop: float, min_agreement: float, what: str, *, same_is_enough: bool = False
+    ) -> dict[str, Any]:
+        """What `judge` finds, as the fields of a FileRecord.
+
+        Raises:
+            GateError: the outcome is FAIL, or a logit is not finite. `what` names the file in the message.
+        """
+        judged = self.judge(run, parity.Limits(max_drop, min_agreement, same_is_enough), what)
+        parity.check_outcome(judged, what)
+        return judged.dump()
+
+    def speedup(self, path: Path) -> float:
+        """FP32's median time over that of another file, at batch 1, in turns: enough to choose a file by.
+
+        `compress benchmark` measures.
+        """
+        image = normalise(self.data.eval_images[:1], self.data.mean, self.data.std)
+        runtimes = (self.ort(self.folder.onnx()), self.ort(path))
+        times: tuple[list[int], list[int]] = ([], [])
+        for number in range(_SPEED_RUNS + 5):
+            for runtime, kept in zip(runtimes, times, strict=True):
+                began = time.perf_counter_ns()
+                runtime.run(image)
+                if number >= 5:  # the first ones warm up
+                    kept.append(time.perf_counter_ns() - began)
+        return round(statistics.median(times[0]) / statistics.median(times[1]), 2)
+
+    @contextlib.contextmanager
+    def alone(self, path: Path, doing: str, hint: str, kind: type[CompressError] = InputError) -> Iterator[None]:
+        """Keeps the failure of a file for the end of the export: the other files do not depend on it."""
+        try:
+            with attempting(doing, hint=hint, kind=kind):
+                yield
+        except Exception as error:  # noqa: BLE001 - it is raised once the other files are made
+            self.errors[path.name] = error
+
+    def raise_failure(self) -> None:
+        """Raises the first error that a file failed with, where one did."""
+        for error in self.errors.values():
+            raise error
+
+
+def _in_float64(model: nn.Module, inputs: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """The logits of the model in float64; `otherwise` of a module that insists on float32."""
+    try:
+        return TorchRuntime(copy.deepcopy(model).double(), (), ()).run(inputs)
+    except RuntimeError:
+        return otherwise
 
 
 @contextlib.contextmanager

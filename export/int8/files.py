@@ -1,89 +1,64 @@
-"""The INT8 files of an export: calibrated on training images only, with layers in float until the accuracy holds."""
+"""The INT8 files of an export: calibrated on training images only, and repaired until the accuracy holds."""
 
 import functools
 import hashlib
 import logging
-import statistics
-import time
-from collections.abc import Callable, Collection
+import shutil
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compress.system.errors import GateError
 from export.gates import Stage, gated, parity
-from export.int8.macs import counted_ops, int8_mac_fraction
+from export.int8.macs import WEIGHTED, counted_ops, int8_mac_fraction, layer_macs
 from export.int8.quantize import Quantizer, Target, fusion_coverage, has_vnni
-from export.int8.sensitivity import layer_sensitivity, quantize_until
+from export.int8.repair import DEFAULT_METHOD, Workshop
+from export.int8.sensitivity import quantize_until
 from export.records import CalibrationRecord, Format, FusionRecord
-from export.runtimes import normalise
 
 logger = logging.getLogger(__name__)
 
-_SPEED_RUNS = 50
+_HINT = "The other files stay: export without it, or choose another architecture. --debug shows where."
 
 
 def int8_files(stage: Stage, formats: Collection[Format]) -> None:
     """Makes student.int8.onnx for the format onnx and student.int8.trt.onnx for trt, from one calibration.
 
-    Raises:
-        GateError: no file that meets the limits can be made.
+    Why one of them could not be made is kept in the stage.
     """
     targets: dict[Format, tuple[Target, Path]] = {
         "onnx": ("ort", stage.folder.onnx("int8")),
         "trt": ("trt", stage.folder.trt_onnx("int8")),
     }
     wanted = [targets[name] for name in targets if name in formats and not stage.unchanged(targets[name][1])]
-    if not wanted:
-        return
-    data, settings = stage.data, stage.settings
-    generator = np.random.default_rng(settings.calibration_seed)
-    count = min(settings.calibration_images, len(data.train_images))
-    indices = np.sort(generator.choice(len(data.train_images), count, replace=False))
-    calibrated = data.train_as_evaluated(indices)
-    quantizer = Quantizer(
-        stage.folder.onnx(),
-        calibrated,
-        data.mean,
-        data.std,
-        method=settings.calibration_method,
-        threads=stage.threads,
-        input_ranges=stage.source.input_ranges,
-    )
-    calibration = CalibrationRecord(
-        split="train",
-        method=settings.calibration_method,
-        images=count,
-        indices_sha256=indices_sha256(indices),
-        indices=indices.tolist(),
-        reduced_range=not has_vnni(),
-    )
-    stage.note(calibration=calibration)
-    tried = calibrated[generator.permutation(count)[: settings.sensitivity_images]]
-
-    @functools.cache
-    def sensitivity() -> dict[str, float]:
-        reference = stage.ort(stage.folder.onnx())(tried)
-        harm = layer_sensitivity(quantizer, reference, tried, mean=data.mean, std=data.std, threads=stage.threads)
-        stage.note(layer_sensitivity=harm)
-        return harm
-
+    workshop = functools.cache(lambda: _workshop(stage))
     for target, path in wanted:
-        _int8_file(stage, quantizer, target, path, sensitivity)
+        with stage.alone(path, f"quantizing {stage.folder.onnx().name} to int8", _HINT):
+            _int8_file(stage, workshop(), target, path)
 
 
-def _speedup(stage: Stage, int8: Path) -> float:
-    """FP32's median time over INT8's, at batch 1, in turns: enough for a warning; `compress benchmark` measures."""
-    image = normalise(stage.data.eval_images[:1], stage.data.mean, stage.data.std)
-    runtimes = (stage.ort(stage.folder.onnx()), stage.ort(int8))
-    times: tuple[list[int], list[int]] = ([], [])
-    for number in range(_SPEED_RUNS + 5):
-        for runtime, kept in zip(runtimes, times, strict=True):
-            began = time.perf_counter_ns()
-            runtime.run(image)
-            if number >= 5:  # the first ones warm up
-                kept.append(time.perf_counter_ns() - began)
-    return statistics.median(times[0]) / statistics.median(times[1])
+def _workshop(stage: Stage) -> Workshop:
+    """What both files share. Errors are measured on other images than ranges are, where there are others."""
+    settings, indices = stage.settings, stage.calibration_rows
+    generator = np.random.default_rng(settings.calibration_seed + 1)
+    others = np.setdiff1d(np.arange(len(stage.data.train_images)), indices)
+    tried = generator.permutation(others if len(others) else indices)[: settings.sensitivity_images]
+    chosen = settings.calibration_method
+    stage.note(
+        calibration=CalibrationRecord(
+            split="train",
+            method=DEFAULT_METHOD if chosen == "auto" else chosen,
+            images=len(indices),
+            indices_sha256=indices_sha256(indices),
+            indices=indices.tolist(),
+            reduced_range=not has_vnni(),
+        )
+    )
+    return Workshop(stage, stage.calibration_images, stage.data.train_as_evaluated(np.sort(tried)))
 
 
 def indices_sha256(indices: np.ndarray) -> str:
@@ -91,46 +66,135 @@ def indices_sha256(indices: np.ndarray) -> str:
     return hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()
 
 
-def _int8_file(
-    stage: Stage, quantizer: Quantizer, target: Target, path: Path, sensitivity: Callable[[], dict[str, float]]
-) -> None:
-    settings = stage.settings
-    measured: dict[str, Any] = {}
+@dataclass
+class _Judge:
+    """The gate of an INT8 file. Of the files that did not fail it keeps the one that loses least."""
 
-    def gate(candidate: Path) -> None:
-        logits = stage.ort(candidate, literal=target == "trt")(stage.data.eval_images)
-        drop = parity.paired_drop(stage.fp32_logits, logits, stage.data.eval_labels)
-        measured["agreement"] = float((logits.argmax(1) == stage.fp32_logits.argmax(1)).mean())
-        measured["drop"] = drop
-        measured.setdefault("drop_all_int8", measured["drop"])  # the first that is tried has no layer in float
-        parity.check_finite(logits, "INT8")
-        parity.check_drop(drop, settings.max_int8_top1_drop, "INT8")
+    stage: Stage
+    target: Target
+    best_file: Path
+    repairs: tuple[str, ...] = ()
+    best: parity.Judged | None = None
+    best_repairs: tuple[str, ...] = ()
+    tried: dict[bytes, parity.Judged] = field(default_factory=dict)
 
-    with gated(path) as temporary:
-        measured["float_layers"] = quantize_until(
-            quantizer,
-            temporary,
-            gate,
-            target=target,
-            sensitivity=sensitivity,
-            min_int8_macs=settings.min_int8_macs,
-        )
+    def judged(self, candidate: Path) -> parity.Judged:
+        """What the file loses. Each is measured once. Raises GateError where a logit is not finite."""
+        content = hashlib.sha256(candidate.read_bytes()).digest()
+        if content not in self.tried:
+            settings = self.stage.settings
+            limits = parity.Limits(settings.max_int8_top1_drop, settings.min_int8_agreement)
+            judged = self.stage.judge(self.stage.ort(candidate, literal=self.target == "trt"), limits, "INT8")
+            self.tried[content] = judged
+            if judged.outcome != "FAIL" and (self.best is None or judged.drop.drop < self.best.drop.drop):
+                self.best, self.best_repairs = judged, self.repairs
+                shutil.copyfile(candidate, self.best_file)
+        return self.tried[content]
+
+    def __call__(self, candidate: Path) -> None:
+        """Raises GateError where what was measured is beyond a limit: a repair may bring it within."""
+        judged = self.judged(candidate)
+        parity.check_outcome(judged, "INT8")
+        if not judged.within:
+            raise GateError(
+                f"INT8 loses {100 * judged.drop.drop:.2f} points of top-1 and agrees with FP32 on "
+                f"{judged.agreement:.2%} of {judged.drop.n} images, {100 * judged.limits.max_drop:.2f} points and "
+                f"{judged.limits.min_agreement:.2%} wanted"
+            )
+
+    def passes(self, candidate: Path) -> bool:
+        """Whether it needs no repair."""
+        try:
+            self(candidate)
+        except GateError:
+            return False
+        return True
+
+
+def _int8_file(stage: Stage, workshop: Workshop, target: Target, path: Path) -> None:
+    with gated(path) as temporary, tempfile.TemporaryDirectory() as elsewhere:
+        judge = _Judge(stage, target, Path(elsewhere) / "best.onnx")
+        quantizer = _repaired(workshop, judge, target, temporary)
+        try:
+            quantize_until(
+                quantizer,
+                temporary,
+                judge,
+                target=target,
+                sensitivity=lambda: _noted_harm(stage, workshop),
+                min_int8_macs=stage.settings.min_int8_macs,
+            )
+            repairs = judge.repairs
+        except GateError:
+            if judge.best is None or _int8_share(judge.best_file) < stage.settings.min_int8_macs:
+                raise
+            # No repair brings it within the limits, and no limit is missed for sure.
+            shutil.copyfile(judge.best_file, temporary)
+            repairs = judge.best_repairs
         parity.check_graph(temporary)
-        measured["int8_macs"] = int8_mac_fraction(temporary, counted_ops(temporary))
+        judged = judge.judged(temporary)
+        measured = {
+            **judged.dump(),
+            "drop_all_int8": next(iter(judge.tried.values())).drop,
+            "repairs": list(repairs),
+            "float_layers": _float_layers(temporary, quantizer),
+            "int8_macs": _int8_share(temporary),
+        }
         if target == "ort":
-            int8, floats = fusion_coverage(temporary)
-            measured["fusion_coverage"] = FusionRecord(int8_convs=int8, float_convs=floats)
-            if floats:
-                logger.warning(f"ONNX Runtime runs {floats} of {int8 + floats} convolutions of {path.name} in float")
-            measured["speedup_over_fp32"] = round(_speedup(stage, temporary), 2)
-            if measured["speedup_over_fp32"] < 1:
-                logger.warning(
-                    f"{path.name} runs at {measured['speedup_over_fp32']:.2f}x the speed of FP32 at batch 1 "
-                    "here: INT8 does not pay on this machine for this model"
-                )
-    if measured["float_layers"]:
-        lost, kept = (100 * measured[name].drop for name in ("drop_all_int8", "drop"))
-        logger.info(
-            f"{path.name}: in float to lose {kept:.2f} points and not {lost:.2f}: {', '.join(measured['float_layers'])}"
-        )
+            measured |= _in_onnxruntime(stage, path, temporary)
+    _say_repairs(path, measured, judged)
     stage.keep(path, measured)
+
+
+def _repaired(workshop: Workshop, judge: _Judge, target: Target, temporary: Path) -> Quantizer:
+    """The first that loses no more than is allowed, else the one that errs least."""
+    found = workshop.plain
+    for attempt in workshop.repaired(target):
+        found, judge.repairs = attempt.quantizer, attempt.steps
+        found.write(temporary, target=target)
+        if judge.passes(temporary):
+            break
+    return found
+
+
+def _noted_harm(stage: Stage, workshop: Workshop) -> dict[str, float]:
+    stage.note(layer_sensitivity=workshop.harm)
+    return workshop.harm
+
+
+def _int8_share(path: Path) -> float:
+    return int8_mac_fraction(path, counted_ops(path))
+
+
+def _float_layers(path: Path, quantizer: Quantizer) -> list[str]:
+    """The layers that could be INT8 and are not, in graph order."""
+    known = layer_macs(path, WEIGHTED)
+    return [name for name in quantizer.layers if name in known and not known[name][1]]
+
+
+def _in_onnxruntime(stage: Stage, path: Path, made: Path) -> dict[str, Any]:
+    """What ONNX Runtime makes of the file on this machine. Warns where INT8 does not pay."""
+    int8, floats = fusion_coverage(made)
+    if floats:
+        logger.warning(f"ONNX Runtime runs {floats} of {int8 + floats} convolutions of {path.name} in float")
+    speedup = stage.speedup(made)
+    if speedup < 1:
+        logger.warning(
+            f"{path.name} runs at {speedup:.2f}x the speed of FP32 at batch 1 "
+            "here: INT8 does not pay on this machine for this model"
+        )
+    return {"fusion_coverage": FusionRecord(int8_convs=int8, float_convs=floats), "speedup_over_fp32": speedup}
+
+
+def _say_repairs(path: Path, measured: dict[str, Any], judged: parity.Judged) -> None:
+    lost, kept = (100 * measured[name].drop for name in ("drop_all_int8", "drop"))
+    if measured["repairs"]:
+        logger.info(f"{path.name}: {', '.join(measured['repairs'])}")
+    if measured["float_layers"]:
+        names = ", ".join(measured["float_layers"])
+        logger.info(f"{path.name}: in float to lose {kept:.2f} points and not {lost:.2f}: {names}")
+    if not judged.within:
+        logger.warning(
+            f"{path.name} is beyond a limit after every repair: fine-tune the student for it (compress distill "
+            "--resume --set train.quantize=int8)"
+        )

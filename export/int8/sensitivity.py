@@ -17,6 +17,12 @@ from export.int8.quantize import Quantizer, Target
 from export.runtimes import OrtRuntime
 
 
+def divergence(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """The KL divergence of a candidate's class probabilities from the reference's, by logits [N, C]; mean, in nats."""
+    expected, actual = (log_softmax(logits.astype(np.float64), axis=1) for logits in (reference, candidate))
+    return float((np.exp(expected) * (expected - actual)).sum(axis=1).mean())
+
+
 def layer_sensitivity(
     quantizer: Quantizer,
     reference: np.ndarray,
@@ -41,7 +47,6 @@ def layer_sensitivity(
     Returns:
         The mean over the images in nats by layer, worst first.
     """
-    expected = log_softmax(reference.astype(np.float64), axis=1)
     harm: dict[str, float] = {}
     layers = quantizer.layers
     bar = progress_bar("sensitivity of the layers", len(layers))
@@ -50,8 +55,7 @@ def layer_sensitivity(
         for done, layer in enumerate(layers, start=1):
             quantizer.write(path, target=target, only=[layer])
             runtime = OrtRuntime(path, mean, std, threads=threads, literal=target == "trt")
-            actual = log_softmax(runtime(images).astype(np.float64), axis=1)
-            harm[layer] = float((np.exp(expected) * (expected - actual)).sum(axis=1).mean())
+            harm[layer] = divergence(reference, runtime(images))
             shown.show(done)
     return dict(sorted(harm.items(), key=lambda item: -item[1]))
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
         save,
         set_metadata,
     )
-    from export.onnx.fp16 import to_fp16
+    from export.onnx.fp16 import float_operators, to_fp16, write_emulation
+    from export.onnx.ranges import largest_values, measured
     from export.onnx.session import default_threads, open_session
 
 __all__ = [
@@ -31,12 +32,16 @@ __all__ = [
     "default_threads",
     "export_onnx",
     "export_preprocessing",
+    "float_operators",
     "get_metadata",
+    "largest_values",
     "load",
+    "measured",
     "open_session",
     "save",
     "set_metadata",
     "to_fp16",
+    "write_emulation",
 ]
 
 _HOMES = {
@@ -51,7 +56,11 @@ _HOMES = {
     "load": "export.onnx.file",
     "save": "export.onnx.file",
     "set_metadata": "export.onnx.file",
+    "float_operators": "export.onnx.fp16",
     "to_fp16": "export.onnx.fp16",
+    "write_emulation": "export.onnx.fp16",
+    "largest_values": "export.onnx.ranges",
+    "measured": "export.onnx.ranges",
     "default_threads": "export.onnx.session",
     "open_session": "export.onnx.session",
 }

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from compress.system.lazy import hand_on
-from export.statistics.intervals import CONFIDENCE, PairedDrop, Range, paired_interval
+from export.statistics.intervals import CONFIDENCE, PairedDrop, Range, exact_interval, paired_interval
 
 if TYPE_CHECKING:
     from export.statistics.comparison import (
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         class_drops,
         ece,
         holm,
+        images_to_agree,
         images_to_decide,
         joint_confidence,
         mcnemar,
@@ -33,7 +34,9 @@ __all__ = [
     "Range",
     "class_drops",
     "ece",
+    "exact_interval",
     "holm",
+    "images_to_agree",
     "images_to_decide",
     "joint_confidence",
     "mcnemar",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest, ttest_rel
 
-from export.statistics.intervals import CONFIDENCE, PairedDrop, Range, paired_interval
+from export.statistics.intervals import CONFIDENCE, PairedDrop, Range, exact_interval, paired_interval
 
 RESAMPLES = 10_000
 ECE_BINS = 15
@@ -62,6 +62,25 @@ def images_to_decide(drop: PairedDrop, limit: float, confidence: float = CONFIDE
         return high <= limit or low > limit
 
     return _first(decided, drop.n)
+
+
+def images_to_agree(agreed: int, n: int, limit: float) -> int | None:
+    """How many images would place the whole interval of an agreement on one side of `limit`, if its rate stays.
+
+    Args:
+        agreed: images on which two models agreed.
+        n: of so many.
+        limit: the share of images on which they should agree.
+
+    Returns:
+        The number of images. None where even 10^9 would not do, as when the agreement equals the limit.
+    """
+
+    def decided(images: int) -> bool:
+        low, high = exact_interval(agreed * images / n, images)
+        return low >= limit or high < limit
+
+    return _first(decided, n)
 
 
 @dataclass(frozen=True)

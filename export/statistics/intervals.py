@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import betaincinv, ndtri
 
 CONFIDENCE = 0.95
 
@@ -66,3 +66,11 @@ def paired_interval(lost: float, won: float, n: float, confidence: float = CONFI
     spread = max(0.0, plus + minus - (plus - minus) ** 2 / padded) ** 0.5 / padded
     reach = float(ndtri(0.5 + confidence / 2)) * spread
     return max(-1.0, centre - reach), min(1.0, centre + reach)
+
+
+def exact_interval(successes: float, n: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The interval of a proportion by Clopper and Pearson (1934), from `successes` of `n`; fractions are allowed."""
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes > 0 else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return low, high
