@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -223,10 +224,25 @@ def test_without_a_gpu_running_is_a_machine_error(variants: dict[str, Path], bui
         EngineRunner(path)
 
 
+def test_a_partial_last_batch_is_filled_up_and_gets_its_own_answers(trained: nn.Module, data: Digits) -> None:
+    from export.tensorrt import EngineRuntime
+
+    seen = []
+
+    def runner(inputs: torch.Tensor) -> torch.Tensor:
+        seen.append(len(inputs))
+        with torch.inference_mode():
+            return trained(inputs)
+
+    engine = Mock(side_effect=runner, device="cpu", info=Mock(batches=(1, 4, 16)))
+    logits = EngineRuntime(engine, MEAN, STD)(data.eval_images[:37])
+    assert seen == [16, 16, 16]
+    np.testing.assert_allclose(logits, float_logits(trained, data.eval_images[:37]), atol=1e-4)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-2), ("fp16", 5e-2), ("int8", 1.0)])
-@pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_engine_logits_equal_torch_on_a_gpu(
     trained: nn.Module,
     variants: dict[str, Path],
@@ -235,17 +251,22 @@ def test_engine_logits_equal_torch_on_a_gpu(
     tmp_path: Path,
     precision: str,
     tolerance: float,
-    cuda_graphs: bool,
 ) -> None:
     from export.tensorrt import EngineRunner, EngineRuntime
 
     path = tmp_path / "s.engine"
     built(variants[precision], path, precision, compute_capabilities=())
-    runner = EngineRunner(path, cuda_graphs=cuda_graphs)
+    runner = EngineRunner(path)
     for batch in (1, 7, 16, 7):
         images = data.eval_images[:batch]
         actual = runner(torch.from_numpy(normalised(images)).cuda()).cpu().numpy()
         np.testing.assert_allclose(actual, float_logits(trained, images), atol=tolerance)
+    launches = [runner.launch(torch.from_numpy(normalised(data.eval_images[n : n + 4])).cuda()) for n in (0, 4)]
+    for launch in launches:
+        launch.replay()
+    runner.stream.synchronize()
+    found = torch.cat([launch.output for launch in launches]).cpu().numpy()
+    np.testing.assert_allclose(found, float_logits(trained, data.eval_images[:8]), atol=tolerance)
     for batch in (0, 17):
         with pytest.raises(InputError, match="outside the engine's profile"):
             runner(torch.zeros(batch, 3, 16, 16, device="cuda"))
