@@ -24,7 +24,8 @@ from export.folder import ExportFolder
 from export.gates import Source, Stage, gated, parity
 from export.int8 import int8_files
 from export.onnx import PIXELS_NAME, PROBABILITIES_NAME, add_preprocessing, export_onnx, open_session, to_fp16
-from export.records import ExportRecord, FileRecord, Format, Precision
+from export.openvino import openvino, openvino_files
+from export.records import ExportRecord, FileRecord, Format, RunPrecision
 from export.runtimes import TorchRuntime
 from export.tensorrt import LIBRARIES, engine_files, tensorrt
 
@@ -41,7 +42,7 @@ class Wanted:
     """Which files an export makes. threads: of ONNX Runtime while it measures; None for what this process may use."""
 
     formats: Collection[Format] = ("onnx",)
-    precisions: Collection[Precision] = ("fp32",)
+    precisions: Collection[RunPrecision] = ("fp32",)
     preprocess: bool = False
     threads: int | None = None
 
@@ -63,9 +64,11 @@ def export_model(source: Source, folder: ExportFolder, settings: Export, wanted:
 
     Raises:
         GateError: a limit is missed. The files that passed are there, and export.json says what did not.
-        MachineError: engines are wanted and TensorRT is missing. The ONNX files for it are there.
+        MachineError: engines are wanted and TensorRT is missing. The ONNX files for it are there. Or OpenVINO is.
         InputError: torch cannot export the model.
     """
+    if "openvino" in wanted.formats:
+        openvino()
     stage = Stage(source, folder, settings, wanted.threads, _header(source, folder, settings, wanted))
     _continue_earlier(stage)
     if "trt" in wanted.formats:
@@ -82,6 +85,9 @@ def export_model(source: Source, folder: ExportFolder, settings: Export, wanted:
         if wanted.preprocess:
             with attempting(f"making {folder.pixels.name}", hint="Export without --preprocess."):
                 _pixels(stage)
+        if "openvino" in wanted.formats:
+            with attempting(f"making the IR of {folder.onnx().name}", hint=_OTHER_FORMAT):
+                openvino_files(stage, wanted.precisions)
         if "trt" in wanted.formats:
             with attempting(f"building engines of {folder.onnx().name}", hint=_OTHER_FORMAT, kind=MachineError):
                 engine_files(stage, wanted.precisions)
@@ -97,7 +103,8 @@ def export_model(source: Source, folder: ExportFolder, settings: Export, wanted:
 
 
 def _header(source: Source, folder: ExportFolder, settings: Export, wanted: Wanted) -> ExportRecord:
-    packages = ("compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+    packages = ["compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"]
+    packages += ["openvino"] if "openvino" in wanted.formats else []
     ranges = source.input_ranges
     return ExportRecord(
         name=folder.name,
@@ -126,7 +133,7 @@ def _continue_earlier(stage: Stage) -> None:
 
     def determined_by(record: ExportRecord) -> tuple[Any, ...]:
         settings = {key: value for key, value in record.settings.items() if key not in _ENGINE_SETTINGS}
-        versions = {key: value for key, value in record.versions.items() if key != "tensorrt"}
+        versions = {key: value for key, value in record.versions.items() if key not in ("tensorrt", "openvino")}
         source = {key: value for key, value in record.provenance.items() if key != "run"}  # it may be renamed
         return settings, versions, source, record.data_sha256, record.eval_images, record.int8_input_ranges
 
@@ -147,7 +154,8 @@ def _continue_earlier(stage: Stage) -> None:
 
 def _warn_of_others(stage: Stage) -> None:
     """What lies beside this export and is none of it: of other weights, data or settings."""
-    if others := sorted(path.name for path in stage.folder.models if path.name not in stage.record.files):
+    names = map(stage.folder.key, stage.folder.models)
+    if others := sorted(name for name in names if name not in stage.record.files):
         logger.warning(f"of an earlier export, and no part of this one: {', '.join(others)}")
 
 

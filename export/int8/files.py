@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from compress.system.errors import GateError
 from export.gates import Stage, gated, parity
 from export.int8.macs import counted_ops, int8_mac_fraction
 from export.int8.quantize import Quantizer, Target, fusion_coverage, has_vnni
@@ -26,6 +27,8 @@ _SPEED_RUNS = 50
 def int8_files(stage: Stage, formats: Collection[Format]) -> None:
     """Makes student.int8.onnx for the format onnx and student.int8.trt.onnx for trt, from one calibration.
 
+    OpenVINO runs either, and which is faster depends on the model. For it both are made, and one of them suffices.
+
     Raises:
         GateError: no file that meets the limits can be made.
     """
@@ -33,7 +36,8 @@ def int8_files(stage: Stage, formats: Collection[Format]) -> None:
         "onnx": ("ort", stage.folder.onnx("int8")),
         "trt": ("trt", stage.folder.trt_onnx("int8")),
     }
-    wanted = [targets[name] for name in targets if name in formats and not stage.unchanged(targets[name][1])]
+    made = list(targets) if "openvino" in formats else [name for name in targets if name in formats]
+    wanted = [name for name in made if not stage.unchanged(targets[name][1])]
     if not wanted:
         return
     data, settings = stage.data, stage.settings
@@ -68,8 +72,13 @@ def int8_files(stage: Stage, formats: Collection[Format]) -> None:
         stage.note(layer_sensitivity=harm)
         return harm
 
-    for target, path in wanted:
-        _int8_file(stage, quantizer, target, path, sensitivity)
+    for name in wanted:
+        try:
+            _int8_file(stage, quantizer, *targets[name], sensitivity)
+        except GateError as error:
+            if name in formats:
+                raise
+            logger.warning(f"{targets[name][1].name} is not made: {error.message}")
 
 
 def _speedup(stage: Stage, int8: Path) -> float:
