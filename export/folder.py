@@ -58,11 +58,20 @@ class ExportFolder:
         """What TensorRT runs."""
         return self._file(precision, "engine")
 
+    def openvino(self, precision: Precision) -> Path:
+        """The IR that OpenVINO runs. Its weights lie beside it, with the ending .bin."""
+        return self.path / "openvino" / self._file(precision, "xml").name
+
+    def key(self, path: Path) -> str:
+        """The name that the record has for a file."""
+        return path.relative_to(self.path).as_posix()
+
     @property
     def models(self) -> Iterator[Path]:
-        """The ONNX files and engines that lie here, recorded or not."""
+        """The ONNX files, IRs and engines that lie here, recorded or not."""
         for suffix in ("onnx", "engine"):
             yield from self.path.glob(f"{self.name}.*{suffix}")
+        yield from self.path.glob(f"openvino/{self.name}.*xml")
 
     @property
     def timing_cache(self) -> Path:

@@ -24,7 +24,7 @@ from export.delivery import make_bundle, read_manifest
 from export.folder import ExportFolder, given_run
 from export.gates import Source
 from export.pipeline import Wanted, export_model
-from export.records import ExportRecord, Format, Precision
+from export.records import ExportRecord, Format, Precision, RunPrecision
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def export_run(
     run: Run | str | Path,
     *,
     formats: Collection[Format] = ("onnx",),
-    precisions: Collection[Precision] = ("fp32",),
+    precisions: Collection[RunPrecision] = ("fp32",),
     preprocess: bool = False,
     teacher: bool = False,
     bundle: BundleKind | None = None,
@@ -48,8 +48,8 @@ def export_run(
 
     Args:
         run: a finished run, or its folder.
-        formats: onnx for ONNX Runtime, trt for TensorRT.
-        precisions: fp32, fp16, int8.
+        formats: onnx for ONNX Runtime, trt for TensorRT, openvino for OpenVINO.
+        precisions: fp32, fp16, int8; for openvino also bf16, in which it computes what the FP32 file has.
         preprocess: also a graph that takes uint8 pixels and gives probabilities.
         teacher: also export the teacher.
         bundle: "folder" or "zip" also makes RUN/export/bundle or bundle.zip, with all that a deployer needs.
@@ -60,11 +60,14 @@ def export_run(
         What export.json holds.
 
     Raises:
-        UsageError: a compute capability names no GPU, or is given without the format trt.
+        UsageError: a compute capability names no GPU, or is given without the format trt; or bf16 without openvino.
         InputError: the run is not finished, or its weights or data are not those of its manifest.
         GateError: a file misses a limit of the recipe. Those that passed are there.
-        MachineError: engines are wanted and TensorRT is missing, or another process is using the run.
+        MachineError: engines are wanted and TensorRT is missing, or IRs and OpenVINO is, or bf16 and the CPU has none;
+            or another process is using the run.
     """
+    if "bf16" in precisions and "openvino" not in formats:
+        raise UsageError("only OpenVINO computes in bf16 here", "Add --format openvino, or leave out --precision bf16.")
     run = finished_run(given_run(run).path)
     settings = _settings(run, formats, compute_capabilities)
     wanted = Wanted(formats, precisions, preprocess, threads)

@@ -36,7 +36,8 @@ from export.onnx import (
     to_fp16,
     write_emulation,
 )
-from export.records import ExportRecord, FileRecord, Format, Precision
+from export.openvino import openvino, openvino_files
+from export.records import PRECISIONS, ExportRecord, FileRecord, Format, RunPrecision
 from export.runtimes import batches, normalise
 from export.tensorrt import LIBRARIES, engine_files, tensorrt
 
@@ -54,7 +55,7 @@ class Wanted:
     """Which files an export makes. threads: of ONNX Runtime while it measures; None for what this process may use."""
 
     formats: Collection[Format] = ("onnx",)
-    precisions: Collection[Precision] = ("fp32",)
+    precisions: Collection[RunPrecision] = ("fp32",)
     preprocess: bool = False
     threads: int | None = None
 
@@ -76,9 +77,11 @@ def export_model(source: Source, folder: ExportFolder, settings: Export, wanted:
 
     Raises:
         GateError: a limit is missed. The files that passed are there, and export.json says what did not.
-        MachineError: engines are wanted and TensorRT is missing. The ONNX files for it are there.
+        MachineError: engines are wanted and TensorRT is missing. The ONNX files for it are there. Or OpenVINO is.
         InputError: torch cannot export the model.
     """
+    if "openvino" in wanted.formats:
+        openvino()
     stage = Stage(source, folder, settings, wanted.threads, _header(source, folder, settings, wanted))
     _continue_earlier(stage)
     if "trt" in wanted.formats:
@@ -111,8 +114,10 @@ def _others(stage: Stage, wanted: Wanted) -> None:
     if wanted.preprocess:
         with stage.alone(folder.pixels, f"making {folder.pixels.name}", "Export without --preprocess."):
             _pixels(stage)
+    if "openvino" in wanted.formats:
+        openvino_files(stage, wanted.precisions)
     if "trt" in wanted.formats:
-        for precision in wanted.precisions:
+        for precision in (name for name in PRECISIONS if name in wanted.precisions):
             if folder.trt_onnx(precision).name in stage.record.files:
                 engine = folder.engine(precision)
                 with stage.alone(engine, f"building {engine.name}", _OTHER_FORMAT, MachineError):
@@ -120,7 +125,8 @@ def _others(stage: Stage, wanted: Wanted) -> None:
 
 
 def _header(source: Source, folder: ExportFolder, settings: Export, wanted: Wanted) -> ExportRecord:
-    packages = ("compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+    packages = ["compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"]
+    packages += ["openvino"] if "openvino" in wanted.formats else []
     ranges = source.input_ranges
     return ExportRecord(
         name=folder.name,
@@ -149,7 +155,7 @@ def _continue_earlier(stage: Stage) -> None:
 
     def determined_by(record: ExportRecord) -> tuple[Any, ...]:
         settings = {key: value for key, value in record.settings.items() if key not in _ENGINE_SETTINGS}
-        versions = {key: value for key, value in record.versions.items() if key != "tensorrt"}
+        versions = {key: value for key, value in record.versions.items() if key not in ("tensorrt", "openvino")}
         source = {key: value for key, value in record.provenance.items() if key != "run"}  # it may be renamed
         return settings, versions, source, record.data_sha256, record.eval_images, record.int8_input_ranges
 
@@ -170,7 +176,8 @@ def _continue_earlier(stage: Stage) -> None:
 
 def _warn_of_others(stage: Stage) -> None:
     """What lies beside this export and is none of it: of other weights, data or settings."""
-    if others := sorted(path.name for path in stage.folder.models if path.name not in stage.record.files):
+    names = map(stage.folder.key, stage.folder.models)
+    if others := sorted(name for name in names if name not in stage.record.files):
         logger.warning(f"of an earlier export, and no part of this one: {', '.join(others)}")
 
 

@@ -11,9 +11,12 @@ from pydantic import Field
 from compress.data.preprocessing import Fit
 from compress.runs.records import Record
 
-Format = Literal["onnx", "trt"]
+Format = Literal["onnx", "trt", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
-FORMATS: tuple[Format, ...] = ("onnx", "trt")
+"""Of a file."""
+RunPrecision = Literal["fp32", "fp16", "bf16", "int8"]
+"""Of a file in a runtime: OpenVINO may compute in bf16 what the file has in FP32."""
+FORMATS: tuple[Format, ...] = ("onnx", "trt", "openvino")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
@@ -37,6 +40,13 @@ class FusionRecord(Record):
 
     int8_convs: int
     float_convs: int
+
+
+class ExecutionRecord(Record):
+    """An IR that OpenVINO computes in another precision than the file's, against the FP32 file."""
+
+    agreement: float
+    drop: DropRecord
 
 
 class FileRecord(Record):
@@ -69,6 +79,10 @@ class FileRecord(Record):
     fusion_coverage: FusionRecord | None = None
     speedup_over_fp32: float | None = None
     tensorrt_lint: list[str] | None = None
+    made_of: str | None = None
+    """The ONNX file that an IR holds."""
+    executions: dict[str, ExecutionRecord] | None = None
+    """Of an IR that is computed in bf16 or f16, by OpenVINO's name of it."""
     checked_on_gpu: bool | None = None
 
     @property
@@ -147,12 +161,17 @@ class EngineRecord(Record):
 
 
 class BundledModel(Record):
-    """One of the ONNX files of a bundle. `input`: normalised images behind the preprocessing, or uint8 pixels."""
+    """A file of a bundle in a runtime. `input`: normalised images behind the preprocessing, or uint8 pixels."""
 
-    precision: Precision
+    precision: RunPrecision
     input: Literal["input", "pixels"] = "input"
     signature: str
     """Its inputs and outputs with type and shape."""
+    runtime: Literal["ort", "openvino"] = "ort"
+    file: str = ""
+    """Below 1/; empty where the model has the file's name."""
+    options: dict[str, str] = Field(default={})
+    """Of the session. Empty: the runner's own."""
 
 
 class BundleManifest(Record):
@@ -168,6 +187,9 @@ class BundleManifest(Record):
     crop_pct: float = 1.0
     fit: Fit = "crop"
     image_size: int
+    cpu: str = ""
+    """The processor that the golden answers and the latencies were measured on, and what it can do of what matters."""
+    cpu_flags: list[str] = Field(default=[])
     golden: Annotated[dict[str, str], Field(min_length=1)]
     """The golden pictures: the class of each, by its POSIX path in the bundle."""
     files: dict[str, str]

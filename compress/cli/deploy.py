@@ -15,16 +15,22 @@ logger = logging.getLogger(__name__)
 @click.command()
 @click.argument("run", type=UserPath(), required=False)
 @click.option(
-    "--format", "formats", type=click.Choice(["onnx", "trt"]), multiple=True, default=["onnx"], show_default=True
+    "--format",
+    "formats",
+    type=click.Choice(["onnx", "trt", "openvino"]),
+    multiple=True,
+    default=["onnx"],
+    show_default=True,
+    help="May be given several times.",
 )
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
     multiple=True,
     default=["fp32"],
     show_default=True,
-    help="May be given several times.",
+    help="May be given several times. bf16: OpenVINO computes the FP32 file in it.",
 )
 @click.option("--preprocess", is_flag=True, help="Also a graph that takes uint8 pixels and gives probabilities.")
 @click.option("--teacher", is_flag=True, help="Also export the teacher, for comparison.")
@@ -86,7 +92,13 @@ def export(
 
 @click.command()
 @click.argument("run", type=UserPath(), required=False)
-@click.option("--runtime", "runtimes", type=click.Choice(["torch", "ort", "trt"]), multiple=True, help="Default: all.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=click.Choice(["torch", "ort", "openvino", "trt"]),
+    multiple=True,
+    help="May be given several times. Default: all that are installed.",
+)
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Default: 1 and 32.")
 @click.option("--threads", type=click.IntRange(1), multiple=True, help="Default: what this process may use.")
 @click.option(

@@ -21,7 +21,8 @@ def examine() -> dict[str, str]:
     facts = {"python": platform.python_version()}
     for package in ("compress", "torch", "torchvision", "timm", "onnx", "onnxruntime"):
         facts[package] = _version(package)
-    for module, package in (("tensorrt", "tensorrt"), ("tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings")):
+    extras = (("openvino", "openvino"), ("tensorrt", "tensorrt"))
+    for module, package in (*extras, ("tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings")):
         found = importlib.util.find_spec(module) is not None
         facts[package] = _version(package) if found else "not installed"
     facts["processors"] = f"{usable_cpus()} usable of {os.cpu_count()}"

@@ -1,12 +1,13 @@
 """What a benchmark compares: teacher and student in torch, and every file of the run's export folder.
 
-In: a finished run. Out: Candidates, whose files have the hashes that were recorded, each with a way to run it.
+In: a finished run. Out: Candidates, whose files have the hashes that were recorded, each with its answers.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,15 +18,15 @@ from compress.runs.folder import Run
 from compress.runs.student import load_student
 from compress.system.errors import CompressError, InputError
 from compress.system.files import sha256_file
-from export.benchmark.latency import Clock, cuda_clock, host_clock
 from export.folder import ExportFolder, read_export
-from export.onnx import INPUT_NAME, OUTPUT_NAME, get_metadata, open_session
-from export.records import PRECISIONS, Precision
-from export.runtimes import OrtRuntime, TorchRuntime, normalise
+from export.onnx import get_metadata
+from export.openvino import Execution, OpenVinoRuntime, installed, own_execution, session_options
+from export.records import PRECISIONS, FileRecord, Precision, RunPrecision
+from export.runtimes import OrtRuntime, TorchRuntime
 
-RuntimeName = Literal["torch", "ort", "trt"]
+RuntimeName = Literal["torch", "ort", "openvino", "trt"]
 Role = Literal["teacher", "student"]
-RUNTIMES: tuple[RuntimeName, ...] = ("torch", "ort", "trt")
+RUNTIMES: tuple[RuntimeName, ...] = ("torch", "ort", "openvino", "trt")
 TEACHER, STUDENT, STUDENT_FILE = "teacher.torch", "student.torch", "student.onnx"
 
 _KINDS: tuple[tuple[RuntimeName, Precision, Callable[[ExportFolder, Precision], Path]], ...] = (
@@ -33,28 +34,41 @@ _KINDS: tuple[tuple[RuntimeName, Precision, Callable[[ExportFolder, Precision], 
     ("trt", "int8", ExportFolder.trt_onnx),
     *(("trt", precision, ExportFolder.engine) for precision in PRECISIONS),
 )
-"""Every file that an export can leave of a model, but for the one that takes pixels."""
+"""Every file that an export can leave of a model, but for the one that takes pixels, and the IRs."""
+_PRECISION_OF: dict[Execution, RunPrecision] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model in a runtime that may be benchmarked. `path`: an ONNX file, an engine, or a model folder of torch's."""
+    """A model in a runtime that may be benchmarked. `path`: an ONNX file, IR, engine, or a model folder of torch's.
+
+    `execution`: in what OpenVINO computes what the file has in float.
+    """
 
     name: str
     role: Role
     runtime: RuntimeName
-    precision: Precision
+    precision: RunPrecision
     path: Path
     sha256: str
     size_bytes: int
     mean: Sequence[float]
     std: Sequence[float]
     module: nn.Module | None = None
+    execution: Execution = "f32"
+
+    def options(self, threads: int) -> dict[str, str]:
+        """Of its session."""
+        if self.runtime == "openvino":
+            return session_options(threads, self.execution)
+        if self.runtime == "ort":
+            return {"intra_op_num_threads": str(threads), "inter_op_num_threads": "1"}
+        return {}
 
     @property
     def proxy(self) -> bool:
         """TensorRT's Q/DQ graph: ONNX Runtime can say how accurate it is, but not how fast TensorRT runs it."""
-        return self.name.endswith(".trt.onnx")
+        return self.runtime == "trt" and not self.engine
 
     @property
     def engine(self) -> bool:
@@ -62,20 +76,12 @@ class Candidate:
         return self.name.endswith(".engine")
 
 
-class Opened(Protocol):
-    """A ready candidate. `run` takes what `prepare` made of uint8 pixels [B, H, W, 3]. `fetch` brings logits home."""
-
-    clock: Clock
-
-    def prepare(self, pixels: np.ndarray) -> Any: ...
-
-    def run(self, prepared: Any) -> Any: ...
-
-    def fetch(self, logits: Any) -> np.ndarray: ...
-
-
-def find_candidates(run: Run) -> list[Candidate]:
+def find_candidates(run: Run, runtimes: Collection[str] = ("torch", "ort", "trt")) -> list[Candidate]:
     """Teacher, student, and the files that their exports recorded, in the order of the waterfall.
+
+    Args:
+        run: a finished run that was exported.
+        runtimes: where openvino is among them and installed, the ONNX files are candidates in it, too.
 
     Raises:
         InputError: the run has no export or one of other weights, or a file is missing or not the one that was
@@ -89,23 +95,68 @@ def find_candidates(run: Run) -> list[Candidate]:
     if sha256_file(run.teacher / models.WEIGHTS) != run.result.teacher.sha256:
         raise InputError(f"{run.teacher / models.WEIGHTS} was altered: its hash is not the manifest's")
     in_torch = [_torch_candidate("teacher", teacher, run.teacher), _torch_candidate("student", student, run.student)]
-    exported = []
+    exported: list[Candidate] = []
     for runtime, precision, path_in in _KINDS:
         for own in in_torch:
             path = path_in(ExportFolder(run.export, own.role), precision)
             if path.name in files[own.role]:
                 exported.append(_exported(path, files[own.role][path.name].sha256, own, runtime, precision))
+    for own in in_torch:
+        folder = ExportFolder(run.export, own.role)
+        exported += _in_openvino(folder, files[own.role], own, exported, asked="openvino" in runtimes)
     return in_torch + exported
 
 
 def _exported(path: Path, recorded: str, own: Candidate, runtime: RuntimeName, precision: Precision) -> Candidate:
     """A file that is what export.json says. `own`: the model that it was made of."""
+    _check_intact(path, recorded)
+    mean, std = _normalisation(path) if path.suffix == ".onnx" else (own.mean, own.std)
+    return Candidate(path.name, own.role, runtime, precision, path, recorded, path.stat().st_size, mean, std)
+
+
+def _in_openvino(
+    folder: ExportFolder, files: Mapping[str, FileRecord], own: Candidate, onnx: Sequence[Candidate], *, asked: bool
+) -> Iterator[Candidate]:
+    """The IRs of a model, and, where OpenVINO is asked for and here, the student's ONNX files in it.
+
+    Each is computed in f32, and, where OpenVINO itself would take less, in that too. A graph of which there is an IR is
+    not tried twice in that.
+    """
+    lower = own_execution() if asked and installed() else "f32"
+    held = set()
+    for precision in PRECISIONS:
+        path = folder.openvino(precision)
+        if (name := folder.key(path)) not in files:
+            continue
+        weights = path.with_suffix(".bin")
+        for each in (path, weights):
+            _check_intact(each, files[folder.key(each)].sha256)
+        held.add(files[name].made_of)
+        size = path.stat().st_size + weights.stat().st_size
+        ir = Candidate(name, own.role, "openvino", precision, path, files[name].sha256, size, own.mean, own.std)
+        yield from _executions(ir, lower if precision != "fp16" else "f32")
+    if not asked or not installed() or own.role != "student":
+        return
+    for each in onnx:
+        if each.role == own.role and each.path.suffix == ".onnx" and each.precision != "fp16":
+            named = dataclasses.replace(each, name=f"{each.name}:openvino", runtime="openvino")
+            yield from _executions(named, lower if each.path.name not in held else "f32")
+
+
+def _executions(candidate: Candidate, lower: Execution) -> Iterator[Candidate]:
+    yield candidate
+    if lower != "f32":
+        precision: RunPrecision = "int8" if candidate.precision == "int8" else _PRECISION_OF[lower]
+        name = f"{candidate.name}:{lower}"
+        yield dataclasses.replace(candidate, name=name, precision=precision, execution=lower)
+
+
+def _check_intact(path: Path, recorded: str) -> None:
+    """Raises InputError where a file is not the one that export.json has."""
     if not path.is_file() or sha256_file(path) != recorded:
         raise InputError(
             f"{path} is missing or was altered: its hash is not export.json's", "Run `compress export` again."
         )
-    mean, std = _normalisation(path) if path.suffix == ".onnx" else (own.mean, own.std)
-    return Candidate(path.name, own.role, runtime, precision, path, recorded, path.stat().st_size, mean, std)
 
 
 def reason_not_timed(candidate: Candidate, runtimes: Collection[str]) -> str | None:
@@ -114,8 +165,14 @@ def reason_not_timed(candidate: Candidate, runtimes: Collection[str]) -> str | N
         return f"runtime {candidate.runtime} was not asked for"
     if candidate.proxy:
         return "made for TensorRT, whose speed ONNX Runtime does not show"
+    return _not_here(candidate)
+
+
+def _not_here(candidate: Candidate) -> str | None:
     if candidate.engine and not torch.cuda.is_available():
         return "no GPU here"
+    if candidate.runtime == "openvino" and not installed():
+        return "OpenVINO is not installed here"
     return None
 
 
@@ -127,83 +184,24 @@ def evaluate(candidate: Candidate, images: np.ndarray, threads: int) -> np.ndarr
         from export.tensorrt import EngineRunner, EngineRuntime
 
         return EngineRuntime(EngineRunner(candidate.path), candidate.mean, candidate.std)(images)
+    if candidate.runtime == "openvino":
+        execution = candidate.execution
+        return OpenVinoRuntime(candidate.path, candidate.mean, candidate.std, threads=threads, execution=execution)(
+            images
+        )
     return OrtRuntime(candidate.path, candidate.mean, candidate.std, threads=threads, literal=candidate.proxy)(images)
-
-
-def open_candidate(candidate: Candidate, threads: int) -> Opened:
-    """Loads it, ready to be timed. Raises InputError or MachineError where it cannot be opened here."""
-    if candidate.module is not None:
-        return _Torch(candidate)
-    return _Engine(candidate) if candidate.engine else _Ort(candidate, threads)
 
 
 def try_evaluate(candidate: Candidate, images: np.ndarray, threads: int) -> np.ndarray | str:
     """The logits of `evaluate`, or why there are none: an engine needs a GPU that it was built for."""
-    if candidate.engine and not torch.cuda.is_available():
-        return "no GPU here"
+    if (reason := _not_here(candidate)) is not None:
+        return reason
     try:
         return evaluate(candidate, images, threads)
     except CompressError as error:
         if candidate.engine:
             return str(error)
         raise
-
-
-class _Torch:
-    """A module in torch eager, float32, on the CPU."""
-
-    def __init__(self, candidate: Candidate) -> None:
-        assert candidate.module is not None
-        self.candidate, self.module = candidate, candidate.module.eval()
-        self.clock: Clock = host_clock
-
-    def prepare(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(normalise(pixels, self.candidate.mean, self.candidate.std))
-
-    def run(self, prepared: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            return self.module(prepared)
-
-    def fetch(self, logits: torch.Tensor) -> np.ndarray:
-        return logits.numpy()
-
-
-class _Ort:
-    """An ONNX file in ONNX Runtime on the CPU."""
-
-    def __init__(self, candidate: Candidate, threads: int) -> None:
-        self.candidate = candidate
-        self.clock: Clock = host_clock
-        # Spinning threads would take the cores that the next candidate needs.
-        self.session = open_session(candidate.path, threads, stop_spinning=True)
-
-    def prepare(self, pixels: np.ndarray) -> np.ndarray:
-        return normalise(pixels, self.candidate.mean, self.candidate.std)
-
-    def run(self, prepared: np.ndarray) -> np.ndarray:
-        return np.asarray(self.session.run([OUTPUT_NAME], {INPUT_NAME: prepared})[0])
-
-    def fetch(self, logits: np.ndarray) -> np.ndarray:
-        return logits
-
-
-class _Engine:
-    """A TensorRT engine behind a CUDA graph; the model alone is timed by CUDA events. Not run on a GPU yet."""
-
-    def __init__(self, candidate: Candidate) -> None:
-        from export.tensorrt import EngineRunner
-
-        self.candidate, self.runner = candidate, EngineRunner(candidate.path)
-        self.clock: Clock = cuda_clock(self.runner.stream)
-
-    def prepare(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(normalise(pixels, self.candidate.mean, self.candidate.std)).to(self.runner.device)
-
-    def run(self, prepared: torch.Tensor) -> torch.Tensor:
-        return self.runner(prepared)
-
-    def fetch(self, logits: torch.Tensor) -> np.ndarray:
-        return logits.cpu().numpy()
 
 
 def _normalisation(path: Path) -> tuple[list[float], list[float]]:

@@ -12,7 +12,7 @@ from export.benchmark.results import Machine
 from export.onnx import default_threads
 
 _PACKAGES = ("compress", "torch", "timm", "numpy", "scipy", "onnx", "onnxruntime")
-_OPTIONAL = ("tensorrt", "tensorrt-rtx-cu13-bindings")
+_OPTIONAL = ("openvino", "tensorrt", "tensorrt-rtx-cu13-bindings")
 
 
 def this_machine() -> Machine:

@@ -18,6 +18,7 @@ from compress.runs.locks import held
 from compress.system.errors import InputError, UsageError
 from export.benchmark import latency, scoring
 from export.benchmark.candidates import RUNTIMES, Candidate, Role, find_candidates, reason_not_timed, try_evaluate
+from export.benchmark.executions import missed_gates
 from export.benchmark.file import write_benchmark
 from export.benchmark.machine import this_machine
 from export.benchmark.results import AccuracyResult, Benchmark, NotRun, Settings
@@ -25,6 +26,7 @@ from export.benchmark.summary import Measured, candidate_result, judged, summary
 from export.benchmark.timing import SCOPES, time_candidates
 from export.folder import given_run
 from export.onnx import default_threads
+from export.openvino import openvino
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ BATCHES = (1, 32)
 def benchmark_run(
     run: Run | str | Path,
     *,
-    runtimes: Sequence[str] = RUNTIMES,
+    runtimes: Sequence[str] = (),
     batches: Sequence[int] = BATCHES,
     threads: Sequence[int] = (),
     min_seconds: float = latency.MIN_SECONDS,
@@ -44,7 +46,7 @@ def benchmark_run(
 
     Args:
         run: a finished run that was exported, or its folder.
-        runtimes: which are timed, of torch, ort and trt. Empty: all.
+        runtimes: which are timed, of torch, ort, openvino and trt. Empty: all that are installed.
         batches: batch sizes. Empty: 1 and 32. The smallest is the one of plots and verdict.
         threads: numbers of threads. Empty: what this process may use. The first is the one of plots and verdict.
         min_seconds: the least time for each latency, in seconds.
@@ -56,7 +58,7 @@ def benchmark_run(
     Raises:
         UsageError: an argument means nothing.
         InputError: the run is not finished or not exported, files were altered, or the data is not that of the run.
-        MachineError: another process is using the run.
+        MachineError: another process is using the run, or OpenVINO is named and not installed.
     """
     if not math.isfinite(min_seconds):
         raise UsageError(f"{min_seconds} seconds cannot be measured", "Give a number, such as 3.")
@@ -72,20 +74,23 @@ def benchmark_run(
         limits=run.recipe.benchmark.model_dump(),
     )
     _check(settings)
+    if "openvino" in runtimes:
+        openvino()
     with held(run.path):
         if run.result.teacher_top1 is None:
             raise InputError(
                 f"the teacher of {run.path} has no last layer, and a benchmark compares the student with its answers",
                 "Benchmark a run whose teacher classifies, such as the same recipe with teacher.source: finetune.",
             )
-        candidates = find_candidates(run)
+        candidates = find_candidates(run, settings.runtimes)
         dataset = data_of_student(run)
         images: dict[Role, np.ndarray] = {"student": dataset.eval_images, "teacher": data_of_teacher(run).eval_images}
         _say_plan(candidates, settings, len(dataset.eval_labels))
         logits, scores = _score(candidates, images, dataset.eval_labels, settings.threads[0])
         chosen = [candidate for candidate in candidates if reason_not_timed(candidate, settings.runtimes) is None]
         timed, aa = time_candidates(chosen, images, settings)
-        measured = Measured(dataset, logits, scores, timed, aa, settings)
+        refused = missed_gates(candidates, logits, dataset.eval_labels, run.recipe.export)
+        measured = Measured(dataset, logits, scores, timed, aa, settings, refused)
         results = [candidate_result(candidate, measured) for candidate in candidates]
         verdict = judged(run, results, measured)
         benchmark = summary(run, machine, measured, results, verdict)

@@ -1,30 +1,32 @@
 """Peak memory of a model in a process of its own: what a deployer's process will take.
 
-`python -m export.benchmark.memory MODEL BATCH THREADS` opens an ONNX file or a model folder, runs a batch twice and
-prints JSON. For an ONNX file that process imports numpy and onnxruntime, and of this project only modules that import
-nothing else.
+`python -m export.benchmark.memory MODEL BATCH THREADS [EXECUTION]` opens an ONNX file or a model folder, or with
+EXECUTION a file in OpenVINO, runs a batch twice and prints JSON. For a file that process imports numpy and the runtime,
+and of this project only modules that import nothing else.
 """
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from compress.system.child import module_command
 from compress.system.platform import peak_memory_mb
 
 if TYPE_CHECKING:
     from export.benchmark.results import Memory, NotRun
+    from export.openvino import Execution
 
 
-def peak_memory(model: Path, *, batch: int, threads: int) -> "Memory | NotRun":
+def peak_memory(model: Path, *, batch: int, threads: int, execution: str = "") -> "Memory | NotRun":
     """What a process takes that runs the model on the CPU.
 
     Args:
-        model: an ONNX file, or a folder with config.json and model.safetensors.
+        model: an ONNX file, an IR, or a folder with config.json and model.safetensors.
         batch: images in one run.
         threads: of the runtime.
+        execution: where OpenVINO is the runtime, in what it computes.
 
     Returns:
         Megabytes of 10^6 bytes, or why there are none.
@@ -32,6 +34,7 @@ def peak_memory(model: Path, *, batch: int, threads: int) -> "Memory | NotRun":
     from export.benchmark.results import Memory, NotRun
 
     arguments = [*module_command("export.benchmark.memory"), str(model), str(batch), str(threads)]
+    arguments += [execution] if execution else []
     done = subprocess.run(arguments, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -53,6 +56,19 @@ def _onnx(path: Path, batch: int, threads: int) -> tuple[float, float]:
     return library, peak_memory_mb()
 
 
+def _openvino(path: Path, batch: int, threads: int, execution: "Execution") -> tuple[float, float]:
+    import numpy as np
+
+    from export.openvino.session import Session, openvino
+
+    openvino()
+    library = peak_memory_mb()
+    session = Session(path, threads, execution=execution)
+    for _ in range(2):
+        session.run(np.zeros((batch, *session.input_shape[1:]), np.float32))
+    return library, peak_memory_mb()
+
+
 def _torch(folder: Path, batch: int, threads: int) -> tuple[float, float]:
     import torch
 
@@ -70,4 +86,7 @@ def _torch(folder: Path, batch: int, threads: int) -> tuple[float, float]:
 
 if __name__ == "__main__":
     _path, _batch, _threads = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    print(json.dumps((_torch if _path.is_dir() else _onnx)(_path, _batch, _threads)))
+    if _execution := sys.argv[4:]:
+        print(json.dumps(_openvino(_path, _batch, _threads, cast("Execution", _execution[0]))))
+    else:
+        print(json.dumps((_torch if _path.is_dir() else _onnx)(_path, _batch, _threads)))

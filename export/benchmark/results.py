@@ -91,12 +91,14 @@ class Memory(Section):
 
 
 class CandidateResult(Section):
-    """What was measured of a model in a runtime. `name` is the file's, or ROLE.torch."""
+    """What was measured of a model in a runtime. `name`: FILE[:openvino][:bf16], or ROLE.torch."""
 
     name: str
     role: Literal["teacher", "student"]
-    runtime: Literal["torch", "ort", "trt"]
-    precision: Literal["fp32", "fp16", "int8"]
+    runtime: Literal["torch", "ort", "openvino", "trt"]
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    file: str = Field(default="", description="Below RUN/export; empty for torch.")
+    options: dict[str, str] = Field(default={}, description="Of the session, at the first number of threads.")
     device: Literal["cpu", "cuda"]
     deployable: bool = Field(description="A file of the student that a verdict may recommend.")
     size_bytes: int

@@ -4,7 +4,7 @@ In: the logits and times of all candidates. Out: a Benchmark that says all but w
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class Measured:
     timed: dict[str, list[Latency]]
     aa: list[AARun]
     settings: Settings
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Candidates that miss a gate here, and by what."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -66,7 +68,9 @@ def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResul
     settings = measured.settings
     reason = reason_not_timed(candidate, settings.runtimes)
     if reason is None and not candidate.engine:
-        memory = peak_memory(candidate.path, batch=max(settings.batches), threads=settings.threads[0])
+        execution = candidate.execution if candidate.runtime == "openvino" else ""
+        batch, threads = max(settings.batches), settings.threads[0]
+        memory = peak_memory(candidate.path, batch=batch, threads=threads, execution=execution)
     else:
         memory = NotRun(reason=reason or "memory of a GPU is not measured")
     return CandidateResult(
@@ -74,8 +78,13 @@ def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResul
         role=candidate.role,
         runtime=candidate.runtime,
         precision=candidate.precision,
+        file="" if candidate.module is not None else candidate.name.split(":")[0],
+        options=candidate.options(settings.threads[0]),
         device="cuda" if candidate.engine else "cpu",
-        deployable=candidate.role == "student" and candidate.runtime != "torch" and not candidate.proxy,
+        deployable=candidate.role == "student"
+        and candidate.runtime != "torch"
+        and not candidate.proxy
+        and candidate.name not in measured.refused,
         size_bytes=candidate.size_bytes,
         sha256=candidate.sha256,
         accuracy=measured.scores[candidate.name],
@@ -163,7 +172,7 @@ def _comparisons(measured: Measured, results: Mapping[str, CandidateResult]) -> 
     """Every form of the student against the teacher, and every precision against FP32."""
     plain, logits = (STUDENT, STUDENT_FILE), measured.logits
     pairs = [(TEACHER, other) for other in logits if other != TEACHER]
-    pairs += [(STUDENT_FILE, other) for other in logits if other.startswith("student.") and other not in plain]
+    pairs += [(STUDENT_FILE, other) for other in logits if results[other].role == "student" and other not in plain]
     found = []
     for reference, other in pairs:
         score = results[other].accuracy
@@ -206,6 +215,7 @@ def _warnings(record: ExportRecord, measured: Measured) -> list[str]:
             f"The latency of {', '.join(noisy)} varies: its median distance from the median is above 5 %. "
             "Measure longer (--seconds) before a small difference decides."
         )
+    found += [f"{name} is not recommended: {reason}." for name, reason in measured.refused.items()]
     found += [
         f"{run.candidate} differs from itself at batch {run.batch} by {100 * abs(run.ratio.value - 1):.1f} %: "
         "smaller differences between models mean nothing here."

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from export.benchmark import latency
-from export.benchmark.candidates import STUDENT_FILE, TEACHER, Candidate, Opened, Role, open_candidate
+from export.benchmark.candidates import STUDENT_FILE, TEACHER, Candidate, Role
 from export.benchmark.latency import Series, Timed
+from export.benchmark.opened import Opened, open_candidate
 from export.benchmark.results import AARun, Interval, Latency, LikeForLike, Settings
 
 logger = logging.getLogger(__name__)

@@ -78,19 +78,21 @@ class Stage:
 
     def unchanged(self, path: Path) -> bool:
         """Whether an earlier export left this file, from the same of everything that determines it, and intact."""
-        if path.name not in self.earlier:
+        name = self.folder.key(path)
+        if name not in self.earlier:
             return False
-        self.record.files[path.name] = self.earlier[path.name]
+        self.record.files[name] = self.earlier[name]
         logger.info(f"{path.name}: unchanged")
         return True
 
     def keep(self, path: Path, measured: Mapping[str, Any]) -> None:
         """Records a file that passed its gates, with what they measured. It says where they could not decide."""
         entry = {"sha256": sha256_file(path), "bytes": path.stat().st_size, **measured}
-        self.record.files[path.name] = kept = FileRecord.model_validate(entry)
-        logger.info(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+        name = self.folder.key(path)
+        self.record.files[name] = kept = FileRecord.model_validate(entry)
+        logger.info(f"{name}: {path.stat().st_size / 1e6:.1f} MB")
         if undecided := kept.undecided:
-            logger.warning(f"{path.name} is {undecided}")
+            logger.warning(f"{name} is {undecided}")
 
     def note(
         self,

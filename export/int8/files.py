@@ -28,17 +28,23 @@ _HINT = "The other files stay: export without it, or choose another architecture
 def int8_files(stage: Stage, formats: Collection[Format]) -> None:
     """Makes student.int8.onnx for the format onnx and student.int8.trt.onnx for trt, from one calibration.
 
-    Why one of them could not be made is kept in the stage.
+    OpenVINO runs either, and which is faster depends on the model. For it both are made, and one of them suffices. Why
+    one of them could not be made is kept in the stage.
     """
     targets: dict[Format, tuple[Target, Path]] = {
         "onnx": ("ort", stage.folder.onnx("int8")),
         "trt": ("trt", stage.folder.trt_onnx("int8")),
     }
-    wanted = [targets[name] for name in targets if name in formats and not stage.unchanged(targets[name][1])]
+    made = [name for name in targets if name in formats or "openvino" in formats]
     workshop = functools.cache(lambda: _workshop(stage))
-    for target, path in wanted:
+    for name in made:
+        target, path = targets[name]
+        if stage.unchanged(path):
+            continue
         with stage.alone(path, f"quantizing {stage.folder.onnx().name} to int8", _HINT):
             _int8_file(stage, workshop(), target, path)
+        if name not in formats and (error := stage.errors.pop(path.name, None)):
+            logger.warning(f"{path.name} is not made: {error}")
 
 
 def _workshop(stage: Stage) -> Workshop:

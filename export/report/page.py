@@ -221,7 +221,7 @@ def _is_another(run: Run, measured: CandidateResult) -> bool:
     if measured.runtime == "torch":
         path = (run.teacher if measured.role == "teacher" else run.student) / models.WEIGHTS
     else:
-        path = ExportFolder(run.export).file(measured.name)
+        path = ExportFolder(run.export).file(measured.file or measured.name)
     return path.is_file() and files.sha256_file(path) != measured.sha256
 
 

@@ -11,13 +11,13 @@ import torch
 from compress.system.errors import GateError
 from export.folder import sidecar
 from export.gates import Stage
-from export.records import PRECISIONS, Precision
+from export.records import PRECISIONS, Precision, RunPrecision
 from export.tensorrt.build import EngineOptions, build_engine, tensorrt
 from export.tensorrt.lint import lint_for_tensorrt
 from export.tensorrt.runtime import EngineRunner, EngineRuntime
 
 
-def engine_files(stage: Stage, precisions: Collection[Precision]) -> None:
+def engine_files(stage: Stage, precisions: Collection[RunPrecision]) -> None:
     """Makes an engine and its sidecar for each precision.
 
     Raises:

@@ -1,0 +1,133 @@
+"""The IR files of an export, each behind the gates of its precision, with OpenVINO's own answers.
+
+In: the ONNX files of the stage. Out: openvino/student[.PRECISION].xml with its .bin, for FP32, FP16 and INT8.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from compress.system.errors import GateError, MachineError
+from export.gates import Stage, parity
+from export.onnx import get_metadata
+from export.openvino.fastest import fastest
+from export.openvino.runtime import OpenVinoRuntime
+from export.openvino.session import EXECUTION, Execution, openvino, own_execution
+from export.records import RunPrecision
+
+
+def openvino_files(stage: Stage, precisions: Collection[RunPrecision]) -> None:
+    """Makes the IR of each precision. bf16 has none of its own: what it does to the FP32 one is measured.
+
+    Why a file could not be made is kept in the stage.
+
+    Raises:
+        MachineError: bf16 is wanted and the CPU has none.
+    """
+    if "bf16" in precisions and own_execution() != "bf16":
+        raise MachineError("OpenVINO does not compute in bf16 on this CPU", "Leave out --precision bf16.")
+    folder = stage.folder
+    with _alone(stage, folder.openvino("fp32")):
+        _fp32(stage, required="bf16" in precisions)
+    if "fp16" in precisions:
+        with _alone(stage, folder.openvino("fp16")):
+            _fp16(stage)
+    if "int8" in precisions:
+        with _alone(stage, folder.openvino("int8")):
+            _int8(stage)
+
+
+def _alone(stage: Stage, path: Path) -> contextlib.AbstractContextManager[None]:
+    return stage.alone(path, f"making {path.name}", "The other files stay: export without openvino.")
+
+
+def _fp32(stage: Stage, *, required: bool) -> None:
+    source = stage.folder.onnx()
+    with _gated_ir(stage.folder.openvino("fp32")) as made:
+        _write(source, made, half=False)
+        measured = {"made_of": source.name, **stage.check_parity(_runtime(stage, made), "OpenVINO's FP32")}
+        lower = own_execution()
+        if lower != "f32":
+            measured["executions"] = {lower: _executed(stage, made, lower, required=required)}
+    _keep(stage, stage.folder.openvino("fp32"), measured)
+
+
+def _executed(stage: Stage, made: Path, execution: Execution, *, required: bool) -> dict[str, Any]:
+    """What the FP32 file loses in another precision. A limit stops the export only where that precision is asked for.
+
+    `compress benchmark` measures it again, and recommends nothing that misses a limit.
+    """
+    settings = stage.settings
+    run = _runtime(stage, made, execution)
+    if required:
+        return stage.check_accuracy(run, settings.max_fp16_top1_drop, settings.min_agreement, execution)
+    logits = run(stage.data.eval_images)
+    agreement = float((logits.argmax(1) == stage.fp32_logits.argmax(1)).mean())
+    return {"agreement": agreement, "drop": parity.paired_drop(stage.fp32_logits, logits, stage.data.eval_labels)}
+
+
+def _fp16(stage: Stage) -> None:
+    """Weights in FP16. They are computed with in FP32, unless a session is opened otherwise."""
+    settings, source = stage.settings, stage.folder.onnx()
+    with _gated_ir(stage.folder.openvino("fp16")) as made:
+        _write(source, made, half=True)
+        accuracy = stage.check_accuracy(
+            _runtime(stage, made), settings.max_fp16_top1_drop, settings.min_agreement, "OpenVINO's FP16"
+        )
+    _keep(stage, stage.folder.openvino("fp16"), {"made_of": source.name, **accuracy})
+
+
+def _int8(stage: Stage) -> None:
+    """Of our two INT8 graphs the faster one in OpenVINO, here and at batch 1."""
+    graphs = (stage.folder.trt_onnx("int8"), stage.folder.onnx("int8"))
+    passed = [path for path in graphs if path.name in stage.record.files]
+    if not passed:
+        raise GateError("neither of the INT8 graphs passed its gates", "Deploy another precision")
+    source = fastest(passed, stage.threads)
+    with _gated_ir(stage.folder.openvino("int8")) as made:
+        _write(source, made, half=False)
+        accuracy = stage.check_accuracy(
+            _runtime(stage, made),
+            stage.settings.max_int8_top1_drop,
+            stage.settings.min_int8_agreement,
+            "OpenVINO's INT8",
+        )
+    int8_macs = stage.record.files[source.name].int8_macs
+    _keep(stage, stage.folder.openvino("int8"), {"made_of": source.name, "int8_macs": int8_macs, **accuracy})
+
+
+def _runtime(stage: Stage, path: Path, execution: Execution = EXECUTION["fp32"]) -> OpenVinoRuntime:
+    return OpenVinoRuntime(path, stage.data.mean, stage.data.std, threads=stage.threads, execution=execution)
+
+
+def _write(source: Path, target: Path, *, half: bool) -> None:
+    """An IR with the metadata of the ONNX file below "compress" in its rt_info."""
+    ov = openvino()
+    model = ov.Core().read_model(str(source))
+    for key, value in sorted(get_metadata(source).items()):
+        model.set_rt_info(value, ["compress", key])
+    ov.save_model(model, str(target), compress_to_fp16=half)
+
+
+@contextlib.contextmanager
+def _gated_ir(path: Path) -> Iterator[Path]:
+    """A place for both files, which get their names once they passed. Where a gate fails, an earlier export's go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ir.", suffix=".tmp", dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        try:
+            yield made
+        except GateError:
+            for each in (path, path.with_suffix(".bin")):
+                each.unlink(missing_ok=True)
+            raise
+        os.replace(made.with_suffix(".bin"), path.with_suffix(".bin"))
+        os.replace(made, path)
+
+
+def _keep(stage: Stage, path: Path, measured: dict[str, Any]) -> None:
+    stage.keep(path, measured)
+    stage.keep(path.with_suffix(".bin"), {})
