@@ -158,6 +158,11 @@ class EngineRecord(Record):
     engine_sha256: str
     engine_bytes: int
     build_seconds: float
+    tf32: bool | None = None
+    """Whether FP32 layers may round to TF32, as is TensorRT's default."""
+    gpu: str | None = None
+    """The GPU that was there, and its driver. None where it was built without one."""
+    driver: str | None = None
 
 
 class BundledModel(Record):

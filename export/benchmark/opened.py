@@ -1,12 +1,13 @@
 """Candidates that are ready to be timed: each in its runtime, with its own clock.
 
-In: a Candidate. Out: an Opened, whose steps from pixels to logits can be timed one by one.
+In: a Candidate. Out: an Opened, whose model can be timed alone, or from pixels to logits.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from export.benchmark.candidates import Candidate
 from export.benchmark.latency import Clock, cuda_clock, host_clock
@@ -15,97 +16,91 @@ from export.openvino import Session
 from export.runtimes import normalise
 
 
-class Opened(Protocol):
-    """A ready candidate. `run` takes what `prepare` made of uint8 pixels [B, H, W, 3]. `fetch` brings logits home."""
+class Opened:
+    """A ready candidate, on the CPU unless a subclass says otherwise."""
 
-    clock: Clock
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate = candidate
+        self.clock: Clock = host_clock
 
-    def prepare(self, pixels: np.ndarray) -> Any: ...
+    def prepare(self, pixels: np.ndarray) -> Any:
+        """What `run` takes, from uint8 pixels [B, H, W, 3]. It is not timed with the model alone."""
+        return normalise(pixels, self.candidate.mean, self.candidate.std)
 
-    def run(self, prepared: Any) -> Any: ...
+    def run(self, prepared: Any) -> Any:
+        """The model alone. `clock` knows when it is done."""
+        raise NotImplementedError
 
-    def fetch(self, logits: Any) -> np.ndarray: ...
+    def answer(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 logits [B, C] of uint8 pixels [B, H, W, 3], on the host."""
+        return np.asarray(self.run(self.prepare(pixels)))
 
 
 def open_candidate(candidate: Candidate, threads: int) -> Opened:
     """Loads it, ready to be timed. Raises InputError or MachineError where it cannot be opened here."""
     if candidate.module is not None:
-        return _Torch(candidate)
+        return _Torch(candidate, candidate.module)
     if candidate.runtime == "openvino":
         return _OpenVino(candidate, threads)
     return _Engine(candidate) if candidate.engine else _Ort(candidate, threads)
 
 
-class _Torch:
-    """A module in torch eager, float32, on the CPU."""
+class _Torch(Opened):
+    """A module in torch eager, float32."""
 
-    def __init__(self, candidate: Candidate) -> None:
-        assert candidate.module is not None
-        self.candidate, self.module = candidate, candidate.module.eval()
-        self.clock: Clock = host_clock
+    def __init__(self, candidate: Candidate, module: nn.Module) -> None:
+        super().__init__(candidate)
+        self.module = module.eval()
 
     def prepare(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(normalise(pixels, self.candidate.mean, self.candidate.std))
+        return torch.from_numpy(super().prepare(pixels))
 
     def run(self, prepared: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
             return self.module(prepared)
 
-    def fetch(self, logits: torch.Tensor) -> np.ndarray:
-        return logits.numpy()
 
-
-class _Ort:
-    """An ONNX file in ONNX Runtime on the CPU."""
+class _Ort(Opened):
+    """An ONNX file in ONNX Runtime."""
 
     def __init__(self, candidate: Candidate, threads: int) -> None:
-        self.candidate = candidate
-        self.clock: Clock = host_clock
+        super().__init__(candidate)
         # Spinning threads would take the cores that the next candidate needs.
         self.session = open_session(candidate.path, threads, stop_spinning=True)
-
-    def prepare(self, pixels: np.ndarray) -> np.ndarray:
-        return normalise(pixels, self.candidate.mean, self.candidate.std)
 
     def run(self, prepared: np.ndarray) -> np.ndarray:
         return np.asarray(self.session.run([OUTPUT_NAME], {INPUT_NAME: prepared})[0])
 
-    def fetch(self, logits: np.ndarray) -> np.ndarray:
-        return logits
 
-
-class _OpenVino:
-    """An ONNX file or an IR in OpenVINO on the CPU."""
+class _OpenVino(Opened):
+    """An ONNX file or an IR in OpenVINO."""
 
     def __init__(self, candidate: Candidate, threads: int) -> None:
-        self.candidate = candidate
-        self.clock: Clock = host_clock
+        super().__init__(candidate)
         self.session = Session(candidate.path, threads, execution=candidate.execution)
-
-    def prepare(self, pixels: np.ndarray) -> np.ndarray:
-        return normalise(pixels, self.candidate.mean, self.candidate.std)
 
     def run(self, prepared: np.ndarray) -> np.ndarray:
         return self.session.run(prepared)
 
-    def fetch(self, logits: np.ndarray) -> np.ndarray:
-        return logits
 
+class _Engine(Opened):
+    """A TensorRT engine on a GPU: CUDA events around the replay of a graph. Not run on a GPU yet.
 
-class _Engine:
-    """A TensorRT engine behind a CUDA graph; the model alone is timed by CUDA events. Not run on a GPU yet."""
+    Each prepared batch has a graph with buffers of its own, so that nothing is copied or waited for between the events.
+    """
 
     def __init__(self, candidate: Candidate) -> None:
         from export.tensorrt import EngineRunner
 
-        self.candidate, self.runner = candidate, EngineRunner(candidate.path)
-        self.clock: Clock = cuda_clock(self.runner.stream)
+        super().__init__(candidate)
+        self.runner = EngineRunner(candidate.path)
+        self.clock = cuda_clock(self.runner.stream)
 
-    def prepare(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(normalise(pixels, self.candidate.mean, self.candidate.std)).to(self.runner.device)
+    def prepare(self, pixels: np.ndarray) -> Any:
+        return self.runner.launch(torch.from_numpy(super().prepare(pixels)))
 
-    def run(self, prepared: torch.Tensor) -> torch.Tensor:
-        return self.runner(prepared)
+    def run(self, prepared: Any) -> torch.Tensor:
+        return prepared.replay()
 
-    def fetch(self, logits: torch.Tensor) -> np.ndarray:
-        return logits.cpu().numpy()
+    def answer(self, pixels: np.ndarray) -> np.ndarray:
+        return self.runner(torch.from_numpy(super().prepare(pixels))).cpu().numpy()

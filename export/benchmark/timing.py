@@ -80,7 +80,7 @@ def _pixels(images: np.ndarray, batch: int) -> list[np.ndarray]:
 def _timed(name: str, opened: Opened, pixels: list[np.ndarray], scope: Scope) -> Timed:
     if scope == "end-to-end":
         # The host's clock, whatever the device: transfers both ways are part of it.
-        return Timed(name, lambda number: opened.fetch(opened.run(opened.prepare(pixels[number % INPUTS]))))
+        return Timed(name, lambda number: opened.answer(pixels[number % INPUTS]))
     prepared = [opened.prepare(batch) for batch in pixels]
     return Timed(name, lambda number: opened.run(prepared[number % INPUTS]), opened.clock)
 

@@ -29,7 +29,7 @@ class Launch:
     def __init__(self, runner: "EngineRunner", shape: Sequence[int]) -> None:
         self.input = torch.zeros(tuple(shape), device=runner.device)
         self.output = torch.empty(shape[0], runner.classes, device=runner.device)
-        context = runner.context(shape[0])
+        context, self._stream = runner.context(shape[0]), runner.stream
         # The first run allocates and compiles, which cannot be captured.
         runner.enqueue(context, self.input, self.output)
         runner.stream.synchronize()
@@ -39,7 +39,8 @@ class Launch:
 
     def replay(self) -> torch.Tensor:
         """Puts one run on the runner's stream and returns `output` at once: no copy, no synchronisation."""
-        self._graph.replay()
+        with torch.cuda.stream(self._stream):  # a graph is replayed on the stream that is current
+            self._graph.replay()
         return self.output
 
 
