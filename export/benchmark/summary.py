@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compress.data import Dataset
+from compress.recipe import BenchmarkLimits
 from compress.runs.folder import Run
 from export import statistics
 from export.benchmark import scoring
@@ -83,16 +84,17 @@ def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResul
     )
 
 
-def judged(run: Run, results: Sequence[CandidateResult], measured: Measured) -> Verdict:
-    """The verdict on what could be deployed, by the limits of the run's recipe."""
+def judged(results: Sequence[CandidateResult], measured: Measured) -> Verdict:
+    """The verdict on what could be deployed, by the limits of the settings."""
     evidence = [_evidence(result, measured) for result in results if result.deployable]
+    limits = BenchmarkLimits.model_validate(measured.settings.limits)
     primary = measured.primary
     points = {
         result.name: (result.accuracy.top1.value, primary[result.name].p50_ms.value)
         for result in results
         if isinstance(result.accuracy, AccuracyResult) and result.name in primary
     }
-    return decide([entry for entry in evidence if entry is not None], run.recipe.benchmark, points)
+    return decide([entry for entry in evidence if entry is not None], limits, points)
 
 
 def _evidence(result: CandidateResult, measured: Measured) -> Evidence | None:
@@ -193,6 +195,7 @@ def _warnings(record: ExportRecord, measured: Measured, machine: Machine) -> lis
     found = []
     if record.failed is not None:
         found.append(f"The export did not finish: {record.failed}")
+    found += [f"At its gate {name} was {entry.undecided}." for name, entry in record.files.items() if entry.undecided]
     if noisy:
         share = f"{len(noisy)} of {sum(map(len, timed.values()))}"
         found.append(f"{share} latencies vary by more than 5 %, up to {100 * max(e.cv for e in noisy):.0f} %.")
