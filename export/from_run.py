@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from compress import models
 from compress.data import Dataset
-from compress.recipe import Export
+from compress.recipe import Export, changed_recipe
 from compress.runs.data import data_of_student, data_of_teacher
 from compress.runs.folder import Run, finished_run
 from compress.runs.locks import held
@@ -24,13 +24,11 @@ from export.delivery import make_bundle, read_manifest
 from export.folder import ExportFolder, given_run
 from export.gates import Source
 from export.pipeline import Wanted, export_model
-from export.records import ExportRecord, Format, Precision, RunPrecision
+from export.records import PRECISIONS, ExportRecord, FileRecord, Format, RunPrecision
 
 logger = logging.getLogger(__name__)
 
 BundleKind = Literal["folder", "zip"]
-_BUNDLED: tuple[Precision, ...] = ("int8", "fp16", "fp32")
-"""The smallest precision first: it is what a deployer gets who does not choose."""
 
 
 def export_run(
@@ -43,6 +41,7 @@ def export_run(
     bundle: BundleKind | None = None,
     threads: int | None = None,
     compute_capabilities: Collection[str] = (),
+    overrides: Sequence[str] = (),
 ) -> ExportRecord:
     """Writes the files of a finished run that are deployed to RUN/export.
 
@@ -55,43 +54,62 @@ def export_run(
         bundle: "folder" or "zip" also makes RUN/export/bundle or bundle.zip, with all that a deployer needs.
         threads: of ONNX Runtime; None takes what this process may use.
         compute_capabilities: GPUs to build engines for, such as "89", instead of the recipe's.
+        overrides: "export.key=value", settings instead of the recipe's, as for --set.
 
     Returns:
         What export.json holds.
 
     Raises:
-        UsageError: a compute capability names no GPU, or is given without the format trt; or bf16 without openvino.
+        UsageError: an override is wrong; a compute capability names no GPU, or is given without the format trt; or bf16
+            without openvino.
         InputError: the run is not finished, or its weights or data are not those of its manifest.
-        GateError: a file misses a limit of the recipe. Those that passed are there.
+        GateError: a file misses a limit of the recipe. Those that passed are there, and so is the bundle of them.
         MachineError: engines are wanted and TensorRT is missing, or IRs and OpenVINO is, or bf16 and the CPU has none;
             or another process is using the run.
     """
     if "bf16" in precisions and "openvino" not in formats:
         raise UsageError("only OpenVINO computes in bf16 here", "Add --format openvino, or leave out --precision bf16.")
     run = finished_run(given_run(run).path)
-    settings = _settings(run, formats, compute_capabilities)
+    recipe = changed_recipe(run.recipe, overrides, section="export")
+    settings = _settings(recipe.export, formats, compute_capabilities)
     wanted = Wanted(formats, precisions, preprocess, threads)
     folder = ExportFolder(run.export)
     with held(run.path), _warning_of_bundles(folder):
         student = load_student(run)
         dataset = data_of_student(run)
-        record = export_model(_student(run, student, dataset), folder, settings, wanted)
+        errors: list[Exception] = []
+        with _kept_for_later(errors):
+            export_model(_student(run, student, dataset), folder, settings, wanted)
+        if errors and folder.onnx().name not in _recorded(folder):
+            raise errors[0]
         if teacher:
             unprocessed = dataclasses.replace(wanted, preprocess=False)
-            export_model(_teacher(run), folder.of("teacher"), settings, unprocessed)
+            with _kept_for_later(errors):
+                export_model(_teacher(run), folder.of("teacher"), settings, unprocessed)
         if bundle is not None:
             _bundle(run, folder, dataset, bundle, threads)
-    return record
+        for error in errors:
+            raise error
+        return folder.record()
 
 
-def _settings(run: Run, formats: Collection[Format], capabilities: Collection[str]) -> Export:
+@contextlib.contextmanager
+def _kept_for_later(errors: list[Exception]) -> Iterator[None]:
+    """What fails in one model leaves the other and the bundle whole."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - it is raised once the rest is made
+        errors.append(error)
+
+
+def _settings(export: Export, formats: Collection[Format], capabilities: Collection[str]) -> Export:
     """The recipe's, with the compute capabilities that were asked for."""
     if not capabilities:
-        return run.recipe.export
+        return export
     if "trt" not in formats:
         raise UsageError("--capability is of engines, and none are built", "Add --format trt.")
     try:
-        return Export.model_validate({**run.recipe.export.model_dump(), "compute_capabilities": list(capabilities)})
+        return Export.model_validate({**export.model_dump(), "compute_capabilities": list(capabilities)})
     except ValidationError as error:
         strange = error.errors()[0]["input"]
         raise UsageError(f"--capability {strange!r} names no GPU", "For example: --capability 89.") from None
@@ -127,7 +145,7 @@ def _warning_of_bundles(folder: ExportFolder) -> Iterator[None]:
         yield
     finally:
         for path in (folder.bundle, folder.bundle_zip):
-            if path.exists() and not _onnx_files(path) <= _recorded(folder):
+            if path.exists() and not _onnx_files(path) <= {entry.sha256 for entry in _recorded(folder).values()}:
                 logger.warning(f"{path} is of an earlier export: --bundle makes it anew")
 
 
@@ -140,21 +158,22 @@ def _onnx_files(bundle: Path) -> set[str]:
         return {""}
 
 
-def _recorded(folder: ExportFolder) -> set[str]:
+def _recorded(folder: ExportFolder) -> Mapping[str, FileRecord]:
+    """The files by name. None where there is no record that can be read."""
     try:
-        return {entry.sha256 for entry in folder.record().files.values()}
+        return folder.record().files
     except (OSError, InputError):
-        return set()
+        return {}
 
 
 def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, threads: int | None) -> None:
     exported = folder.record().files
-    files = [path for path in (*map(folder.onnx, _BUNDLED), folder.pixels) if path.name in exported]
-    manifest = run.result
-    card = (
-        f"Distilled by {manifest.method}: top-1 {manifest.student_top1:.2%} on {manifest.data.eval_split} of "
-        f"{dataset.name} ({manifest.data.eval_images:,} images), its teacher {manifest.teacher_accuracy}.\n"
-    )
+    found = [path for path in map(folder.onnx, PRECISIONS) if path.name in exported]
+    default = max(found, key=lambda path: _speed(exported[path.name]))
+    files = [default, *(path for path in reversed(found) if path != default)]
+    if folder.pixels.name in exported:
+        files.append(folder.pixels)
+    card = _card(run, dataset, {path.name: exported[path.name] for path in files})
     if kind == "zip":
         make_bundle(folder.bundle_zip, files, dataset, card=card, threads=threads)
         return
@@ -162,3 +181,26 @@ def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, 
     make_bundle(folder.new_bundle, files, dataset, card=card, threads=threads)
     shutil.rmtree(folder.bundle, ignore_errors=True)
     folder.new_bundle.rename(folder.bundle)
+
+
+def _speed(entry: FileRecord) -> float:
+    """By which the file is chosen that a deployer gets who does not choose: the fastest here that passed its gate."""
+    return (entry.speedup_over_fp32 or 1.0) if entry.outcome == "PASS" else 0.0
+
+
+def _card(run: Run, dataset: Dataset, files: Mapping[str, FileRecord]) -> str:
+    """What was measured of each file. The first is the default one."""
+    manifest = run.result
+    (default, entry), *_ = files.items()
+    lines = [
+        f"`1/{default}` is the default. Its top-1 is {entry.top1:.2%} on {manifest.data.eval_split} of {dataset.name} "
+        f"({len(dataset.eval_labels):,} images). It was distilled by {manifest.method}; its teacher has "
+        f"{manifest.teacher_accuracy}.",
+        "",
+        "| file | top-1 | at its gate |",
+        "|---|---:|---|",
+    ]
+    for name, each in files.items():
+        top1 = "as FP32" if each.top1 is None else f"{each.top1:.2%}"
+        lines.append(f"| `1/{name}` | {top1} | {each.undecided or each.outcome} |")
+    return "\n".join(lines) + "\n"

@@ -257,4 +257,4 @@ def _pixels(stage: Stage) -> None:
                 f"{stage.settings.max_probability_diff:.3g} allowed (export.max_probability_diff)",
                 "The preprocessing inside the graph is not that of the evaluation",
             )
-    stage.keep(path, {"probability_diff": diff, "agreement": agreement})
+    stage.keep(path, {"outcome": "PASS", "probability_diff": diff, "agreement": agreement})

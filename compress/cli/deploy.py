@@ -40,6 +40,14 @@ logger = logging.getLogger(__name__)
     "--capability", "capabilities", multiple=True, help="A GPU to build engines for, as in 89. No GPU is needed."
 )
 @click.option("--threads", type=click.IntRange(1), help="For ONNX Runtime. Default: what this process may use.")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A limit, as in export.max_int8_top1_drop=0.01.",
+)
+@click.option("--gate", is_flag=True, help="Exit 6 also where a file is UNDECIDED at its gate.")
 @as_json
 def export(
     run: Path | None,
@@ -51,6 +59,8 @@ def export(
     zipped: bool,
     capabilities: tuple[str, ...],
     threads: int | None,
+    overrides: tuple[str, ...],
+    gate: bool,
     json_: bool,
 ) -> None:
     """Turn the student of RUN (default: the newest finished one) into files that are deployed.
@@ -67,6 +77,7 @@ def export(
 
     from export import export_run
     from export.folder import ExportFolder
+    from export.gates import require_decided
 
     kind = ("zip" if zipped else "folder") if bundle or zipped else None
     record = export_run(
@@ -78,16 +89,19 @@ def export(
         bundle=kind,
         threads=threads,
         compute_capabilities=capabilities,
+        overrides=overrides,
     )
     folder = ExportFolder(found.export)
     made = {None: None, "folder": folder.bundle, "zip": folder.bundle_zip}[kind]
     if json_:
         print_json({**record.dump(), **({"bundle": str(made)} if made else {}), "run": str(found.path)})
-        return
-    for name, entry in record.files.items():
-        console.say(f"{folder.file(name)}   {entry.bytes / 1e6:.1f} MB")
-    if made:
-        console.say(f"{made}   check it on the target with `compress verify`")
+    else:
+        for name, entry in record.files.items():
+            console.say(f"{folder.file(name)}   {entry.bytes / 1e6:.1f} MB   {entry.outcome or ''}".rstrip())
+        if made:
+            console.say(f"{made}   check it on the target with `compress verify`")
+    if gate:
+        require_decided(record)
 
 
 @click.command()
@@ -104,6 +118,7 @@ def export(
 @click.option(
     "--seconds", type=click.FloatRange(0), default=3.0, show_default=True, help="Least time for each latency."
 )
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="A limit, as in benchmark.p90_ms=5.")
 @click.option("--gate", is_flag=True, help="Exit 6 where the verdict is FAIL.")
 @as_json
 def benchmark(
@@ -112,6 +127,7 @@ def benchmark(
     batches: tuple[int, ...],
     threads: tuple[int, ...],
     seconds: float,
+    overrides: tuple[str, ...],
     gate: bool,
     json_: bool,
 ) -> None:
@@ -130,7 +146,9 @@ def benchmark(
     from export import benchmark_run
     from export.benchmark import gate as raise_on_fail
 
-    measured = benchmark_run(found, runtimes=runtimes, batches=batches, threads=threads, min_seconds=seconds)
+    measured = benchmark_run(
+        found, runtimes=runtimes, batches=batches, threads=threads, min_seconds=seconds, overrides=overrides
+    )
     verdict = measured.verdict
     if json_:
         print_json({**measured.model_dump(mode="json"), "run": str(found.path)})

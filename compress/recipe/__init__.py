@@ -11,7 +11,14 @@ from compress.system.lazy import hand_on
 if TYPE_CHECKING:
     from compress.recipe.data import Augment, Data
     from compress.recipe.deploy import BenchmarkLimits, Export
-    from compress.recipe.load import changed_keys, load_recipe, recipe_schema, recipe_yaml, validate_recipe
+    from compress.recipe.load import (
+        changed_keys,
+        changed_recipe,
+        load_recipe,
+        recipe_schema,
+        recipe_yaml,
+        validate_recipe,
+    )
     from compress.recipe.schema import Recipe
     from compress.recipe.section import Section
     from compress.recipe.supervision import FeatureTerm, Supervision, Term
@@ -35,6 +42,7 @@ __all__ = [
     "Train",
     "TrainSettings",
     "changed_keys",
+    "changed_recipe",
     "load_recipe",
     "recipe_schema",
     "recipe_yaml",
@@ -47,6 +55,7 @@ _HOMES = {
     "BenchmarkLimits": "compress.recipe.deploy",
     "Export": "compress.recipe.deploy",
     "changed_keys": "compress.recipe.load",
+    "changed_recipe": "compress.recipe.load",
     "load_recipe": "compress.recipe.load",
     "recipe_schema": "compress.recipe.load",
     "recipe_yaml": "compress.recipe.load",

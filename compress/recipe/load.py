@@ -61,6 +61,27 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Seque
     return validate_recipe(raw, source=str(path))
 
 
+def changed_recipe(recipe: Recipe, overrides: Sequence[str], *, section: str) -> Recipe:
+    """The recipe of a finished run with other values in a section that training does not depend on.
+
+    Args:
+        recipe: of the run.
+        overrides: "section.key=value" with a YAML value, as for --set.
+        section: the only one that may be changed.
+
+    Raises:
+        UsageError: an override is wrong, or of another section.
+    """
+    raw = recipe.dump()
+    for override in overrides:
+        require_type(override, str, "overrides: an entry", f'For example "{section}.KEY=VALUE".')
+        if override.partition(".")[0].strip() != section:
+            key = override.partition("=")[0]
+            raise UsageError(f"--set {key}: of a finished run only {section}.KEY can be set here")
+        apply_override(raw, override)
+    return validate_recipe(raw, source="--set")
+
+
 def validate_recipe(raw: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     """A Recipe from plain data.
 

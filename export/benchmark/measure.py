@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from compress.recipe import changed_recipe
 from compress.runs.data import data_of_student, data_of_teacher
 from compress.runs.folder import Run, finished_run, now
 from compress.runs.locks import held
@@ -41,6 +42,7 @@ def benchmark_run(
     threads: Sequence[int] = (),
     min_seconds: float = latency.MIN_SECONDS,
     min_runs: int = latency.MIN_RUNS,
+    overrides: Sequence[str] = (),
 ) -> Benchmark:
     """Measures a finished run and its export, judges it, and writes RUN/benchmark.json.
 
@@ -51,6 +53,7 @@ def benchmark_run(
         threads: numbers of threads. Empty: what this process may use. The first is the one of plots and verdict.
         min_seconds: the least time for each latency, in seconds.
         min_runs: the fewest runs for each latency.
+        overrides: "benchmark.key=value", limits instead of the recipe's, as for --set.
 
     Returns:
         What benchmark.json holds. Accuracies are fractions, times milliseconds.
@@ -71,7 +74,7 @@ def benchmark_run(
         threads=list(dict.fromkeys(threads)) or [default_threads()],
         min_seconds=min_seconds,
         min_runs=min_runs,
-        limits=run.recipe.benchmark.model_dump(),
+        limits=changed_recipe(run.recipe, overrides, section="benchmark").benchmark.model_dump(),
     )
     _check(settings)
     if "openvino" in runtimes:
@@ -92,7 +95,7 @@ def benchmark_run(
         refused = missed_gates(candidates, logits, dataset.eval_labels, run.recipe.export)
         measured = Measured(dataset, logits, scores, timed, aa, settings, refused)
         results = [candidate_result(candidate, measured) for candidate in candidates]
-        verdict = judged(run, results, measured)
+        verdict = judged(results, measured)
         benchmark = summary(run, machine, measured, results, verdict)
         seconds = round(time.perf_counter() - clock, 1)
         return write_benchmark(run, benchmark.model_copy(update={"date": started, "seconds": seconds}))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from compress.data import Dataset
+from compress.recipe import BenchmarkLimits
 from compress.runs.folder import Run
 from export import statistics
 from export.benchmark import scoring
@@ -93,16 +94,17 @@ def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResul
     )
 
 
-def judged(run: Run, results: Sequence[CandidateResult], measured: Measured) -> Verdict:
-    """The verdict on what could be deployed, by the limits of the run's recipe."""
+def judged(results: Sequence[CandidateResult], measured: Measured) -> Verdict:
+    """The verdict on what could be deployed, by the limits of the settings."""
     evidence = [_evidence(result, measured) for result in results if result.deployable]
+    limits = BenchmarkLimits.model_validate(measured.settings.limits)
     primary = measured.primary
     points = {
         result.name: (result.accuracy.top1.value, primary[result.name].p50_ms.value)
         for result in results
         if isinstance(result.accuracy, AccuracyResult) and result.name in primary
     }
-    return decide([entry for entry in evidence if entry is not None], run.recipe.benchmark, points)
+    return decide([entry for entry in evidence if entry is not None], limits, points)
 
 
 def _evidence(result: CandidateResult, measured: Measured) -> Evidence | None:
@@ -210,6 +212,7 @@ def _warnings(record: ExportRecord, measured: Measured) -> list[str]:
             f"Other work kept CPUs from this benchmark in up to {100 * busy:.0f} % of the rounds, also when they were "
             "measured again: factors of speed are withheld there. Run it again on a quiet machine."
         )
+    found += [f"At its gate {name} was {entry.undecided}." for name, entry in record.files.items() if entry.undecided]
     if noisy:
         found.append(
             f"The latency of {', '.join(noisy)} varies: its median distance from the median is above 5 %. "

@@ -3,6 +3,6 @@
 A Stage goes through all steps of one export and collects what they measure.
 """
 
-from export.gates.stage import Source, Stage, gated
+from export.gates.stage import Source, Stage, gated, require_decided
 
-__all__ = ["Source", "Stage", "gated"]
+__all__ = ["Source", "Stage", "gated", "require_decided"]

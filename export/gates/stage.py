@@ -83,15 +83,19 @@ class Stage:
             return False
         self.record.files[name] = self.earlier[name]
         logger.info(f"{path.name}: unchanged")
+        self._say_undecided(name)
         return True
 
     def keep(self, path: Path, measured: Mapping[str, Any]) -> None:
         """Records a file that passed its gates, with what they measured. It says where they could not decide."""
         entry = {"sha256": sha256_file(path), "bytes": path.stat().st_size, **measured}
         name = self.folder.key(path)
-        self.record.files[name] = kept = FileRecord.model_validate(entry)
+        self.record.files[name] = FileRecord.model_validate(entry)
         logger.info(f"{name}: {path.stat().st_size / 1e6:.1f} MB")
-        if undecided := kept.undecided:
+        self._say_undecided(name)
+
+    def _say_undecided(self, name: str) -> None:
+        if undecided := self.record.files[name].undecided:
             logger.warning(f"{name} is {undecided}")
 
     def note(
@@ -148,6 +152,7 @@ class Stage:
         )
         logits = candidate(data.eval_images)
         return {
+            "outcome": "PASS",
             "logit_diff_by_batch": measured.diff_by_batch,
             "torch_float32_error": measured.float32_error,
             "agreement": parity.check_classes(self.torch_logits, logits, measured.tolerance, what),
@@ -224,3 +229,12 @@ def gated(path: Path) -> Iterator[Path]:
     except GateError:
         path.unlink(missing_ok=True)
         raise
+
+
+def require_decided(record: ExportRecord) -> None:
+    """Raises GateError where a file is UNDECIDED at its gate: it stays, though nothing shows that it is within."""
+    for name, entry in record.files.items():
+        if entry.undecided:
+            raise GateError(
+                f"{name} is {entry.undecided}", "Evaluate on more images, or allow more with --set export.KEY=VALUE"
+            )

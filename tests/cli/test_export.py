@@ -69,6 +69,40 @@ def test_the_metadata_says_where_the_model_comes_from(exported: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_default_of_the_bundle_is_the_fastest_that_passed_and_its_readme_has_its_accuracy(exported: Path) -> None:
+    record = json.loads((exported / "export" / "export.json").read_text())["files"]
+    bundle = exported / "export" / "bundle"
+    default = json.loads((bundle / "manifest.json").read_text())["default_model"]
+    speeds = {
+        name: entry.get("speedup_over_fp32", 1.0)
+        for name, entry in record.items()
+        if entry["outcome"] == "PASS" and name != "student.pixels.onnx"
+    }
+    assert speeds[default] == max(speeds.values())
+    assert f'default_model_filename: "{default}"' in (bundle / "config.pbtxt").read_text()
+    readme = (bundle / "README.md").read_text()
+    assert f"`1/{default}` is the default. Its top-1 is {record[default]['top1']:.2%}" in readme
+    for name, entry in record.items():
+        assert f"| `1/{name}` |" in readme
+        assert entry["outcome"] in next(line for line in readme.splitlines() if line.startswith(f"| `1/{name}` |"))
+
+
+@pytest.mark.slow
+def test_undecided_is_exit_0_and_with_gate_exit_6(command: Command, finished: Path, tmp_path: Path) -> None:
+    """The few pictures of the evaluation split decide nothing about a drop of nearly none."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    limits = ("export.max_int8_top1_drop=0.0001", "export.min_int8_agreement=0.01")
+    strict = ("export", run, "--precision", "int8", "--set", limits[0], "--set", limits[1])
+    lenient = command(*strict, cwd=tmp_path)
+    assert lenient.returncode == 0, lenient.stderr
+    assert "student.int8.onnx is UNDECIDED" in lenient.stderr
+    assert "images would decide" in lenient.stderr
+    assert_fails(command(*strict, "--gate", cwd=tmp_path), 6, "UNDECIDED")
+    assert (run / "export" / "student.int8.onnx").exists()
+
+
+@pytest.mark.slow
 def test_the_bundle_runs_with_numpy_pillow_and_onnxruntime_alone(command: Command, exported: Path) -> None:
     bundle = exported / "export" / "bundle"
     result = command("verify", bundle, cwd=exported)
@@ -117,9 +151,7 @@ def test_a_gate_that_fails_is_exit_6_and_leaves_nothing_at_the_final_name(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    recipe = run / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("max_logit_diff: 0.0001", "max_logit_diff: 1.0e-12"))
-    assert_fails(command("export", run, cwd=tmp_path), 6, "allowed")
+    assert_fails(command("export", run, "--set", "export.max_logit_diff=1.0e-12", cwd=tmp_path), 6, "allowed")
     assert not list((run / "export").glob("*.onnx"))
 
 
@@ -201,9 +233,11 @@ def test_other_data_than_the_runs_is_refused(command: Command, finished: Path, t
     [
         (["--capability", "89"], "Add --format trt."),
         (["--format", "trt", "--capability", "foo"], "'foo' names no GPU"),
+        (["--set", "train.epochs=3"], "only export.KEY"),
+        (["--set", "export.max_int8_drop=0.1"], "max_int8_top1_drop"),
     ],
 )
-def test_a_capability_that_means_nothing_is_refused_before_any_work(
+def test_an_option_that_means_nothing_is_refused_before_any_work(
     command: Command, finished: Path, arguments: list[str], said: str
 ) -> None:
     refused = command("export", finished, *arguments, cwd=finished.parent)

@@ -1,5 +1,6 @@
 """Exports that end early: nothing bad has a final name, and what passed is there and recorded."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -10,7 +11,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from compress.recipe import Export
@@ -18,7 +22,7 @@ from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import CompressError, GateError, MachineError
 from export.tensorrt import tensorrt
 from export.tensorrt.sidecar import check_engine
-from tests.helpers.classifiers import Digits
+from tests.helpers.classifiers import Digits, Overflowing, normalised
 from tests.helpers.exporting import SETTINGS, export_to
 from tests.helpers.paths import ROOT
 
@@ -57,6 +61,52 @@ def test_a_breach_leaves_nothing_at_the_final_name_not_even_an_earlier_file(
     record = json.loads((tmp_path / "export.json").read_text())
     assert record["failed"] == str(caught.value)
     assert set(record["files"]) == kept
+
+
+def test_a_precision_that_crashes_leaves_the_others_and_its_reason(
+    trained: nn.Module, data: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*args: object, **kwargs: object) -> None:
+        raise onnx.shape_inference.InferenceError("no shape of this")
+
+    monkeypatch.setattr("export.pipeline.to_fp16", crash)
+    with pytest.raises(CompressError, match=r"converting student\.onnx to fp16 failed in onnx") as caught:
+        export_to(tmp_path, trained, data, precisions=("fp32", "fp16", "int8"), preprocess=True)
+    kept = {"student.onnx", "student.int8.onnx", "student.pixels.onnx"}
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "export.json"}
+    record = json.loads((tmp_path / "export.json").read_text())
+    assert set(record["files"]) == kept
+    assert record["failures"] == {"student.fp16.onnx": str(caught.value)}
+    assert record["failed"] == str(caught.value)
+
+
+def test_a_net_that_overflows_in_fp16_keeps_those_operators_in_float(
+    trained: nn.Module, data: Digits, tmp_path: Path
+) -> None:
+    assert isinstance(trained, nn.Sequential)
+    record = export_to(tmp_path, Overflowing(trained, 3e5).eval(), data, precisions=("fp32", "fp16"))
+    made = record.files["student.fp16.onnx"]
+    assert made.float_layers
+    assert made.largest_value is not None
+    assert made.largest_value > 6.5e5
+    with np.errstate(all="ignore"):
+        evaluator = ReferenceEvaluator(tmp_path / "student.fp16.onnx")
+        found = np.asarray(evaluator.run(None, {"input": normalised(data.eval_images[:32])})[0])
+    assert np.isfinite(found).all()
+
+
+def test_an_overflow_that_calibration_does_not_show_is_refused(
+    trained: nn.Module, data: Digits, tmp_path: Path
+) -> None:
+    """The calibration images are black, so that nothing seems to stay in float."""
+    assert isinstance(trained, nn.Sequential)
+    dark = dataclasses.replace(data, train_images=np.zeros_like(data.train_images))
+    model = Overflowing(copy.deepcopy(trained), 3e5).eval()
+    with torch.no_grad():
+        model.front[1].bias -= model.front(torch.from_numpy(normalised(dark.train_images[:1]))).amax((0, 2, 3))
+    with pytest.raises(GateError, match="FP16 gives logits that are not finite"):
+        export_to(tmp_path, model, dark, precisions=("fp32", "fp16"))
+    assert not (tmp_path / "student.fp16.onnx").exists()
 
 
 @pytest.mark.skipif(not have_tensorrt(), reason="needs TensorRT for RTX: pip install 'compress-timm[trt-rtx]'")

@@ -47,9 +47,9 @@ def normalised(images: np.ndarray) -> np.ndarray:
     return x.float().contiguous().numpy()
 
 
-def random_model(name: str) -> nn.Module:
+def random_model(name: str, seed: int = 0) -> nn.Module:
     """Random weights with the statistics of real images in its BatchNorms, and logits of unit spread on such images."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = timm.create_model(name, num_classes=10, **ARCHITECTURES[name])
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -107,6 +107,28 @@ def small_net(width: int = 16) -> nn.Sequential:
 
     layers = [*block(3, width, 1), *block(width, width, 2), *block(width, width, 1), *block(width, 2 * width, 2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 10))
+
+
+class Overflowing(nn.Module):
+    """Its logits are those of a net that reads digits; in between its values go far beyond what FP16 holds.
+
+    Args:
+        inner: what reads digits, a Sequential that begins with convolution, norm and ReLU.
+        factor: by which the values after the first convolution are enlarged.
+    """
+
+    def __init__(self, inner: nn.Sequential, factor: float) -> None:
+        super().__init__()
+        self.front, self.rest = inner[:3], inner[3:]
+        self.factors = [min(factor, 1e3), max(1.0, factor / 1e3)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.front(x)
+        for factor in self.factors:  # each is a number that FP16 holds
+            x = x * factor
+        for factor in self.factors:
+            x = x / factor
+        return self.rest(x)
 
 
 def trained_net(data: Digits) -> nn.Module:

@@ -1,9 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from compress.recipe import changed_keys, load_recipe, recipe_schema, recipe_yaml, validate_recipe
+from compress.recipe import changed_keys, changed_recipe, load_recipe, recipe_schema, recipe_yaml, validate_recipe
 from compress.recipe.methods import METHODS, canonical_method, method_parts
 from compress.system.errors import UsageError
 from tests.helpers.paths import RECIPES
@@ -164,3 +165,20 @@ def test_an_assistant_may_be_a_name_alone_and_its_keys_are_checked(tmp_path: Pat
         load_recipe(path, overrides=["teacher.assistants=[resnet26, {model: resnet18, stme: small}]"])
     with pytest.raises(UsageError, match=r"teacher\.assistants"):
         load_recipe(path, overrides=["teacher.assistants=resnet26"])
+
+
+def test_of_a_finished_run_only_the_named_section_changes(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL))
+    changed = changed_recipe(recipe, ["export.max_int8_top1_drop=0.01", "export.batches=[1, 2, 4]"], section="export")
+    assert changed_keys(recipe, changed) == ["export.batches", "export.max_int8_top1_drop"]
+    assert changed.export.max_int8_top1_drop == 0.01
+    for override, words in (
+        ("train.epochs=3", r"train\.epochs.*only export\.KEY"),
+        ("benchmark.p90_ms=3", "only export"),
+        ("export.max_int8_top1=0.1", "max_int8_top1_drop"),
+        ("export.max_int8_top1_drop=2", "max_int8_top1_drop"),
+        ("export.batches", "KEY=VALUE"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            changed_recipe(recipe, [override], section="export")
+        assert re.search(words, str(caught.value)), caught.value

@@ -8,11 +8,22 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import nn
 
 from compress.system.errors import GateError
-from export.onnx import to_fp16
-from tests.helpers.classifiers import ALL, Exported, float_logits, normalised, signal_to_noise_db
+from export.onnx import export_onnx, float_operators, largest_values, to_fp16, write_emulation
+from tests.helpers.classifiers import (
+    ALL,
+    Digits,
+    Exported,
+    Overflowing,
+    float_logits,
+    normalised,
+    signal_to_noise_db,
+)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -35,6 +46,94 @@ def test_fp16_is_half_inside_float_outside_and_close_to_torch(
     # A single rounding to 11 bits is 66 dB; random nets without residuals (MobileOne) amplify it most.
     assert signal_to_noise_db(float_logits(case.model, images), actual) > 15
     assert {prop.key for prop in model.metadata_props} == {"class_names", "run"}
+
+
+def emulated(path: Path, images: np.ndarray) -> np.ndarray:
+    emulation = path.with_name("emulation.onnx")
+    write_emulation(path, emulation)
+    return run(emulation, images)
+
+
+def run(path: Path, images: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["logits"], {"input": normalised(images)})[0])
+
+
+def in_numpy(path: Path, images: np.ndarray) -> np.ndarray:
+    """What onnx's own reference computes, in numpy's float16."""
+    with np.errstate(all="ignore"):
+        return np.asarray(ReferenceEvaluator(path).run(None, {"input": normalised(images)})[0])
+
+
+def test_the_emulation_rounds_as_numpys_float16_does(trained_onnx: Path, data: Digits, tmp_path: Path) -> None:
+    images, path = data.eval_images[:16], tmp_path / "fp16.onnx"
+    to_fp16(trained_onnx, path)
+    exact, expected, actual = run(trained_onnx, images), in_numpy(path, images), emulated(path, images)
+    rounding = np.abs(expected - exact).max()
+    assert 0 < np.abs(actual - exact).max() < 3 * rounding
+    assert np.abs(run(path, images) - exact).max() < rounding, "which is why ONNX Runtime alone is no judge"
+
+
+@pytest.fixture(scope="module")
+def overflowing(trained: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    assert isinstance(trained, nn.Sequential)
+    model, path = Overflowing(trained, 3e5).eval(), tmp_path_factory.mktemp("overflowing") / "student.onnx"
+    export_onnx(model, path, image_size=16, metadata={})
+    return model, path
+
+
+def test_an_overflow_that_onnxruntime_does_not_show_is_seen(
+    overflowing: tuple[nn.Module, Path], data: Digits, tmp_path: Path
+) -> None:
+    images, path = data.eval_images[:8], tmp_path / "fp16.onnx"
+    to_fp16(overflowing[1], path)
+    assert np.isfinite(run(path, images)).all()
+    assert not np.isfinite(in_numpy(path, images)).any()
+    assert not np.isfinite(emulated(path, images)).any()
+
+
+def test_operators_beyond_fp16_stay_in_float_and_the_classes_hold(
+    overflowing: tuple[nn.Module, Path], data: Digits, tmp_path: Path
+) -> None:
+    model, source = overflowing
+    images, path = data.eval_images, tmp_path / "fp16.onnx"
+    largest = largest_values(source, [normalised(data.train_images[:64])])
+    with torch.inference_mode():
+        expected = 3e5 * float(model.front(torch.from_numpy(normalised(data.train_images[:64]))).max())  # type: ignore
+    assert max(largest.values()) == pytest.approx(expected, rel=1e-4)
+    assert expected > 6.5e4
+    kept = float_operators(source, largest)
+    assert 0 < len(kept) < len(onnx.load(source).graph.node) / 2
+    assert not [name for name in kept if "Conv" in name]
+    to_fp16(source, path, keep_float=kept)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    found = emulated(path, images)
+    assert (found.argmax(1) == float_logits(model, images).argmax(1)).mean() > 0.99
+    assert np.abs(in_numpy(path, images[:8]) - found[:8]).max() < 0.01 * np.abs(found).max()
+
+
+def test_nothing_stays_in_float_where_nothing_is_beyond(trained_onnx: Path, data: Digits) -> None:
+    largest = largest_values(trained_onnx, [normalised(data.train_images[:8])])
+    made = {name for node in onnx.load(trained_onnx).graph.node for name in node.output}
+    assert largest.keys() == made | {"input"}
+    assert float_operators(trained_onnx, largest) == []
+
+
+def test_a_weight_beyond_fp16_keeps_its_operator_in_float(trained_onnx: Path, data: Digits, tmp_path: Path) -> None:
+    """For a channel that is always 0, so that the classes hold."""
+    model, path = onnx.load(trained_onnx), tmp_path / "large.onnx"
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, value in ((convs[0].input[1], 0.0), (convs[0].input[2], -1.0), (convs[1].input[1], 1e5)):
+        values = numpy_helper.to_array(weights[name]).copy()
+        values[(slice(None), 0) if value == 1e5 else 0] = value
+        weights[name].CopyFrom(numpy_helper.from_array(values, name))
+    onnx.save(model, path)
+    kept = float_operators(path, {})
+    assert kept == [convs[1].name]
+    to_fp16(path, tmp_path / "fp16.onnx", keep_float=kept)
+    images = data.eval_images[:64]
+    np.testing.assert_array_equal(emulated(tmp_path / "fp16.onnx", images).argmax(1), run(path, images).argmax(1))
 
 
 @pytest.mark.parametrize("value", [1e5, np.inf, np.nan])

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t, ttest_rel
+from scipy.stats import binomtest, norm, t, ttest_rel
 
 from export import statistics
 from export.benchmark import scoring
@@ -32,6 +32,30 @@ def test_wilson_is_the_root_of_the_score_test(k: int, n: int) -> None:
     for end in {low, high} - {0.0, 1.0}:
         assert abs(value - end) / math.sqrt(end * (1 - end) / n) == pytest.approx(z)
     assert low <= value <= high
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (7, 10), (10, 10), (812, 1000)])
+def test_the_exact_interval_is_scipys(k: int, n: int) -> None:
+    expected = binomtest(k, n).proportion_ci(0.95, method="exact")
+    assert statistics.exact_interval(k, n) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(("agreed", "n", "limit"), [(91, 100, 0.9), (89, 100, 0.9), (330, 341, 0.99)])
+def test_as_many_images_as_are_named_settle_an_agreement_and_fewer_do_not(agreed: int, n: int, limit: float) -> None:
+    needed = statistics.images_to_agree(agreed, n, limit)
+    assert needed is not None
+    share = agreed / n
+
+    def settled(images: int) -> bool:
+        ends = binomtest(round(share * images), images).proportion_ci(0.95, method="exact")
+        return ends.low >= limit or ends.high < limit
+
+    assert settled(round(1.02 * needed))
+    assert not settled(round(0.9 * needed))
+
+
+def test_no_number_of_images_settles_an_agreement_at_its_limit() -> None:
+    assert statistics.images_to_agree(90, 100, 0.9) is None
 
 
 def test_mcnemar_of_a_known_flip_table() -> None:
