@@ -161,3 +161,7 @@ class BundleManifest(Record):
     """The golden pictures: the class of each, by its POSIX path in the bundle."""
     files: dict[str, str]
     """SHA-256 of every other file, by its POSIX path in the bundle."""
+
+    def path(self, model: str) -> str:
+        """Where the file of a model is."""
+        return f"1/{self.models[model].file or model}"

@@ -36,8 +36,8 @@ def int8_files(stage: Stage, formats: Collection[Format]) -> None:
         "onnx": ("ort", stage.folder.onnx("int8")),
         "trt": ("trt", stage.folder.trt_onnx("int8")),
     }
-    made = list(targets) if "openvino" in formats else [name for name in targets if name in formats]
-    wanted = [name for name in made if not stage.unchanged(targets[name][1])]
+    made: list[Format] = [name for name in targets if name in formats or "openvino" in formats]
+    wanted: list[Format] = [name for name in made if not stage.unchanged(targets[name][1])]
     if not wanted:
         return
     data, settings = stage.data, stage.settings
