@@ -20,11 +20,12 @@ from compress.runs.locks import held
 from compress.runs.student import load_student
 from compress.system.errors import InputError, UsageError
 from compress.system.files import sha256_file
-from export.delivery import make_bundle, read_manifest
+from export.benchmark import read_benchmark
+from export.delivery import Recommended, make_bundle, read_manifest
 from export.folder import ExportFolder, given_run
 from export.gates import Source
 from export.pipeline import Wanted, export_model
-from export.records import PRECISIONS, ExportRecord, FileRecord, Format, RunPrecision
+from export.records import PRECISIONS, BundledModel, ExportRecord, FileRecord, Format, RunPrecision
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def export_run(
         precisions: fp32, fp16, int8; for openvino also bf16, in which it computes what the FP32 file has.
         preprocess: also a graph that takes uint8 pixels and gives probabilities.
         teacher: also export the teacher.
-        bundle: "folder" or "zip" also makes RUN/export/bundle or bundle.zip, with all that a deployer needs.
+        bundle: "folder" or "zip" also makes RUN/export/bundle or bundle.zip, with all that a deployer needs. Its
+            default model is what `compress benchmark` recommends of these files, where it has measured them.
         threads: of ONNX Runtime; None takes what this process may use.
         compute_capabilities: GPUs to build engines for, such as "89", instead of the recipe's.
         overrides: "export.key=value", settings instead of the recipe's, as for --set.
@@ -87,7 +89,7 @@ def export_run(
             with _kept_for_later(errors):
                 export_model(_teacher(run), folder.of("teacher"), settings, unprocessed)
         if bundle is not None:
-            _bundle(run, folder, dataset, bundle, threads)
+            _bundle(run, folder, dataset, bundle, wanted)
         for error in errors:
             raise error
         return folder.record()
@@ -145,15 +147,15 @@ def _warning_of_bundles(folder: ExportFolder) -> Iterator[None]:
         yield
     finally:
         for path in (folder.bundle, folder.bundle_zip):
-            if path.exists() and not _onnx_files(path) <= {entry.sha256 for entry in _recorded(folder).values()}:
+            if path.exists() and not _bundled_files(path) <= {entry.sha256 for entry in _recorded(folder).values()}:
                 logger.warning(f"{path} is of an earlier export: --bundle makes it anew")
 
 
-def _onnx_files(bundle: Path) -> set[str]:
+def _bundled_files(bundle: Path) -> set[str]:
     """Their hashes. Of a bundle that cannot be read that of no file."""
     try:
         manifest = read_manifest(bundle)
-        return {manifest.files[f"1/{name}"] for name in manifest.models}
+        return {manifest.files[manifest.path(name)] for name in manifest.models}
     except (InputError, KeyError):
         return {""}
 
@@ -166,19 +168,25 @@ def _recorded(folder: ExportFolder) -> Mapping[str, FileRecord]:
         return {}
 
 
-def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, threads: int | None) -> None:
-    exported = folder.record().files
+def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, wanted: Wanted) -> None:
+    exported, threads = folder.record().files, wanted.threads
     found = [path for path in map(folder.onnx, PRECISIONS) if path.name in exported]
     default = max(found, key=lambda path: _speed(exported[path.name]))
     files = [default, *(path for path in reversed(found) if path != default)]
     if folder.pixels.name in exported:
         files.append(folder.pixels)
-    card = _card(run, dataset, {path.name: exported[path.name] for path in files})
+    if "openvino" in wanted.formats:
+        irs = [path for path in map(folder.openvino, reversed(PRECISIONS)) if folder.key(path) in exported]
+        files = files + irs if "onnx" in wanted.formats else irs + files
+    best = _recommended(run, folder)
+    first = best.path if best else files[0]
+    ordered = [first, *(path for path in files if path != first)]
+    card = _card(run, dataset, {path.name: exported[folder.key(path)] for path in ordered})
     if kind == "zip":
-        make_bundle(folder.bundle_zip, files, dataset, card=card, threads=threads)
+        make_bundle(folder.bundle_zip, files, dataset, recommended=best, card=card, threads=threads)
         return
     shutil.rmtree(folder.new_bundle, ignore_errors=True)
-    make_bundle(folder.new_bundle, files, dataset, card=card, threads=threads)
+    make_bundle(folder.new_bundle, files, dataset, recommended=best, card=card, threads=threads)
     shutil.rmtree(folder.bundle, ignore_errors=True)
     folder.new_bundle.rename(folder.bundle)
 
@@ -204,3 +212,24 @@ def _card(run: Run, dataset: Dataset, files: Mapping[str, FileRecord]) -> str:
         top1 = "as FP32" if each.top1 is None else f"{each.top1:.2%}"
         lines.append(f"| `1/{name}` | {top1} | {each.undecided or each.outcome} |")
     return "\n".join(lines) + "\n"
+
+
+def _recommended(run: Run, folder: ExportFolder) -> Recommended | None:
+    """What the benchmark of these very files recommends, where there was one."""
+    if not run.benchmark_file.exists():
+        return None
+    try:
+        measured = read_benchmark(run)
+    except InputError as error:
+        logger.warning(f"the bundle does not follow the benchmark: {error}")
+        return None
+    name = measured.verdict.recommended
+    if name is None or measured.verdict.outcome == "FAIL":
+        return None
+    best = measured.candidate(name)
+    entry = folder.record().files.get(best.file)
+    if best.runtime not in ("ort", "openvino") or entry is None or entry.sha256 != best.sha256:
+        return None
+    file = folder.file(best.file)
+    about = BundledModel(precision=best.precision, runtime=best.runtime, file=file.name, options=best.options)
+    return Recommended(name.removeprefix("openvino/"), file, about, measured.machine.cpu, measured.machine.cpu_flags)

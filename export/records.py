@@ -170,8 +170,8 @@ class BundledModel(Record):
 
     precision: RunPrecision
     input: Literal["input", "pixels"] = "input"
-    signature: str
-    """Its inputs and outputs with type and shape."""
+    signature: str = ""
+    """Of an ONNX file: its inputs and outputs with type and shape."""
     runtime: Literal["ort", "openvino"] = "ort"
     file: str = ""
     """Below 1/; empty where the model has the file's name."""
@@ -201,3 +201,7 @@ class BundleManifest(Record):
     """SHA-256 of every other file, by its POSIX path in the bundle."""
     sha256: str = ""
     """Of all the rest of this manifest, as JSON with sorted keys."""
+
+    def path(self, model: str) -> str:
+        """Where the file of a model is."""
+        return f"1/{self.models[model].file or model}"

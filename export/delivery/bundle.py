@@ -6,7 +6,8 @@ The folder is also a model folder for Triton Inference Server: config.pbtxt, and
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from compress.data import Dataset, rgb
 from compress.data.preprocessing import Fit
 from compress.system.errors import InputError
 from compress.system.files import replacing, sha256_file
-from export.delivery.golden import ANSWERS, PREPROCESSING, answers, write_pictures
+from compress.system.platform import processor
+from export.delivery.golden import ANSWERS, LIBRARIES, PREPROCESSING, answers, write_pictures
+from export.delivery.instructions import INSTRUCTIONS
 from export.delivery.manifest import CLASSES, MANIFEST, bundle_files, signature, write_manifest
 from export.onnx import PIXELS_NAME, export_preprocessing, get_metadata
+from export.openvino import session_options
 from export.records import PRECISIONS, BundledModel, BundleManifest, Precision
 
 _SIDES: dict[Fit, str] = {
@@ -28,14 +32,35 @@ _SIDES: dict[Fit, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Recommended:
+    """What a benchmark recommends: a file in a runtime, and the machine on which it was the fastest.
+
+    `name`: of the candidate. `path`: its ONNX file, or IR.
+    """
+
+    name: str
+    path: Path
+    about: BundledModel
+    cpu: str
+    cpu_flags: Sequence[str]
+
+
 def make_bundle(
-    target: Path, models: Sequence[Path], data: Dataset, *, card: str = "", threads: int | None = None
+    target: Path,
+    models: Sequence[Path],
+    data: Dataset,
+    *,
+    recommended: Recommended | None = None,
+    card: str = "",
+    threads: int | None = None,
 ) -> Path:
     """Writes a bundle.
 
     Args:
         target: a folder, or a zip where it ends in .zip.
-        models: ONNX files of an export, with input "input" or "pixels". The first is the default one.
+        models: ONNX files of an export, with input "input" or "pixels", and IRs. One ONNX file at least.
+        recommended: the default model. Without it the first of `models` is that.
         data: pictures of its evaluation split become golden inputs, a few of each class.
         card: Markdown that goes into the model card.
         threads: of ONNX Runtime; None takes what this process may use.
@@ -52,20 +77,24 @@ def make_bundle(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
         folder = Path(staging) / "bundle"
         (folder / "1").mkdir(parents=True)
-        for model in models:
-            shutil.copyfile(model, folder / "1" / model.name)
+        entries = _entries(models, recommended)
+        for model in {*models, *([recommended.path] if recommended else [])}:
+            for each in [model, *([model.with_suffix(".bin")] if model.suffix == ".xml" else [])]:
+                shutil.copyfile(each, folder / "1" / each.name)
         export_preprocessing(folder / PREPROCESSING, data.square, mean=data.mean, std=data.std)
         golden = write_pictures(folder, data)
-        recorded = answers(folder, [model.name for model in models], golden, threads)
+        recorded = answers(folder, entries, golden, threads)
         np.savez(folder / ANSWERS, allow_pickle=False, **recorded)
         (folder / CLASSES).write_text("\n".join(data.class_names) + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name("bundle_runner.py"), folder / "run.py")
         shutil.copyfile(rgb.__file__, folder / "rgb.py")
-        (folder / "config.pbtxt").write_text(_triton_config(models[0].name, data), encoding="utf-8")
-        (folder / "README.md").write_text(_card(models, data, card), encoding="utf-8")
+        default = next(iter(entries))
+        (folder / "config.pbtxt").write_text(_triton_config(default, entries[default], data), encoding="utf-8")
+        (folder / "README.md").write_text(_card(models, entries, data, card), encoding="utf-8")
+        cpu, flags = (recommended.cpu, recommended.cpu_flags) if recommended else processor()
         manifest = BundleManifest(
-            default_model=models[0].name,
-            models={model.name: _bundled(model) for model in models},
+            default_model=default,
+            models=entries,
             class_names=list(data.class_names),
             mean=list(data.mean),
             std=list(data.std),
@@ -73,6 +102,8 @@ def make_bundle(
             crop_pct=data.crop_pct,
             fit=data.fit,
             image_size=data.square.size,
+            cpu=cpu,
+            cpu_flags=[flag for flag in INSTRUCTIONS if flag in flags],
             golden=golden,
             files={name: sha256_file(folder / name) for name in bundle_files(folder)},
         )
@@ -85,18 +116,30 @@ def make_bundle(
     return target
 
 
+def _entries(models: Sequence[Path], recommended: Recommended | None) -> dict[str, BundledModel]:
+    """The models of a bundle, the default one first."""
+    first = {recommended.name: _signed(recommended.about, recommended.path)} if recommended else {}
+    rest = {model.name: _entry(model) for model in models if model.name not in first}
+    return first | rest
+
+
+def _entry(model: Path) -> BundledModel:
+    if model.suffix == ".xml":
+        return BundledModel(precision=_precision(model), runtime="openvino", options=session_options(None, "f32"))
+    takes_pixels = onnx.load(model).graph.input[0].name == PIXELS_NAME
+    about = BundledModel(precision=_precision(model), input="pixels" if takes_pixels else "input")
+    return _signed(about, model)
+
+
+def _signed(about: BundledModel, model: Path) -> BundledModel:
+    return about.model_copy(update={"signature": signature(model)}) if model.suffix == ".onnx" else about
+
+
 def _precision(model: Path) -> Precision:
     for precision in PRECISIONS:
         if f".{precision}." in model.name:
             return precision
     return "fp32"
-
-
-def _bundled(model: Path) -> BundledModel:
-    takes_pixels = onnx.load(model).graph.input[0].name == PIXELS_NAME
-    return BundledModel(
-        precision=_precision(model), input="pixels" if takes_pixels else "input", signature=signature(model)
-    )
 
 
 def _zip(folder: Path, target: Path) -> None:
@@ -109,10 +152,11 @@ def _zip(folder: Path, target: Path) -> None:
             archive.writestr(entry, (folder / name).read_bytes())
 
 
-def _triton_config(model: str, data: Dataset) -> str:
+def _triton_config(model: str, about: BundledModel, data: Dataset) -> str:
     _, height, width, channels = data.eval_images.shape
-    return f"""platform: "onnxruntime_onnx"
-default_model_filename: "{model}"
+    runs = 'platform: "onnxruntime_onnx"' if about.runtime == "ort" else 'backend: "openvino"'
+    return f"""{runs}
+default_model_filename: "{about.file or model}"
 max_batch_size: 64
 input [
   {{ name: "input", data_type: TYPE_FP32, dims: [ {channels}, {height}, {width} ] }}
@@ -124,11 +168,15 @@ dynamic_batching {{ }}
 """
 
 
-def _card(models: Sequence[Path], data: Dataset, card: str) -> str:
+def _card(models: Sequence[Path], entries: Mapping[str, BundledModel], data: Dataset, card: str) -> str:
     class_names, side = data.class_names, data.eval_images.shape[1]
-    metadata = get_metadata(models[0])
+    metadata = get_metadata(next(model for model in models if model.suffix == ".onnx"))
     origin = [f"- {key}: {value}" for key, value in metadata.items() if key != "class_names"]
-    files = [f"- `1/{model.name}`: {_precision(model).upper()}" for model in models]
+    files = [
+        f"- `1/{about.file or name}`: {about.precision.upper()} in {LIBRARIES[about.runtime]}"
+        for name, about in entries.items()
+    ]
+    needed = " or ".join(sorted({LIBRARIES[about.runtime] for about in entries.values()}))
     shown = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
     lines = [
         "# Image classifier",
@@ -142,7 +190,8 @@ def _card(models: Sequence[Path], data: Dataset, card: str) -> str:
         "",
         *files,
         "- `preprocess.onnx`: uint8 pixels [batch, height, width, 3] to the `input` of the models",
-        "- `run.py`: a runner that needs numpy, Pillow and onnxruntime; alone it replays the golden pictures",
+        f"- `run.py`: a runner that needs numpy and {needed}, and Pillow for pictures that are files; alone it replays "
+        "the golden pictures",
         "- `golden/`: pictures as the data set has them, with their metadata; `golden.npz`: what each model answered; "
         "`compress verify` compares",
         "- `config.pbtxt`: put this folder into a Triton model repository",

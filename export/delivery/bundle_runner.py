@@ -1,45 +1,77 @@
-"""Classify pictures with the model beside this file. Needs only numpy, Pillow and onnxruntime.
+"""Classify pictures with the model beside this file. Needs numpy and the runtime of the model: onnxruntime or openvino.
 
 python run.py                      the golden pictures, against the answers that were recorded for them
-python run.py PICTURE... [MODEL]   JPEG, PNG, ... or .npy with uint8 RGB [N, H, W, 3]; MODEL: a file of 1/
+python run.py PICTURE... [MODEL]   JPEG, PNG, ... or .npy with uint8 RGB [N, H, W, 3]; MODEL: one of manifest.json
 
-A picture may have any size: preprocess.onnx makes of it what the models take.
+A picture may have any size: preprocess.onnx makes of it what the models take. Pictures but .npy need Pillow, too.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime
-from PIL import Image
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-from rgb import rgb, upright  # type: ignore  # noqa: E402  (the file beside this one)
-
 about = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+Run = Callable[[np.ndarray], np.ndarray]
 
 
-def session(path: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+def in_onnxruntime(path: Path, options: dict[str, str]) -> Run:
+    import onnxruntime
+
+    chosen = onnxruntime.SessionOptions()
+    for name, value in options.items():
+        setattr(chosen, name, int(value))
+    session = onnxruntime.InferenceSession(str(path), chosen, providers=["CPUExecutionProvider"])
+    taken = session.get_inputs()[0].name
+    return lambda inputs: np.asarray(session.run(None, {taken: inputs})[0])
+
+
+def in_openvino(path: Path, options: dict[str, str], fixed: bool = True) -> Run:
+    """fixed: the model is compiled for each shape of its input, which makes it faster."""
+    import openvino
+
+    core = openvino.Core()
+    requests: dict[tuple[int, ...], Any] = {}
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        shape = inputs.shape if fixed else ()
+        if shape not in requests:
+            model = core.read_model(str(path))
+            if fixed:
+                model.reshape(list(shape))
+            requests[shape] = core.compile_model(model, "CPU", options).create_infer_request()
+        return requests[shape].infer([inputs])[0]
+
+    return run
 
 
 def read(path: Path) -> np.ndarray:
     """A file as uint8 [N, H, W, 3]."""
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
+    sys.path.insert(0, str(HERE))
+    from PIL import Image
+    from rgb import rgb, upright  # type: ignore  # the file beside this one
+
     with Image.open(path) as image:
         return np.asarray(rgb(upright(image)), dtype=np.uint8)[None]
 
 
 def classify(batches: list[np.ndarray], model: str) -> np.ndarray:
     """Batches, each uint8 [N, H, W, 3], to logits [sum of N, classes]; probabilities where the model takes pixels."""
-    front, back = session(HERE / "preprocess.onnx"), session(HERE / "1" / model)
-    if about["models"][model]["input"] == "pixels":
-        return np.concatenate([np.asarray(back.run(None, {"pixels": pixels})[0]) for pixels in batches])
-    inputs = [front.run(None, {"pixels": pixels})[0] for pixels in batches]
-    return np.concatenate([np.asarray(back.run(None, {"input": images})[0]) for images in inputs])
+    chosen = about["models"][model]
+    path, front, options = HERE / "1" / (chosen["file"] or model), HERE / "preprocess.onnx", chosen["options"]
+    if chosen["runtime"] == "openvino":
+        back, prepare = in_openvino(path, options), in_openvino(front, {"INFERENCE_PRECISION_HINT": "f32"}, fixed=False)
+    else:
+        back, prepare = in_onnxruntime(path, options), in_onnxruntime(front, {})
+    if chosen["input"] == "pixels":
+        return np.concatenate([back(pixels) for pixels in batches])
+    return np.concatenate([back(prepare(pixels)) for pixels in batches])
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ In: a data set and the models. Out: the files below golden/, and golden.npz with
 
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -15,10 +16,12 @@ from compress.data import Dataset
 from compress.data.decode import read_rgb
 from compress.data.originals import Picture, stratified
 from compress.system.errors import InputError
-from export.records import BundleManifest
+from export.openvino import Execution, OpenVinoPictures
+from export.records import BundledModel, BundleManifest
 from export.runtimes import PictureRuntime
 
 ANSWERS = "golden.npz"
+LIBRARIES = {"ort": "onnxruntime", "openvino": "openvino"}
 PREPROCESSING = "preprocess.onnx"
 PER_CLASS, MOST = 3, 30
 
@@ -52,15 +55,25 @@ def _written(picture: Picture, folder: Path, name: str) -> str:
     return name
 
 
-def answers(folder: Path, models: Iterable[str], golden: Iterable[str], threads: int | None) -> dict[str, np.ndarray]:
+def answers(
+    folder: Path, models: Mapping[str, BundledModel], golden: Iterable[str], threads: int | None
+) -> dict[str, np.ndarray]:
     """What each model of the bundle answers for its golden pictures: float32 [N, C]. The files are decoded anew.
 
     Raises:
+        MachineError: OpenVINO is the runtime of one of them and not installed.
         InputError: a file cannot be read, or a model does not run.
     """
     pictures = [read_rgb(folder / name) for name in golden]
-    front = folder / PREPROCESSING
-    return {name: PictureRuntime(folder / "1" / name, front, threads=threads)(pictures) for name in models}
+    return {name: _opened(folder, name, about, threads)(pictures) for name, about in models.items()}
+
+
+def _opened(folder: Path, name: str, about: BundledModel, threads: int | None) -> PictureRuntime | OpenVinoPictures:
+    path, front = folder / "1" / (about.file or name), folder / PREPROCESSING
+    if about.runtime == "ort":
+        return PictureRuntime(path, front, threads=threads)
+    execution = about.options.get("INFERENCE_PRECISION_HINT", "f32")
+    return OpenVinoPictures(path, front, threads=threads, execution=cast(Execution, execution))
 
 
 def recorded_answers(folder: Path, manifest: BundleManifest, path: Path) -> dict[str, np.ndarray]:

@@ -74,7 +74,7 @@ def checked_manifest(folder: Path, path: Path) -> BundleManifest:
         InputError: a file is missing, altered or not listed, or a model has other classes, inputs or outputs.
     """
     manifest = read_manifest(folder, named=path)
-    listed, known = manifest.files, {f"1/{name}" for name in manifest.models}
+    listed, known = manifest.files, {manifest.path(name) for name in manifest.models}
     known |= {ANSWERS, CLASSES, PREPROCESSING, *manifest.golden}
     present = set(bundle_files(folder))
     if missing := sorted((set(listed) | known) - present):
@@ -88,7 +88,9 @@ def checked_manifest(folder: Path, path: Path) -> BundleManifest:
         raise InputError(f"the manifest of {path} has no hash of {unlisted[0]}", _ANEW)
     _same_classes((folder / CLASSES).read_text(encoding="utf-8").removesuffix("\n"), manifest, f"{CLASSES} in {path}")
     for name, about in manifest.models.items():
-        model = folder / "1" / name
+        if not manifest.path(name).endswith(".onnx"):  # an IR has its hash alone
+            continue
+        model = folder / manifest.path(name)
         _same_classes(get_metadata(model).get("class_names"), manifest, f"{name} in {path}")
         if (found := signature(model)) != about.signature:
             raise InputError(f"{name} in {path} is {found}, and the manifest says {about.signature}", _ANEW)

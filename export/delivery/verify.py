@@ -1,5 +1,6 @@
 """Whether a bundle still answers as it did where it was made: its golden pictures are replayed on this machine."""
 
+import logging
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -10,19 +11,24 @@ import numpy as np
 from scipy.special import softmax
 
 from compress.system.errors import GateError, InputError
-from export.delivery.golden import answers, recorded_answers
+from compress.system.platform import processor
+from export.delivery.golden import LIBRARIES, answers, recorded_answers
+from export.delivery.instructions import lacking
 from export.delivery.manifest import checked_manifest
-from export.records import BundledModel, Precision
+from export.records import BundledModel, RunPrecision
+
+logger = logging.getLogger(__name__)
 
 # Of each probability. INT8 differs between CPUs with and without 8-bit dot products.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
+TOLERANCES: dict[RunPrecision, float] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 3e-2, "int8": 5e-2}
 
 
 def verify_bundle(path: Path, *, threads: int | None = None) -> dict[str, float]:
     """Replays the golden pictures with every model, from their files: decoding, preprocessing, model.
 
     Every picture must get the class that was recorded, but where the first two were nearer to each other than the
-    tolerance; and every probability must be as recorded within the tolerance.
+    tolerance; and every probability must be as recorded within the tolerance. It warns where this CPU lacks
+    instructions of the one that the bundle was measured on.
 
     Args:
         path: a bundle, as a folder or a zip.
@@ -33,10 +39,13 @@ def verify_bundle(path: Path, *, threads: int | None = None) -> dict[str, float]
 
     Raises:
         InputError: the bundle is missing, not whole, was altered or contradicts itself.
+        MachineError: a model needs OpenVINO, which is not installed.
         GateError: a model answers otherwise on this machine.
     """
     with _opened(path) as folder:
         manifest = checked_manifest(folder, path)
+        if warning := lacking(manifest, processor()):
+            logger.warning(warning)
         recorded = recorded_answers(folder, manifest, path)
         found = answers(folder, manifest.models, manifest.golden, threads)
     return {name: _difference(name, about, recorded[name], found[name]) for name, about in manifest.models.items()}
@@ -53,7 +62,7 @@ def _difference(name: str, about: BundledModel, recorded: np.ndarray, found: np.
         raise GateError(
             f"{name}: {changed} of {len(expected)} golden pictures get another class than was recorded, and "
             f"probabilities differ by up to {largest:.3g}, {allowed:.3g} allowed",
-            "This machine's onnxruntime or Pillow computes another result; try other versions of them",
+            f"This machine's {LIBRARIES[about.runtime]} or Pillow computes another result; try other versions of them",
         )
     return largest
 

@@ -35,7 +35,7 @@ def int8_files(stage: Stage, formats: Collection[Format]) -> None:
         "onnx": ("ort", stage.folder.onnx("int8")),
         "trt": ("trt", stage.folder.trt_onnx("int8")),
     }
-    made = [name for name in targets if name in formats or "openvino" in formats]
+    made: list[Format] = [name for name in targets if name in formats or "openvino" in formats]
     workshop = functools.cache(lambda: _workshop(stage))
     for name in made:
         target, path = targets[name]

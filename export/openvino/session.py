@@ -109,6 +109,9 @@ class Session:
             ) from error
 
     def _fixed(self, shape: tuple[int, ...]) -> Any:
+        taken = self._model.inputs[0].partial_shape
+        if not taken.compatible(openvino().PartialShape(list(shape))):
+            raise RuntimeError(f"it takes {taken}")
         model = self._model.clone()
         model.reshape(list(shape))
         return self._compiled(model)

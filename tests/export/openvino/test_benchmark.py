@@ -1,0 +1,135 @@
+"""OpenVINO in a benchmark: every graph in it, bf16 as a candidate of its own, altered IRs, a missing package."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+
+from compress.recipe import Export
+from compress.runs.data import data_of_student
+from compress.runs.folder import Run
+from compress.system.errors import InputError
+from export import benchmark_run, export_run
+from export.benchmark import AccuracyResult, Benchmark, find_candidates
+from export.benchmark.executions import missed_gates
+from export.openvino import own_execution
+from export.runtimes import normalise
+from tests.helpers.paths import ROOT
+
+LOWER = own_execution()
+has_lower = pytest.mark.skipif(LOWER == "f32", reason="this CPU computes in f32 alone")
+
+
+@pytest.fixture(scope="module")
+def run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("home") / finished.name)
+    shutil.copytree(finished, run.path)
+    export_run(run, formats=("onnx", "openvino"), precisions=("fp32", "fp16", "int8"), threads=1)
+    return run
+
+
+@pytest.fixture(scope="module")
+def measured(run: Run) -> Benchmark:
+    return benchmark_run(run, runtimes=("ort", "openvino"), batches=(1,), threads=(1,), min_seconds=0.01, min_runs=8)
+
+
+def test_every_graph_is_measured_in_openvino_and_in_what_it_would_compute_in(measured: Benchmark) -> None:
+    found = {entry.name for entry in measured.candidates if entry.runtime == "openvino"}
+    onnx = {f"student{graph}.onnx:openvino" for graph in ("", ".int8", ".int8.trt")}
+    irs = {f"openvino/student{precision}.xml" for precision in ("", ".fp16", ".int8")}
+    lower = {f"openvino/student{precision}.xml:{LOWER}" for precision in ("", ".int8")}
+    if LOWER == "f32":
+        assert found == onnx | irs
+    else:
+        others = {f"student.int8{graph}.onnx:openvino:{LOWER}" for graph in ("", ".trt")}
+        assert onnx | irs | lower <= found
+        assert len(found & others) == 1  # the other one is in the IR
+        assert not found - onnx - irs - lower - others
+    assert all(entry.latency for entry in measured.candidates if entry.runtime == "openvino")
+
+
+def test_accuracies_are_those_of_openvino_itself(measured: Benchmark, run: Run) -> None:
+    data = data_of_student(run)
+    inputs = normalise(data.eval_images, data.mean, data.std)
+    for name in ("openvino/student.xml", f"openvino/student.xml:{LOWER}" if LOWER != "f32" else "openvino/student.xml"):
+        entry = measured.candidate(name)
+        compiled = openvino.Core().compile_model(str(run.export / entry.file), "CPU", entry.options)
+        top1 = float((compiled(inputs)[0].argmax(1) == data.eval_labels).mean())
+        assert isinstance(entry.accuracy, AccuracyResult)
+        assert entry.accuracy.top1.value == pytest.approx(top1, abs=1.5 / len(data.eval_labels))
+
+
+def test_the_options_of_each_session_are_named(measured: Benchmark) -> None:
+    expected = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1"}
+    assert measured.candidate("openvino/student.xml").options == {**expected, "INFERENCE_PRECISION_HINT": "f32"}
+    assert measured.candidate("student.onnx").options["intra_op_num_threads"] == "1"
+    if LOWER != "f32":
+        lower = measured.candidate(f"openvino/student.xml:{LOWER}")
+        assert lower.options == {**expected, "INFERENCE_PRECISION_HINT": LOWER}
+        assert lower.precision == {"bf16": "bf16", "f16": "fp16"}[LOWER]
+
+
+def test_the_verdict_is_over_all_runtimes(measured: Benchmark) -> None:
+    deployable = {entry.name for entry in measured.candidates if entry.deployable}
+    assert set(measured.verdict.by_file) == deployable
+    assert "student.int8.trt.onnx" not in deployable
+    assert "student.int8.trt.onnx:openvino" in deployable
+    medians = {e.name: e.latency[0].p50_ms.value for e in measured.candidates if isinstance(e.latency, list)}
+    best = min(measured.verdict.by_file.values(), key=["PASS", "UNDECIDED", "FAIL"].index)
+    fastest = min(
+        (name for name in deployable if measured.verdict.by_file[name] == best), key=lambda name: medians[name]
+    )
+    assert measured.verdict.recommended == fastest
+
+
+def test_what_loses_more_than_the_export_allows_is_refused(run: Run) -> None:
+    candidates = find_candidates(run, ("openvino",))
+    labels = np.arange(400) % 10
+    right = np.eye(10, dtype=np.float32)[labels]
+    wrong = right.copy()
+    wrong[:40] = np.roll(wrong[:40], 1, axis=1)
+    logits = {entry.name: right for entry in candidates} | {"openvino/student.int8.xml": wrong}
+    missed = missed_gates(candidates, logits, labels, Export())
+    assert list(missed) == ["openvino/student.int8.xml"]
+    assert "loses 10.00 points" in missed["openvino/student.int8.xml"]
+
+
+@pytest.mark.parametrize("ending", ["xml", "bin"])
+def test_an_altered_ir_is_refused(ending: str, run: Run, tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    path = copy.export / "openvino" / f"student.int8.{ending}"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match=rf"student\.int8\.{ending} is missing or was altered"):
+        benchmark_run(copy, runtimes=("ort",), min_seconds=0, min_runs=1)
+
+
+def without_openvino(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`compress ARGUMENTS` in a Python that cannot import it."""
+    code = "import sys; sys.modules['openvino'] = None; from compress.cli.main import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.mark.parametrize("arguments", [("export", "--format", "openvino"), ("benchmark", "--runtime", "openvino")])
+def test_a_missing_package_is_named_with_its_extra(arguments: tuple[str, ...], run: Run) -> None:
+    done = without_openvino(arguments[0], run.path, *arguments[1:])
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1].startswith("error: OpenVINO is not installed. ")
+    assert "compress-timm[openvino]" in done.stderr
+
+
+def test_a_benchmark_without_the_package_says_why_an_ir_was_not_run(run: Run, tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    done = without_openvino("benchmark", copy.path, "--seconds", 0, "--batch", 1, "--threads", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    entries = Benchmark.model_validate_json(done.stdout.replace(f', "run": "{copy.path}"', "")).candidates
+    assert {entry.name for entry in entries if entry.runtime == "openvino"} == {
+        f"openvino/student{precision}.xml" for precision in ("", ".fp16", ".int8")
+    }
+    assert all("not installed" in str(entry.accuracy) for entry in entries if entry.runtime == "openvino")

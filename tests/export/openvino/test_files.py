@@ -1,0 +1,120 @@
+"""The IRs of an export pass gates with OpenVINO's own answers, and are recorded by their hashes."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from onnx import numpy_helper
+from torch import nn
+
+from compress.system.errors import GateError
+from export.openvino import files, own_execution
+from export.records import ExportRecord
+from tests.helpers.classifiers import MEAN, STD, Digits, float_logits, normalised
+from tests.helpers.exporting import export_to
+
+ALL_PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("irs")
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path, trained: nn.Module, data: Digits) -> ExportRecord:
+    provenance = {"weights_sha256": "of the weights"}
+    wanted = {"formats": ("openvino",), "precisions": ALL_PRECISIONS, "threads": 1}
+    return export_to(folder, trained, data, provenance=provenance, **wanted)
+
+
+def answers(path: Path, images: np.ndarray) -> np.ndarray:
+    """By OpenVINO's own API, without this package."""
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    return openvino.Core().compile_model(str(path), "CPU", hint)({"input": normalised(images)})["logits"]
+
+
+@pytest.mark.parametrize(("name", "least_agreement"), [("student", 1.0), ("student.fp16", 1.0), ("student.int8", 0.97)])
+def test_each_ir_answers_as_torch_does(
+    name: str, least_agreement: float, record: ExportRecord, folder: Path, trained: nn.Module, data: Digits
+) -> None:
+    found = answers(folder / "openvino" / f"{name}.xml", data.eval_images)
+    expected = float_logits(trained, data.eval_images)
+    agreement = float((found.argmax(1) == expected.argmax(1)).mean())
+    assert agreement >= least_agreement
+    measured = record.files[f"openvino/{name}.xml"]
+    assert measured.agreement == pytest.approx(agreement, abs=0.003)
+    if name == "student":
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_both_files_of_an_ir_are_recorded_by_their_hashes(record: ExportRecord, folder: Path) -> None:
+    for name in ("student", "student.fp16", "student.int8"):
+        for ending in ("xml", "bin"):
+            path = folder / "openvino" / f"{name}.{ending}"
+            assert record.files[f"openvino/{name}.{ending}"].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record.versions["openvino"].startswith(openvino.__version__.split("-")[0])
+    left = {path.name for path in (folder / "openvino").iterdir()}
+    assert left == {f"student{precision}.{end}" for precision in ("", ".fp16", ".int8") for end in ("xml", "bin")}
+
+
+def test_fp16_halves_the_weights_and_int8_quarters_them(record: ExportRecord) -> None:
+    sizes = [record.files[f"openvino/student{name}.bin"].bytes for name in ("", ".fp16", ".int8")]
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.05)
+    assert sizes[2] < 0.4 * sizes[0]
+
+
+def test_the_int8_ir_computes_its_convolutions_in_8_bits(record: ExportRecord, folder: Path) -> None:
+    """As OpenVINO's own plan of execution says it."""
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(folder / "openvino" / "student.int8.xml"), "CPU", hint)
+    plan = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kinds = [
+        str(info["runtimePrecision"].astype(str)) for info in plan if info["layerType"].astype(str) == "Convolution"
+    ]
+    assert len(kinds) == 4
+    assert set(kinds) <= {"i8", "u8"}
+    assert record.files["openvino/student.int8.xml"].made_of in ("student.int8.onnx", "student.int8.trt.onnx")
+
+
+def test_the_metadata_goes_with_the_ir(record: ExportRecord, folder: Path, data: Digits) -> None:
+    model = openvino.Core().read_model(str(folder / "openvino" / "student.int8.xml"))
+    assert model.get_rt_info(["compress", "class_names"]).astype(str).split("\n") == data.class_names
+    assert [float(value) for value in model.get_rt_info(["compress", "mean"]).astype(str).split(",")] == MEAN
+    assert [float(value) for value in model.get_rt_info(["compress", "std"]).astype(str).split(",")] == STD
+
+
+@pytest.mark.skipif(own_execution() == "f32", reason="this CPU computes in f32 alone")
+def test_what_openvino_would_compute_in_by_itself_is_measured(
+    record: ExportRecord, trained: nn.Module, data: Digits
+) -> None:
+    measured = (record.files["openvino/student.xml"].executions or {})[own_execution()]
+    right = float((float_logits(trained, data.eval_images).argmax(1) == data.eval_labels).mean())
+    assert measured.drop.reference_top1 == pytest.approx(right)
+    assert measured.agreement > 0.97
+
+
+def twice(source: Path, folder: Path) -> Path:
+    """The graph with one weight doubled, which a converter that is at fault could do."""
+    model = onnx.load(source)
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), weight.name))
+    onnx.save(model, folder / "twice.onnx")
+    return folder / "twice.onnx"
+
+
+def test_an_ir_that_misses_a_gate_is_not_left(
+    trained: nn.Module, data: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = files._write
+    export_to(tmp_path, trained, data, formats=("openvino",), threads=1)
+    assert (tmp_path / "openvino" / "student.xml").exists()
+    monkeypatch.setattr(
+        files, "_write", lambda source, target, *, half: write(twice(source, tmp_path), target, half=half)
+    )
+    with pytest.raises(GateError, match="logits differ by"):
+        export_to(tmp_path, trained, data, formats=("openvino",), threads=1)
+    assert not list((tmp_path / "openvino").iterdir())
