@@ -21,12 +21,7 @@ def show(found: Pick) -> None:
         f"pixels, batch {found.batch}, {found.threads} thread{'s' * (found.threads > 1)}, "
         f"{' and '.join(found.runtimes)}, on {found.machine['cpu']}"
     )
-    _table(fitting or others[:_BESIDE])
-    if fitting and others:
-        print("the nearest that do not fit:")
-        _table(others[:_BESIDE])
-    if not fitting:
-        print("nothing fits; these are the nearest")
+    _table(fitting, others[:_BESIDE])
     date, commit = found.source["date"], found.source["commit"][:10]
     print(
         f"top-1: timm's {found.source['file']} of {date} ({commit}), in float, at the size in brackets. "
@@ -35,14 +30,15 @@ def show(found: Pick) -> None:
     print(found.recipe, end="")
 
 
-def _table(rows: Sequence[Row]) -> None:
-    own = any(row.own_top1 is not None for row in rows)
+def _table(fitting: Sequence[Row], nearest: Sequence[Row]) -> None:
+    own = any(row.own_top1 is not None for row in fitting)
     table = Table()
-    names = ["model", *(["your top-1"] if own else []), "top-1", "p90 ms", "95 % interval", "fastest as"]
+    names = ["fits", "model", *(["your top-1"] if own else []), "top-1", "p90 ms", "95 % interval", "fastest as"]
     for name in (*names, "MB", "M parameters", "M multiply-adds", "INT8 convs"):
-        table.add_column(name, justify="left" if name in ("model", "fastest as") else "right", no_wrap=True)
-    for row in rows:
+        table.add_column(name, justify="left" if name in ("fits", "model", "fastest as") else "right", no_wrap=True)
+    for row in (*fitting, *nearest):
         table.add_row(
+            "yes" if row.fits else "no",
             f"{row.model}{' *' if row.dominated else ''}",
             *(["" if row.own_top1 is None else f"{row.own_top1:.2f} %"] if own else []),
             "" if row.top1 is None else f"{row.top1:.2f} % ({row.top1_image_size})",
@@ -53,5 +49,6 @@ def _table(rows: Sequence[Row]) -> None:
             "" if row.params_m is None else f"{row.params_m:.1f}",
             f"{row.macs_m:,.0f}",
             f"{row.int8_convs} of {(row.int8_convs or 0) + (row.float_convs or 0)}",
+            end_section=bool(fitting) and row is fitting[-1],
         )
     Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH).print(table)

@@ -21,7 +21,7 @@ from export.onnx import INPUT_NAME, OUTPUT_NAME, open_session
 from export.pick import openvino
 from export.pick.cache import Cache
 from export.pick.graphs import Graphs, make_graphs
-from export.pick.records import Measured, PrecisionName, RuntimeName, Timing
+from export.pick.records import BRIEF, LONG, Effort, Measured, PrecisionName, RuntimeName, Timing
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +30,6 @@ TOGETHER = 6
 NEAR = 1.5
 """A time within this factor of the budget is near it, and timed for longer."""
 _INPUTS = 4
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long a candidate is timed."""
-
-    seconds: float
-    runs: int
-    rounds: int
-
-
-BRIEF, LONG = Effort(0.3, 15, 15), Effort(1.5, 60, 30)
 
 
 @dataclass(frozen=True)
@@ -64,8 +52,8 @@ def measure(
     *,
     p90_ms: float,
     efforts: tuple[Effort, Effort] = (BRIEF, LONG),
-) -> dict[str, Measured]:
-    """What is known of the architectures, after what the cache lacks was measured and added to it.
+) -> None:
+    """Measures what the cache lacks of these architectures, and adds it.
 
     Args:
         names: timm's, without tags.
@@ -73,20 +61,16 @@ def measure(
         efforts: for what is far from the budget, and for what is near.
 
     Raises:
-        MachineError: a runtime is not installed, or the cache cannot be written.
+        MachineError: the cache cannot be written.
     """
-    known = cache.read()
-    missing = [name for name in names if name not in known or any(map(known[name].lacks, runtimes))]
     began = time.perf_counter()
-    for start in range(0, len(missing), TOGETHER):
-        group = missing[start : start + TOGETHER]
-        cache.add(_measure_group(group, runtimes, cache, p90_ms, efforts, known))
+    for start in range(0, len(names), TOGETHER):
+        group = names[start : start + TOGETHER]
+        cache.add(_measure_group(group, runtimes, cache, p90_ms, efforts))
         done = start + len(group)
         spent = time.perf_counter() - began
-        left = f", about {duration(spent / done * (len(missing) - done))} left" if done < len(missing) else ""
-        logger.info(f"timed {done} of {len(missing)} models{left}")
-    found = cache.read()
-    return {name: found[name] for name in names}
+        left = f", about {duration(spent / done * (len(names) - done))} left" if done < len(names) else ""
+        logger.info(f"timed {done} of {len(names)} models{left}")
 
 
 def _measure_group(
@@ -95,8 +79,8 @@ def _measure_group(
     cache: Cache,
     p90_ms: float,
     efforts: tuple[Effort, Effort],
-    known: dict[str, Measured],
 ) -> dict[str, Measured]:
+    known = cache.read()
     found: dict[str, Measured] = {}
     candidates: list[_Candidate] = []
     with tempfile.TemporaryDirectory() as folder:

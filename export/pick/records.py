@@ -1,5 +1,6 @@
 """What `pick` measures of an architecture, as it is kept in the cache."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
@@ -9,6 +10,19 @@ from compress.recipe import Section
 RuntimeName = Literal["onnxruntime", "openvino"]
 PrecisionName = Literal["fp32", "bf16", "int8"]
 RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a candidate is timed at least."""
+
+    seconds: float
+    runs: int
+    rounds: int
+
+
+BRIEF, LONG = Effort(0.3, 15, 15), Effort(1.5, 60, 30)
+"""For a latency that is far from the budget, and, after that, for one that is near."""
 
 
 class Timing(Section):

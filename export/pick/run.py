@@ -10,18 +10,19 @@ from typing import Any
 
 from pydantic import Field
 
-from compress.models.registry import known_architecture
 from compress.recipe import Section
+from compress.system import console
 from compress.system.errors import GateError, InputError
-from export.onnx import default_threads
+from compress.system.platform import usable_cpus
 from export.pick import openvino
 from export.pick.cache import Cache
-from export.pick.measure import BRIEF, LONG, Effort, measure
 from export.pick.published import figure, published_models, source
 from export.pick.rank import Row, best, nearest, rank
-from export.pick.records import RUNTIMES, RuntimeName
+from export.pick.records import BRIEF, LONG, RUNTIMES, Effort, Measured, RuntimeName
 
 logger = logging.getLogger(__name__)
+
+SECONDS_EACH = 10
 
 
 class Pick(Section):
@@ -78,12 +79,9 @@ def pick_students(
     if "openvino" in runtimes:
         openvino.require()
     chosen: list[RuntimeName] = [name for name in RUNTIMES if name in (runtimes or _installed())]
-    # A name without a tag stands for the published weights, and one with another tag for itself.
-    names = {model: known_architecture(model) for model in models or [one.model for one in published_models()]}
-    cache = Cache(image_size, batch, threads or default_threads())
-    began = time.perf_counter()
-    measured = measure(list(dict.fromkeys(names.values())), chosen, cache, p90_ms=p90_ms, efforts=efforts)
-    logger.info(f"measured in {time.perf_counter() - began:.0f} s, kept in {cache.path}: remove it to measure anew")
+    names = _architectures(models)
+    cache = Cache(image_size, batch, threads or usable_cpus())
+    measured = _measured(list(dict.fromkeys(names.values())), chosen, cache, p90_ms, efforts)
     rows = rank({model: measured[name] for model, name in names.items()}, chosen, p90_ms)
     left_out = {model: why for model, name in names.items() if (why := measured[name].error)}
     if not rows:
@@ -117,7 +115,7 @@ def with_rows(found: Pick, rows: list[Row]) -> Pick:
 
 def cached_rows(image_size: int, p90_ms: float, *, threads: int | None = None) -> list[Row]:
     """Ranks what was measured on this machine before, at batch 1, in the runtimes that are installed."""
-    measured = Cache(image_size, 1, threads or default_threads()).read()
+    measured = Cache(image_size, 1, threads or usable_cpus()).read()
     return rank({name: entry for name, entry in measured.items() if figure(name)}, _installed(), p90_ms)
 
 
@@ -141,6 +139,37 @@ def raise_if_none_fits(found: Pick) -> None:
             f"{row.precision} in {row.runtime}",
             "Raise --p90-ms, lower --image-size, or allow more --threads.",
         )
+
+
+def _architectures(models: Sequence[str]) -> dict[str, str]:
+    """timm's name without the tag, by the name that the user gave; of published.json without any."""
+    if not models:
+        return {one.model: one.architecture for one in published_models()}
+
+    from compress.models.registry import known_architecture  # imports torch, which a cached answer does not need
+
+    return {model: known_architecture(model) for model in models}
+
+
+def _measured(
+    names: Sequence[str], runtimes: Sequence[RuntimeName], cache: Cache, p90_ms: float, efforts: tuple[Effort, Effort]
+) -> dict[str, Measured]:
+    """What the cache has of the architectures, after what it lacks was measured."""
+    known = cache.read()
+    missing = [name for name in names if name not in known or any(map(known[name].lacks, runtimes))]
+    if missing:
+        from export.pick.measure import measure
+
+        logger.info(
+            f"{len(missing)} of {len(names)} models to export and time at {cache.image_size} pixels, "
+            f"about {console.duration(SECONDS_EACH * len(missing))} on two idle cores"
+        )
+        began = time.perf_counter()
+        measure(missing, runtimes, cache, p90_ms=p90_ms, efforts=efforts)
+        logger.info(f"measured in {console.duration(time.perf_counter() - began)}")
+        known = cache.read()
+    logger.info(f"measurements of this machine: {cache.path} (remove it to measure anew)")
+    return {name: known[name] for name in names}
 
 
 def _installed() -> list[RuntimeName]:
