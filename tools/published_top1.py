@@ -9,6 +9,7 @@ most accurate published weights of each architecture below, at up to 260 pixels,
 import csv
 import io
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,16 @@ ARCHITECTURES = (
     *("convnext_atto", "convnext_femto", "convnext_pico", "convnext_nano", "edgenext_xx_small", "inception_next_atto"),
     *("efficientvit_b1", "fastvit_t8", "efficientformerv2_s0", "vit_tiny_patch16_224", "tiny_vit_5m_224"),
 )
+TEACHERS = ("tf_efficientnet_lite2", "convnext_nano", "convnext_small")
+"""From small to large, for `compress init`."""
 
 
-def published(table: str) -> list[dict[str, Any]]:
+def published(table: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each architecture, of timm's table as text."""
     best: dict[str, dict[str, str]] = {}
     for row in csv.DictReader(io.StringIO(table)):
         name = row["model"].split(".")[0]
-        if name not in ARCHITECTURES or int(row["img_size"]) > MOST_PIXELS or "-nc" in _license(row["model"]):
+        if name not in names or int(row["img_size"]) > MOST_PIXELS or "-nc" in _license(row["model"]):
             continue
         if float(row["top1"]) > float(best.get(name, {"top1": "0"})["top1"]):
             best[name] = row
@@ -51,7 +54,7 @@ def published(table: str) -> list[dict[str, Any]]:
             "params_m": float(best[name]["param_count"]),
             "license": _license(best[name]["model"]),
         }
-        for name in ARCHITECTURES
+        for name in names
     ]
 
 
@@ -80,7 +83,9 @@ def main(checkout: Path) -> None:
         "rule": f"of an architecture's published weights the most accurate at up to {MOST_PIXELS} pixels, without "
         "those whose licence forbids commercial use",
     }
-    files.write_json(FILE, {"source": source, "models": published(git("show", f"{commit}:{TABLE}"))})
+    table = git("show", f"{commit}:{TABLE}")
+    models, teachers = published(table, ARCHITECTURES), published(table, TEACHERS)
+    files.write_json(FILE, {"source": source, "models": models, "teachers": teachers})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The commands that choose before a training: pick and init."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import click
 from compress.cli.output import as_json, print_json
 from compress.cli.paths import UserPath
 from compress.system.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -92,3 +95,37 @@ def pick(
         show(found)
     if gate:
         raise_if_none_fits(found)
+
+
+@click.command()
+@click.argument("folder", type=UserPath())
+@click.option(
+    "--p90-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="The student's budget: 90th percentile at batch 1 on this machine, of the model alone.",
+)
+def init(folder: Path, p90_ms: float | None) -> None:
+    """Print a commented recipe for the pictures of FOLDER: train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg.
+
+    \b
+    compress init ~/photos > recipe.yaml
+    compress init ~/photos --p90-ms 5 > recipe.yaml     a student that fits, as compress pick measured or measures here
+    """
+    from compress.runs.starter import concerns, image_size_for, look_at, starter_recipe
+    from compress.system import console
+
+    found = look_at(folder)
+    for concern in concerns(found):
+        logger.warning(concern)
+
+    import torch
+
+    from export.pick import suggest_models
+
+    gpu = torch.cuda.is_available()
+    size = image_size_for(found, gpu=gpu)
+    models = suggest_models(size, p90_ms, gpu=gpu)
+    click.echo(starter_recipe(found, models, image_size=size, p90_ms=p90_ms, gpu=gpu), nl=False)
+    console.say(
+        "next: compress distill recipe.yaml && compress export && compress benchmark && compress report runs/NAME"
+    )

@@ -52,7 +52,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for command in (
     *(train.distill, train.sweep, train.predict),
-    choose.pick,
+    *(choose.init, choose.pick),
     *(deploy.export, deploy.benchmark, deploy.report, deploy.verify, deploy.push),
     *(manage.data, manage.runs, manage.recipe, manage.doctor),
 ):

@@ -7,13 +7,24 @@ from compress.system.lazy import hand_on
 if TYPE_CHECKING:
     from export.pick.plot import check_plot_file, write_plot
     from export.pick.rank import Row
-    from export.pick.run import Pick, cached_rows, pick_students, raise_if_none_fits
+    from export.pick.run import Pick, pick_students, raise_if_none_fits
+    from export.pick.suggest import suggest_models
 
-__all__ = ["Pick", "Row", "cached_rows", "check_plot_file", "pick_students", "raise_if_none_fits", "write_plot"]
+__all__ = [
+    "Pick",
+    "Row",
+    "cached_rows",
+    "check_plot_file",
+    "pick_students",
+    "raise_if_none_fits",
+    "suggest_models",
+    "write_plot",
+]
 
 _HOMES = {
-    **dict.fromkeys(("Pick", "cached_rows", "pick_students", "raise_if_none_fits"), "export.pick.run"),
+    **dict.fromkeys(("Pick", "pick_students", "raise_if_none_fits"), "export.pick.run"),
     **dict.fromkeys(("check_plot_file", "write_plot"), "export.pick.plot"),
     "Row": "export.pick.rank",
+    "suggest_models": "export.pick.suggest",
 }
 __getattr__ = hand_on(__name__, _HOMES)

@@ -52,6 +52,12 @@ def published_models() -> tuple[Published, ...]:
     return tuple(Published.model_validate(entry) for entry in _content()["models"])
 
 
+@functools.cache
+def teachers() -> tuple[Published, ...]:
+    """Models that may teach, from small to large."""
+    return tuple(Published.model_validate(entry) for entry in _content()["teachers"])
+
+
 def figure(model: str) -> Published | None:
     """The figure of a timm name. Without a tag it is that of the architecture. None where there is none."""
     return next((entry for entry in published_models() if model in (entry.model, entry.architecture)), None)
