@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Pick",
     "Row",
-    "cached_rows",
     "check_plot_file",
     "pick_students",
     "raise_if_none_fits",
