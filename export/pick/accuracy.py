@@ -53,7 +53,7 @@ def trial_recipe(resolved: Recipe, model: str, image_size: int) -> Recipe:
     """
     content: dict[str, Any] = resolved.dump()
     content["data"]["image_size"] = image_size
-    content["student"] = {"model": model, "pretrained": resolved.student.published}
+    content["student"] = {"model": model, "pretrained": resolved.student.published, "stem": "stock"}
     content["teacher"]["assistants"] = []
     content["supervision"]["terms"] = []
     content["train"] |= {"epochs": 1, "freeze": None, "freeze_epochs": 0.0, "quantize": None}

@@ -13,7 +13,7 @@ from pydantic import Field
 from compress.recipe import Section
 from compress.system import console
 from compress.system.errors import GateError, InputError
-from compress.system.platform import usable_cpus
+from compress.system.platform import load_average, usable_cpus
 from export.pick import openvino
 from export.pick.cache import Cache
 from export.pick.published import figure, published_models, source
@@ -164,6 +164,8 @@ def _measured(
             f"{len(missing)} of {len(names)} models to export and time at {cache.image_size} pixels, "
             f"about {console.duration(SECONDS_EACH * len(missing))} on two idle cores"
         )
+        if (load := load_average() or 0.0) > usable_cpus() / 2:
+            logger.warning(f"this machine is busy (load {load:.1f}): what is measured now is too slow, and is kept")
         began = time.perf_counter()
         measure(missing, runtimes, cache, p90_ms=p90_ms, efforts=efforts)
         logger.info(f"measured in {console.duration(time.perf_counter() - began)}")
