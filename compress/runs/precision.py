@@ -7,6 +7,7 @@ cache, so that all runs of this machine agree: a teacher that was trained in the
 import contextlib
 import functools
 import json
+import logging
 import statistics
 import time
 from pathlib import Path
@@ -25,12 +26,15 @@ from compress.system.hashes import sha256_json
 from compress.system.modules import in_channels_last
 from compress.system.platform import processor
 
+logger = logging.getLogger(__name__)
+
 Precision = Literal["bf16", "fp32"]
 
 GAIN = 1.1
 """How many times as fast as fp32 bf16 must be: less is not worth its rounding, and noise would decide."""
-_BUDGET_S = 1.0
-_IMAGES = 8
+_BUDGET_S, _MOST_S = 1.0, 3.0
+_ROUNDS = 3
+_IMAGES = 4
 _CLASSES = 10
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 _SMALL_MAP = 2
@@ -78,6 +82,8 @@ def _kept(key: str) -> Precision:
         if content["precision"] in ("bf16", "fp32"):
             return content["precision"]
     decided, gain = measured(facts["model"], facts["args"], facts["image_size"])
+    why = "bf16 is not safe here, or was not measured in time" if gain is None else f"bf16 is {gain:.2f} times as fast"
+    logger.info(f"precision of {facts['model']} at {facts['image_size']} pixels: {decided} ({why})")
     with contextlib.suppress(CompressError, OSError):  # a cache that cannot be written is no reason not to train
         place = _place(facts)
         place.parent.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +101,8 @@ def measured(name: str, args: dict[str, Any], image_size: int) -> tuple[Precisio
     torch's random stream does not change.
 
     Returns:
-        The precision, and how many times as fast as fp32 bf16 was. None where it is not safe.
+        The precision, and how many times as fast as fp32 bf16 was. None where it is not safe, or
+        where a step takes so long that there is no time to compare.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -130,10 +137,13 @@ def _has_small_maps(model: nn.Module, images: Tensor) -> bool:
 
 
 def _gain(model: nn.Module, images: Tensor) -> float | None:
-    """The median over rounds of fp32's time over bf16's, within a second and in at least three rounds."""
+    """The median over rounds of fp32's time over bf16's. None where gradients are not finite, or a step takes too long.
+
+    There are at least three rounds, in a second or more. A busy machine may not have them in three.
+    """
     ratios: list[float] = []
     began = time.perf_counter()
-    while len(ratios) < 4 or time.perf_counter() - began < _BUDGET_S:
+    while len(ratios) <= _ROUNDS or time.perf_counter() - began < _BUDGET_S:
         seconds = {}
         for bf16 in (False, True) if len(ratios) % 2 else (True, False):
             start = time.perf_counter()
@@ -142,6 +152,8 @@ def _gain(model: nn.Module, images: Tensor) -> float | None:
             if not all(weight.grad is None or bool(weight.grad.isfinite().all()) for weight in model.parameters()):
                 return None
             model.zero_grad()
+            if time.perf_counter() - began > _MOST_S:
+                return None
         ratios.append(seconds[False] / seconds[True])
     return round(statistics.median(ratios[1:]), 3)  # the first warms up
 

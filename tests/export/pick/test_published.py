@@ -1,4 +1,4 @@
-"""The published figures, against timm's own table where a copy of it is beside the checkout, and against timm itself."""
+"""The published figures, against timm's own table where its checkout is beside this one, and against timm itself."""
 
 import csv
 import re
