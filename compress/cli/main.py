@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from compress.cli import deploy, manage, train
+from compress.cli import choose, deploy, manage, train
 from compress.distributed import launch
 from compress.system import streams
 from compress.system.attempts import raised_by
@@ -52,6 +52,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for command in (
     *(train.distill, train.sweep, train.predict),
+    *(choose.init, choose.pick),
     *(deploy.export, deploy.benchmark, deploy.report, deploy.verify, deploy.push),
     *(manage.data, manage.runs, manage.recipe, manage.doctor),
 ):

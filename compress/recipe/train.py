@@ -94,7 +94,9 @@ class TeacherTrain(Section):
         description="Decay of a moving average of the weights. It is what is evaluated and saved. Default: none.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        default="auto", description="auto: bf16 on a GPU that has it (since Ampere), else fp32."
+        default="auto",
+        description="auto: bf16 on a GPU that has it (since Ampere). On a CPU with bf16 instructions a second of "
+        "training decides for each model, once for this machine. Else fp32. The run's recipe.yaml says what it was.",
     )
     compile: bool = Field(default=False, description="Compile both models with torch.compile.")
     checkpoint_minutes: float = Field(

@@ -13,6 +13,7 @@ from compress.data.sources import LAYOUTS
 from compress.recipe import Member, Recipe, Train, validate_recipe
 from compress.recipe.methods import default_alpha
 from compress.recipe.train import FINE_TUNING, OPEN, TeacherTrain
+from compress.runs.precision import fast_precision
 
 _OF_THE_START = (*OPEN, "head_lr", "freeze_epochs")
 """Settings that a teacher does not take from the recipe's train where it starts with weights of another kind."""
@@ -23,7 +24,7 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
     """Gives every open setting of the recipe a value.
 
     Args:
-        device: decides `precision: auto` and `loader: auto`.
+        device: decides `precision: auto`, on a CPU by a measurement, and `loader: auto`.
         like: the recipe of the run to continue. Open epochs, precision and loader are taken from it; runs of earlier
             versions have the resident loader.
 
@@ -38,11 +39,15 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
         alpha = default_alpha(method)
     precision = given.train.precision
     if precision == "auto":
-        precision = like.train.precision if like is not None else fast_precision(device)
+        precision = like.train.precision if like is not None else fast_precision(given.student, size, device)
     train = given.train.model_copy(update={"precision": precision})
-    first = _member(given.teacher, given, train, None if like is None else like.teacher, epochs=None)
+    precisions = _precisions_of_teachers(given, size, device, like)
+    first = _member(given.teacher, given, train, None if like is None else like.teacher, precisions[0], epochs=None)
     epochs = first["train"]["epochs"] if first["train"] else None
-    others = [_member(member, given, train, None, epochs=epochs) for member in given.teacher.ensemble]
+    others = [
+        _member(member, given, train, None, own, epochs=epochs)
+        for member, own in zip(given.teacher.ensemble, precisions[1:], strict=True)
+    ]
     content = given.dump()
     if like is None:
         loader = choose_loader(given.data, device)
@@ -57,12 +62,43 @@ def resolve(given: Recipe, device: torch.device, like: Recipe | None = None) -> 
     return validate_recipe(content)
 
 
-def _member(member: Member, given: Recipe, train: Train, like: Member | None, *, epochs: int | None) -> dict[str, Any]:
+def _precisions_of_teachers(
+    given: Recipe, size: int, device: torch.device, like: Recipe | None
+) -> list[Literal["bf16", "fp32", "auto"]]:
+    """In which each teacher is trained. What is auto is decided for each by itself.
+
+    So a teacher is the same for students that are fast in another precision.
+    """
+    before = [] if like is None else like.teacher.members
+    found: list[Literal["bf16", "fp32", "auto"]] = []
+    for number, member in enumerate(given.teacher.members):
+        asked = "auto" if member.train is None else member.train.precision
+        asked = given.train.precision if asked == "auto" else asked
+        if asked == "auto" and member.trained_here:
+            if like is not None:
+                own = before[number].train if number < len(before) else None
+                asked = (own or like.train).precision
+            else:
+                asked = fast_precision(member, member.image_size or size, device)
+        found.append(asked)
+    return found
+
+
+def _member(
+    member: Member,
+    given: Recipe,
+    train: Train,
+    like: Member | None,
+    precision: Literal["bf16", "fp32", "auto"],
+    *,
+    epochs: int | None,
+) -> dict[str, Any]:
     """A teacher as plain data, with settings of its own training where it is trained here.
 
     Args:
         train: the recipe's, from which it takes what it does not set itself.
         like: the teacher of the run to continue.
+        precision: in which it is trained.
         epochs: of the first teacher, for the others of an ensemble.
     """
     content = {**member.model_dump(mode="json"), "epochs": None}
@@ -73,9 +109,8 @@ def _member(member: Member, given: Recipe, train: Train, like: Member | None, *,
     left_out = _NEVER_THE_TEACHERS if alike else (*_NEVER_THE_TEACHERS, *_OF_THE_START)
     settings = {key: value for key, value in train.model_dump().items() if key not in left_out}
     own = {} if member.train is None else member.train.model_dump(include=member.train.model_fields_set)
-    if own.get("precision") == "auto":
-        own.pop("precision")
     settings |= {key: value for key, value in own.items() if value is not None}
+    settings["precision"] = precision
     if member.epochs is not None:
         settings["epochs"] = member.epochs
     elif own.get("epochs") is None and (kept := epochs or _epochs(like)):
@@ -89,13 +124,3 @@ def _epochs(like: Member | None) -> int | None:
     if like is None:
         return None
     return like.epochs if like.train is None else like.train.epochs
-
-
-def fast_precision(device: torch.device) -> Literal["bf16", "fp32"]:
-    """What `precision: auto` stands for: bf16 on a GPU that computes in it, as those since Ampere do.
-
-    On CPUs without AMX bf16 was slower than fp32 with every model tried. With AMX it was faster for ResNets, but some
-    gradients of convolutions on small maps were not finite (recipes/results/training.md).
-    """
-    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if on_gpu else "fp32"

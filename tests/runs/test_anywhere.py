@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress.recipe import load_recipe
+from compress.recipe import Student, load_recipe
 from compress.runs import distill
 from compress.runs.data import data_of_student, data_of_teacher
 from compress.runs.folder import Run, finished_run, new_run, read_manifest
-from compress.runs.resolve import fast_precision
+from compress.runs.precision import fast_precision
 from compress.system.errors import InputError, MachineError, UsageError
 
 
@@ -79,5 +79,4 @@ def test_a_gpu_without_bf16_trains_in_fp32(monkeypatch: pytest.MonkeyPatch, majo
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)  # older GPUs emulate it, slowly
-    assert fast_precision(torch.device("cuda")) == precision
-    assert fast_precision(torch.device("cpu")) == "fp32"
+    assert fast_precision(Student(model="resnet18"), 32, torch.device("cuda")) == precision

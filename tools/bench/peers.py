@@ -36,7 +36,7 @@ from compress.data.sources import find, read_cifar100
 from compress.data.splits import on_device
 from compress.losses.objective import distillation_settings
 from compress.recipe import Recipe, load_recipe
-from compress.runs.resolve import fast_precision
+from compress.runs.precision import fast_precision
 from compress.system.interrupts import Flag
 from compress.training.teacher_cache import TeacherViews
 from export.onnx.session import default_threads
@@ -98,7 +98,7 @@ def loops(recipe: Recipe, work: Work, paths: dict[str, Path | None]) -> tuple[di
     """Every loop that can be run, by name, and why the others cannot."""
     found: dict[str, Epoch] = {}
     absent: dict[str, str] = {}
-    default = fast_precision(CPU)
+    default = fast_precision(recipe.student, SIZE, CPU)
     for precision in dict.fromkeys(("fp32", default)):
         for cached in (False, True):
             name = f"compress, {precision}{', cached teacher' if cached else ''}"
@@ -178,7 +178,7 @@ def main(
     setting = f"{recipe.teacher.model} -> {recipe.student.model}, batch {settings.batch_size}, {images} {whose} images"
     lines = [
         setting,
-        f"default precision of compress here: {fast_precision(CPU)}; of the peers: fp32",
+        f"default precision of compress here: {fast_precision(recipe.student, SIZE, CPU)}; of the peers: fp32",
         *(_line(row) for row in rows),
         *(f"{name:<32}not run: {reason}" for name, reason in absent.items()),
     ]

@@ -1,0 +1,164 @@
+"""What `train.precision: auto` stands for, by a measurement of about a second on the machine at hand.
+
+In: a model's entry of the recipe, the image size and the device. Out: bf16 or fp32. A decision on a CPU is kept in the
+cache, so that all runs of this machine agree: a teacher that was trained in the other precision is another teacher.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from compress import models
+from compress.models.create import make_timm_model
+from compress.models.published import find_published
+from compress.recipe import Member, Student
+from compress.system import files
+from compress.system.errors import CompressError
+from compress.system.hashes import sha256_json
+from compress.system.modules import in_channels_last
+from compress.system.platform import processor
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["bf16", "fp32"]
+
+GAIN = 1.1
+"""How many times as fast as fp32 bf16 must be: less is not worth its rounding, and noise would decide."""
+_BUDGET_S, _MOST_S = 1.0, 3.0
+_ROUNDS = 3
+_IMAGES = 4
+_CLASSES = 10
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+_SMALL_MAP = 2
+
+
+def fast_precision(model: Student | Member, image_size: int, device: torch.device) -> Precision:
+    """The precision in which a model is trained fast on this device, and safely.
+
+    On a GPU it is bf16 if that computes in it, as those since Ampere do. On a CPU with bf16 instructions training steps
+    in both take turns. With AMX gradients of convolutions on maps of one or two pixels are sometimes not finite
+    (recipes/results/training.md), so a model with such maps is trained in fp32.
+
+    Args:
+        model: the recipe's entry of a teacher or a student.
+        image_size: pixels a side.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    cpu, flags = processor()
+    if not _BF16_FLAGS.intersection(flags):
+        return "fp32"
+    try:
+        name, args = _made_as(model, image_size)
+    except CompressError:
+        return "fp32"  # the run says what is wrong with the model
+    facts = {"cpu": cpu, "flags": flags, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    return _kept(json.dumps({**facts, "model": name, "args": args, "image_size": image_size}, sort_keys=True))
+
+
+def _made_as(model: Student | Member, image_size: int) -> tuple[str, dict[str, Any]]:
+    """timm's name and the arguments of the model: without a tag, and of local-dir:PATH what its config.json names."""
+    name = models.architecture(model, image_size)
+    if ":" not in name:
+        return name.split(".")[0], model.args
+    found = find_published(model)
+    return found.architecture, found.args
+
+
+@functools.cache
+def _kept(key: str) -> Precision:
+    """The decision in the cache, or a new one. `key` is JSON of all that it depends on."""
+    facts = json.loads(key)
+    with contextlib.suppress(CompressError, OSError, ValueError, KeyError, TypeError):
+        content = json.loads(_place(facts).read_text(encoding="utf-8"))
+        if content["precision"] in ("bf16", "fp32"):
+            return content["precision"]
+    decided, gain = measured(facts["model"], facts["args"], facts["image_size"])
+    why = "bf16 is not safe here, or was not measured in time" if gain is None else f"bf16 is {gain:.2f} times as fast"
+    logger.info(f"precision of {facts['model']} at {facts['image_size']} pixels: {decided} ({why})")
+    with contextlib.suppress(CompressError, OSError):  # a cache that cannot be written is no reason not to train
+        place = _place(facts)
+        place.parent.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(place, {**facts, "precision": decided, "bf16_times_as_fast": gain})
+    return decided
+
+
+def _place(facts: dict[str, Any]) -> Path:
+    return files.cache_folder() / "precision" / f"{facts['model']}-{sha256_json(facts)[:12]}.json"
+
+
+def measured(name: str, args: dict[str, Any], image_size: int) -> tuple[Precision, float | None]:
+    """Trains a model of random weights on a few images of noise, in fp32 and in bf16 in turns.
+
+    torch's random stream does not change.
+
+    Returns:
+        The precision, and how many times as fast as fp32 bf16 was. None where it is not safe, or
+        where a step takes so long that there is no time to compare.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model = make_timm_model(name, args, image_size, num_classes=_CLASSES)
+        except CompressError:
+            return "fp32", None  # the run says what is wrong with it
+        images = torch.randn(_IMAGES, 3, image_size, image_size).to(memory_format=torch.channels_last)
+        model = in_channels_last(model, images.device).train()
+        try:
+            if _has_small_maps(model, images):
+                return "fp32", None
+            gain = _gain(model, images)
+        except Exception:  # noqa: BLE001 - a model that cannot take these images: the run says so
+            return "fp32", None
+    return ("bf16" if gain is not None and gain >= GAIN else "fp32"), gain
+
+
+def _has_small_maps(model: nn.Module, images: Tensor) -> bool:
+    """Whether a convolution with a kernel of more than a pixel sees a map of one or two pixels a side."""
+    small: list[bool] = []
+
+    def look(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        small.append(max(module.kernel_size) > 1 and min(inputs[0].shape[2:]) <= _SMALL_MAP)
+
+    hooks = [module.register_forward_pre_hook(look) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    with torch.no_grad():
+        model(images[:2])
+    for hook in hooks:
+        hook.remove()
+    return any(small)
+
+
+def _gain(model: nn.Module, images: Tensor) -> float | None:
+    """The median over rounds of fp32's time over bf16's. None where gradients are not finite, or a step takes too long.
+
+    There are at least three rounds, in a second or more. A busy machine may not have them in three.
+    """
+    ratios: list[float] = []
+    began = time.perf_counter()
+    while len(ratios) <= _ROUNDS or time.perf_counter() - began < _BUDGET_S:
+        seconds = {}
+        for bf16 in (False, True) if len(ratios) % 2 else (True, False):
+            start = time.perf_counter()
+            _step(model, images, bf16=bf16)
+            seconds[bf16] = time.perf_counter() - start
+            if not all(weight.grad is None or bool(weight.grad.isfinite().all()) for weight in model.parameters()):
+                return None
+            model.zero_grad()
+            if time.perf_counter() - began > _MOST_S:
+                return None
+        ratios.append(seconds[False] / seconds[True])
+    return round(statistics.median(ratios[1:]), 3)  # the first warms up
+
+
+def _step(model: nn.Module, images: Tensor, *, bf16: bool) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model(images)
+    logits.float().logsumexp(dim=1).mean().backward()

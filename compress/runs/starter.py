@@ -1,0 +1,212 @@
+"""`compress init`: a commented recipe for a folder of pictures.
+
+In: the folder, and the models that someone chose. Out: YAML text, in which every choice has its reason.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.data.class_folders import EVALUATIONS
+from compress.data.decode import opened, pillow_quiet
+from compress.data.findings import FEW_TO_EVALUATE, UNEQUAL
+from compress.data.sources import every_nth, read_folder
+from compress.recipe import Data
+from compress.system.errors import InputError
+from compress.system.paths import user_path
+
+HOLDOUT = 0.2
+SIZES = (224, 192, 160, 128, 96, 64, 32)
+MOST_ON_CPU = 160
+SEEN = 30_000
+"""Pictures that a training sees in all, within the limits of epochs."""
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
+_LOOKED_AT = 300
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What is in a folder of pictures.
+
+    Attributes:
+        root: its absolute path.
+        train: pictures to train on, by class. Those that are held out do not count.
+        evaluation: pictures to evaluate on, by class.
+        split: the folder to evaluate on. None where pictures are held out of those to train on.
+        median: width and height of the median picture. None where none could be read.
+    """
+
+    root: str
+    train: dict[str, int]
+    evaluation: dict[str, int]
+    split: str | None
+    median: tuple[int, int] | None
+
+    @property
+    def images(self) -> int:
+        """To train on."""
+        return sum(self.train.values())
+
+    @property
+    def imbalance(self) -> float:
+        """Pictures of the largest class for each of the smallest."""
+        return max(self.train.values()) / max(1, min(self.train.values()))
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a recipe, each with the reason for it.
+
+    Attributes:
+        teacher_train: settings of the teacher's own training.
+    """
+
+    student: str
+    student_why: str
+    teacher: str
+    teacher_why: str
+    teacher_train: Mapping[str, Any] = field(default_factory=dict)
+
+
+def look_at(folder: Path) -> Folder:
+    """Lists the pictures of a folder, and opens some for their size.
+
+    Raises:
+        InputError: it holds no pictures in class folders, or those of one class alone.
+    """
+    root = Path(os.path.abspath(user_path(folder)))
+    if not root.is_dir():
+        raise InputError(f"{folder} is no folder", "Give the folder that holds train/CLASS/*.jpg, or CLASS/*.jpg.")
+    whole = not (root / "train").is_dir()
+    if whole and (split := next((name for name in EVALUATIONS if (root / name).is_dir()), None)):
+        raise InputError(f"{root} has {split} and no train", "Rename the folder to train on to train.")
+    source = read_folder(root, Data(name="folder", root=str(root), image_size=SIZES[0], holdout=HOLDOUT))
+    names = source.class_names
+    if len(names) < 2:
+        raise InputError(f"{root} has one class, {names[0]!r}", "A classifier needs two: CLASS/*.jpg for each.")
+    labels = np.asarray(source.train.labels)
+    held = np.zeros(len(labels), dtype=bool)
+    if source.evaluation is None:
+        held = every_nth(labels, 1 / HOLDOUT)
+    judged = labels[held] if source.evaluation is None else np.asarray(source.evaluation.labels)
+    assert isinstance(source.train.images, list)
+    return Folder(
+        root=str(root),
+        train=_counts(labels[~held], names),
+        evaluation=_counts(judged, names),
+        split=source.evaluation_name or None,
+        median=_median_size(source.train.images),
+    )
+
+
+def image_size_for(found: Folder, *, gpu: bool) -> int:
+    """The largest of SIZES that the median picture has, up to 224, or without a GPU up to 160."""
+    most = min(min(found.median or (SIZES[0],)), SIZES[0] if gpu else MOST_ON_CPU)
+    return next((size for size in SIZES if size <= most), SIZES[-1])
+
+
+def concerns(found: Folder) -> list[str]:
+    """What a user should know before training on it, a sentence each."""
+    few = [name for name, count in found.evaluation.items() if count < FEW_TO_EVALUATE]
+    told = []
+    if few:
+        told.append(f"{len(few)} classes have fewer than {FEW_TO_EVALUATE} pictures to evaluate on, such as {few[0]!r}")
+    if found.median is None:
+        told.append("none of the pictures that were looked at could be read: `compress data check` says why")
+    return told
+
+
+def starter_recipe(
+    found: Folder, models: Models, *, image_size: int, p90_ms: float | None = None, gpu: bool = False
+) -> str:
+    """The recipe as YAML.
+
+    Args:
+        models: teacher and student.
+        image_size: pixels a side.
+        p90_ms: limit of the verdict; None for none.
+        gpu: whether there is one to train on.
+    """
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(SEEN / found.images)))
+    batch = min(128 if gpu else 32, max(4, found.images // 4))
+    order = sorted(found.train, key=lambda name: -found.train[name])
+    shown = [f"{name} {found.train[name]:,}" for name in order[:_NAMED]]
+    more = f", and {len(order) - _NAMED:,} more" if len(order) > _NAMED else ""
+    size = f"{found.median[0]} x {found.median[1]}" if found.median else "unknown"
+    judged = sum(found.evaluation.values())
+    lines = [
+        "# compress data check recipe.yaml",
+        "# compress distill recipe.yaml && compress export && compress benchmark && compress report runs/NAME",
+        "#",
+        f"# {found.images:,} pictures to train on, {judged:,} to evaluate on, {len(order)} classes.",
+        f"# The median picture has {size} pixels.",
+        f"# To train on, by class: {', '.join(shown)}{more}.",
+        "data:",
+        "  name: folder",
+        f"  root: {json.dumps(found.root, ensure_ascii=False)}",
+        *_entry(
+            "image_size",
+            image_size,
+            f"of {', '.join(map(str, SIZES[::-1]))} the largest that the median picture has, up to "
+            f"{SIZES[0] if gpu else MOST_ON_CPU}{'' if gpu else ' without a GPU'}",
+        ),
+    ]
+    if found.split is None:
+        lines += _entry(
+            "holdout", HOLDOUT, f"a fifth of each class, since there is no {' or '.join(EVALUATIONS)} folder"
+        )
+    lines += [
+        "  augment: {scale: 0.35}  # random crops of at least 35 % of a picture, half of them mirrored",
+        "teacher:",
+        *_entry("model", models.teacher, models.teacher_why),
+        "  source: finetune  # from published weights, with a new last layer. No network? weights: FOLDER",
+    ]
+    if models.teacher_train:
+        lines.append(f"  train: {{{', '.join(f'{key}: {value}' for key, value in models.teacher_train.items())}}}")
+    lines += [
+        "student:",
+        *_entry("model", models.student, models.student_why),
+        "  pretrained: true  # from published weights. No network? pretrained: FOLDER",
+        "supervision:",
+        "  method: kd  # plain distillation. Would labels alone do? compress sweep recipe.yaml --method ce --method kd",
+        "train:",
+        *_entry("epochs", epochs, f"{epochs * found.images:,} pictures seen; more may help, and costs time"),
+        f"  batch_size: {batch}",
+    ]
+    if found.imbalance >= UNEQUAL:
+        why = f"all classes weigh the same: {order[0]} has {found.imbalance:.1f} times the pictures of {order[-1]}"
+        lines += _entry("class_weights", "auto", why)
+    if p90_ms is not None:
+        lines += ["benchmark:", *_entry("p90_ms", f"{p90_ms:g}", "the verdict's limit at batch 1")]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(key: str, value: object, why: str) -> list[str]:
+    return [f"  {key}: {value}  # {why}"]
+
+
+def _counts(labels: np.ndarray, names: list[str]) -> dict[str, int]:
+    return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+
+
+def _median_size(paths: list[str]) -> tuple[int, int] | None:
+    """Of some pictures, evenly over all. Only their headers are read."""
+    sizes = []
+    step = max(1, len(paths) // _LOOKED_AT)
+    with pillow_quiet():
+        for path in paths[::step]:
+            try:
+                with opened(path) as picture:
+                    sizes.append(picture.size)
+            except InputError:
+                continue
+    if not sizes:
+        return None
+    width, height = np.median(sizes, axis=0)
+    return int(width), int(height)

@@ -1,0 +1,163 @@
+"""Models that are exported and timed, with a handful of runs: what is asserted is never a time."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from compress.system import files
+from compress.system.errors import InputError, MachineError, UsageError
+from export.pick import check_plot_file, openvino, pick_students, write_plot
+from export.pick import measure as measuring
+from export.pick.graphs import Graphs, make_graphs
+from export.pick.records import Effort
+from export.pick.run import Pick
+
+SIZE = 64
+FEW = (Effort(0.0, 2, 2), Effort(0.0, 2, 2))
+NAMES = ("test_resnet", "test_vit")
+with_openvino = pytest.mark.skipif(not openvino.installed(), reason="OpenVINO is not installed")
+
+
+def pick(p90_ms: float = 1e6, **given: Any) -> Pick:
+    return pick_students(SIZE, p90_ms, **{"models": NAMES, "threads": 1, "efforts": FEW, **given})
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+    return make_graphs("test_resnet", tmp_path_factory.mktemp("graphs"), image_size=SIZE, threads=1)
+
+
+@pytest.fixture(scope="module")
+def picked() -> Pick:
+    """In ONNX Runtime alone. What it measured is in the cache of the session."""
+    return pick(runtimes=["onnxruntime"])
+
+
+def test_multiply_adds_are_those_that_torch_counts(graphs: Graphs) -> None:
+    with torch.device("meta"):
+        model, images = timm.create_model("test_resnet").eval(), torch.empty(1, 3, SIZE, SIZE)
+    with FlopCounterMode(display=False) as counter:
+        model(images)
+    assert graphs.macs_m == pytest.approx(counter.get_total_flops() / 2 / 1e6, rel=0.01)
+
+
+def test_the_files_run_and_have_the_convolutions_that_onnx_runtime_makes_of_them(
+    graphs: Graphs, tmp_path: Path
+) -> None:
+    images = np.zeros((3, 3, SIZE, SIZE), np.float32)
+    for path in (graphs.fp32, *graphs.int8.values()):
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        assert session.run(None, {"input": images})[0].shape == (3, 1000)  # type: ignore[attr-defined]
+    model = timm.create_model("test_resnet")
+    convs = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    assert graphs.int8_convs + graphs.float_convs == convs
+    assert graphs.int8["ort"].stat().st_size < 0.5 * graphs.fp32.stat().st_size
+
+
+def test_no_branch_is_left_at_zero(graphs: Graphs) -> None:
+    import onnx
+
+    for tensor in onnx.load(graphs.fp32).graph.initializer:
+        if tensor.name.endswith(".weight"):
+            assert onnx.numpy_helper.to_array(tensor).any(), tensor.name
+
+
+def test_every_model_has_a_row_with_its_times_in_each_precision(picked: Pick) -> None:
+    assert {row.model for row in picked.models} == set(NAMES)
+    for row in picked.models:
+        assert [(one.runtime, one.precision) for one in row.timings] == [
+            ("onnxruntime", "fp32"),
+            ("onnxruntime", "int8"),
+        ]
+        assert row.p90_ms == min(one.p90_ms for one in row.timings)
+        assert all(one.runs >= 2 and 0 < one.p90_low <= one.p90_ms <= one.p90_high for one in row.timings)
+    assert picked.runtimes == ["onnxruntime"]
+    assert picked.machine["versions"]["onnxruntime"] == onnxruntime.__version__
+
+
+def test_another_budget_needs_no_new_measurement(picked: Pick, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "make_graphs", lambda *args, **kwargs: pytest.fail("it was exported again"))
+    again = pick(1e-6, runtimes=["onnxruntime"])
+    assert (again.recommended, picked.recommended is None) == (None, False)
+    assert {row.model: row.timings for row in again.models} == {row.model: row.timings for row in picked.models}
+
+
+@pytest.mark.parametrize("given", [{"threads": 2}, {"batch": 2}], ids=str)
+def test_other_threads_or_batches_are_measured_for_themselves(picked: Pick, given: dict[str, int]) -> None:
+    before = set((files.cache_folder() / "pick").iterdir())
+    other = pick(runtimes=["onnxruntime"], models=NAMES[:1], **given)
+    assert (other.threads, other.batch) == (given.get("threads", 1), given.get("batch", 1))
+    assert len(set((files.cache_folder() / "pick").iterdir()) - before) == 1
+
+
+def test_a_cache_that_is_damaged_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    first = pick(runtimes=["onnxruntime"], models=NAMES[:1])
+    (file,) = (tmp_path / "cache" / "pick").iterdir()
+    file.write_text(file.read_text()[:-20])
+    again = pick(runtimes=["onnxruntime"], models=NAMES[:1])
+    assert [row.model for row in again.models] == [row.model for row in first.models]
+
+
+@with_openvino
+def test_a_runtime_that_comes_later_is_added(picked: Pick) -> None:
+    both = pick(models=NAMES[:1])
+    (row,) = both.models
+    (before,) = [one for one in picked.models if one.model == row.model]
+    assert row.timings[:2] == before.timings
+    kinds = {(one.precision, one.graph) for one in row.timings[2:]}
+    expected = {("fp32", None), ("int8", "ort"), ("int8", "trt")}
+    assert kinds == expected | ({("bf16", None)} if openvino.computes_bf16() else set())
+
+
+@with_openvino
+def test_openvino_answers_as_onnx_runtime_does(graphs: Graphs) -> None:
+    images = np.random.default_rng(0).standard_normal((2, 3, SIZE, SIZE), dtype=np.float32)
+    session = onnxruntime.InferenceSession(str(graphs.fp32), providers=["CPUExecutionProvider"])
+    expected = np.asarray(session.run(None, {"input": images})[0])
+    given: Any = openvino.open_openvino(graphs.fp32, "fp32", 1)(images)
+    np.testing.assert_allclose(given[0], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_model_that_cannot_take_the_size_is_left_out_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    found = pick_students(40, 1e6, runtimes=["onnxruntime"], models=("test_resnet", "vit_tiny_patch16_224"), threads=1)
+    assert [row.model for row in found.models] == ["test_resnet"]
+    assert "vit_tiny_patch16_224" in found.left_out
+    assert "vit_tiny_patch16_224 is left out" in caplog.text
+    with pytest.raises(InputError, match="no model could be timed"):
+        pick_students(40, 1e6, runtimes=["onnxruntime"], models=["vit_tiny_patch16_224"], threads=1)
+
+
+def test_openvino_that_is_asked_for_and_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MachineError, match=r"OpenVINO is not installed. .*\[openvino\]"):
+        pick(runtimes=["openvino"])
+
+
+def test_a_model_that_timm_does_not_know_is_refused(picked: Pick) -> None:
+    with pytest.raises(UsageError, match="Did you mean"):
+        pick(models=["mobilenetv4_conv_smal"])
+
+
+@pytest.mark.parametrize("ending", [".png", ".svg"])
+def test_the_plot_is_a_picture_that_names_what_nothing_dominates(picked: Pick, tmp_path: Path, ending: str) -> None:
+    rows = [row.model_copy(update={"top1": 70.0 + number}) for number, row in enumerate(picked.models)]
+    path = tmp_path / f"pick{ending}"
+    write_plot(picked.model_copy(update={"models": rows}), path)
+    if ending == ".png":
+        assert min(Image.open(path).size) > 300
+    else:
+        text = path.read_text()
+        assert text.lstrip().startswith("<?xml")
+
+
+def test_a_plot_of_another_kind_is_refused_before_anything_is_timed() -> None:
+    with pytest.raises(UsageError, match=r"must end in \.png"):
+        check_plot_file(Path("pick.txt"))

@@ -1,0 +1,104 @@
+"""The ranking of measured models, with latencies that are written by hand."""
+
+import pytest
+
+from compress.recipe import validate_recipe
+from compress.recipe.strict_yaml import parse_yaml
+from compress.system.errors import GateError
+from export.pick.published import figure
+from export.pick.rank import in_order, nearest, rank
+from export.pick.records import Measured, PrecisionName, RuntimeName, Timing
+from export.pick.run import Pick, raise_if_none_fits, recipe_lines, with_rows
+
+
+def timing(p90_ms: float, runtime: RuntimeName = "onnxruntime", precision: PrecisionName = "fp32") -> Timing:
+    return Timing(
+        runtime=runtime,
+        precision=precision,
+        runs=10,
+        p50_ms=p90_ms,
+        p90_ms=p90_ms,
+        p90_low=p90_ms,
+        p90_high=p90_ms,
+        size_mb=1.0,
+    )
+
+
+def measured(*timings: Timing) -> Measured:
+    return Measured(macs_m=1.0, int8_convs=1, float_convs=0, timings=list(timings))
+
+
+# Published: resnet10t 68.4 %, resnet18 71.5 %, mobilenetv3_small_100 67.6 %, resnet50 80.8 %.
+FOUND = {
+    "resnet10t": measured(timing(4.0), timing(2.0, "openvino", "int8"), timing(3.0, precision="int8")),
+    "resnet18": measured(timing(5.0)),
+    "mobilenetv3_small_100": measured(timing(2.5)),
+    "resnet50": measured(timing(20.0)),
+    "of_my_own": measured(timing(1.0)),
+    "broken": Measured(error="it cannot be exported"),
+}
+BOTH: tuple[RuntimeName, ...] = ("onnxruntime", "openvino")
+
+
+def test_what_fits_comes_first_by_published_top1_and_the_rest_by_latency() -> None:
+    rows = rank(FOUND, BOTH, p90_ms=5.0)
+    names = [row.model.split(".")[0] for row in rows]
+    assert names == ["resnet18", "resnet10t", "mobilenetv3_small_100", "of_my_own", "resnet50"]
+    assert [row.fits for row in rows] == [True, True, True, True, False]
+    assert {row.model.split(".")[0] for row in rows if row.dominated} == {"mobilenetv3_small_100"}
+    figures = [figure(row.model) for row in rows]
+    assert [row.top1 for row in rows] == [one and one.top1 for one in figures]
+    assert rows[3].top1 is None
+
+
+def test_a_row_is_of_the_fastest_file_in_the_runtimes_that_are_allowed() -> None:
+    (row,) = rank({"resnet10t": FOUND["resnet10t"]}, BOTH, p90_ms=5.0)
+    assert (row.runtime, row.precision, row.p90_ms) == ("openvino", "int8", 2.0)
+    (row,) = rank({"resnet10t": FOUND["resnet10t"]}, ["onnxruntime"], p90_ms=5.0)
+    assert (row.runtime, row.precision, row.p90_ms) == ("onnxruntime", "int8", 3.0)
+    assert rank({"resnet18": FOUND["resnet18"]}, ["openvino"], p90_ms=5.0) == []
+
+
+def found(p90_ms: float) -> Pick:
+    rows = rank(FOUND, BOTH, p90_ms)
+    empty = Pick(
+        image_size=64,
+        p90_ms=p90_ms,
+        batch=1,
+        threads=1,
+        runtimes=list(BOTH),
+        machine={},
+        source={},
+        recommended=None,
+        nearest="",
+        recipe="",
+        models=rows,
+    )
+    return with_rows(empty, rows)
+
+
+def test_where_nothing_fits_the_nearest_is_named_and_the_gate_is_closed() -> None:
+    answer = found(0.5)
+    assert (answer.recommended, answer.nearest) == (None, "of_my_own")
+    assert nearest(answer.models).p90_ms == 1.0
+    with pytest.raises(GateError, match=r"no model answers within 0.5 ms: the nearest is of_my_own, 1.00 ms"):
+        raise_if_none_fits(answer)
+    raise_if_none_fits(found(1.0))
+
+
+def test_the_snippet_is_a_part_of_a_recipe() -> None:
+    answer = found(5.0)
+    raw = parse_yaml(answer.recipe, "snippet")
+    data = {"name": "folder", "root": "photos", "image_size": 64}
+    recipe = validate_recipe({**raw, "data": data, "teacher": {"model": "resnet50", "source": "finetune"}})
+    assert recipe.student.model == answer.recommended
+    assert recipe.student.pretrained is True
+    assert recipe.benchmark.p90_ms == 5.0
+
+
+def test_what_was_trained_on_the_users_data_is_ranked_by_what_it_reached() -> None:
+    rows = rank(FOUND, BOTH, p90_ms=5.0)
+    own = {"resnet10t": 90.0, "resnet18": 80.0}
+    rows = in_order([row.model_copy(update={"own_top1": own.get(row.model.split(".")[0])}) for row in rows])
+    assert [row.model.split(".")[0] for row in rows][:3] == ["resnet10t", "resnet18", "mobilenetv3_small_100"]
+    assert recipe_lines(rows[0], 5.0).splitlines()[1] == "student: {model: resnet10t.c3_in1k, pretrained: true}"
