@@ -9,23 +9,20 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
-from torch import nn
 
-from compress import models
 from compress.data import Dataset
 from compress.recipe import Export, changed_recipe
-from compress.runs.data import data_of_student, data_of_teacher
+from compress.runs.data import data_of_student
 from compress.runs.folder import Run, finished_run
 from compress.runs.locks import held
 from compress.runs.student import load_student
 from compress.system.errors import InputError, UsageError
-from compress.system.files import sha256_file
 from export.benchmark import read_benchmark
 from export.delivery import Recommended, make_bundle, read_manifest
 from export.folder import ExportFolder, given_run
-from export.gates import Source
 from export.pipeline import Wanted, export_model
 from export.records import PRECISIONS, BundledModel, ExportRecord, FileRecord, Format, RunPrecision
+from export.sources import student_source, teacher_source
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +78,13 @@ def export_run(
         dataset = data_of_student(run)
         errors: list[Exception] = []
         with _kept_for_later(errors):
-            export_model(_student(run, student, dataset), folder, settings, wanted)
+            export_model(student_source(run, student, dataset), folder, settings, wanted)
         if errors and folder.onnx().name not in _recorded(folder):
             raise errors[0]
         if teacher:
             unprocessed = dataclasses.replace(wanted, preprocess=False)
             with _kept_for_later(errors):
-                export_model(_teacher(run), folder.of("teacher"), settings, unprocessed)
+                export_model(teacher_source(run), folder.of("teacher"), settings, unprocessed)
         if bundle is not None:
             _bundle(run, folder, dataset, bundle, wanted)
         for error in errors:
@@ -115,29 +112,6 @@ def _settings(export: Export, formats: Collection[Format], capabilities: Collect
     except ValidationError as error:
         strange = error.errors()[0]["input"]
         raise UsageError(f"--capability {strange!r} names no GPU", "For example: --capability 89.") from None
-
-
-def _student(run: Run, student: nn.Module, dataset: Dataset) -> Source:
-    manifest = run.result
-    provenance = _provenance(run, dataset, manifest.student_sha256)
-    return Source(student, dataset, provenance, manifest.int8_input_ranges)
-
-
-def _teacher(run: Run) -> Source:
-    recorded, weights = run.result.teacher.sha256, run.teacher / models.WEIGHTS
-    if not weights.is_file() or sha256_file(weights) != recorded:
-        raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")
-    dataset = data_of_teacher(run)
-    return Source(models.load_model(run.teacher), dataset, _provenance(run, dataset, recorded))
-
-
-def _provenance(run: Run, dataset: Dataset, weights: str) -> dict[str, str]:
-    return {
-        "run": run.path.name,
-        "recipe_sha256": run.recipe.sha256,
-        "data_sha256": dataset.sha256,
-        "weights_sha256": weights,
-    }
 
 
 @contextlib.contextmanager

@@ -120,6 +120,13 @@ def export(
 )
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="A limit, as in benchmark.p90_ms=5.")
 @click.option("--gate", is_flag=True, help="Exit 6 where the verdict is FAIL.")
+@click.option(
+    "--undecided",
+    type=click.IntRange(0, 255),
+    default=0,
+    show_default=True,
+    help="With --gate: the exit code where the verdict is UNDECIDED.",
+)
 @as_json
 def benchmark(
     run: Path | None,
@@ -129,6 +136,7 @@ def benchmark(
     seconds: float,
     overrides: tuple[str, ...],
     gate: bool,
+    undecided: int,
     json_: bool,
 ) -> None:
     """Measure the student of RUN (default: the newest finished one) against its teacher, and judge it.
@@ -160,6 +168,8 @@ def benchmark(
     console.say(f"the page: compress report {found.path}")
     if gate:
         raise_on_fail(verdict)
+        if verdict.outcome == "UNDECIDED" and undecided:
+            raise SystemExit(undecided)
 
 
 @click.command()

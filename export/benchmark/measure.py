@@ -24,6 +24,7 @@ from export.benchmark.file import write_benchmark
 from export.benchmark.machine import this_machine
 from export.benchmark.results import AccuracyResult, Benchmark, NotRun, Settings
 from export.benchmark.summary import Measured, candidate_result, judged, summary
+from export.benchmark.teacher_files import make_teacher_files
 from export.benchmark.timing import SCOPES, time_candidates
 from export.folder import given_run
 from export.onnx import default_threads
@@ -85,6 +86,8 @@ def benchmark_run(
                 f"the teacher of {run.path} has no last layer, and a benchmark compares the student with its answers",
                 "Benchmark a run whose teacher classifies, such as the same recipe with teacher.source: finetune.",
             )
+        if {"ort", "openvino"} & set(settings.runtimes):
+            make_teacher_files(run, threads=settings.threads[0])
         candidates = find_candidates(run, settings.runtimes)
         dataset = data_of_student(run)
         images: dict[Role, np.ndarray] = {"student": dataset.eval_images, "teacher": data_of_teacher(run).eval_images}
