@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
+from torch import nn
 
 from compress.data import Dataset
 from compress.recipe import Export, changed_recipe
@@ -40,6 +41,7 @@ def export_run(
     threads: int | None = None,
     compute_capabilities: Collection[str] = (),
     overrides: Sequence[str] = (),
+    model: nn.Module | None = None,
 ) -> ExportRecord:
     """Writes the files of a finished run that are deployed to RUN/export.
 
@@ -53,7 +55,9 @@ def export_run(
             default model is what `compress benchmark` recommends of these files, where it has measured them.
         threads: of ONNX Runtime; None takes what this process may use.
         compute_capabilities: GPUs to build engines for, such as "89", instead of the recipe's.
+        model: a module to fill with the student's weights, where `distill` was given one.
         overrides: "export.key=value", settings instead of the recipe's, as for --set.
+        model: a module to fill with the student's weights, where `distill` was given one.
 
     Returns:
         What export.json holds.
@@ -74,7 +78,7 @@ def export_run(
     wanted = Wanted(formats, precisions, preprocess, threads)
     folder = ExportFolder(run.export)
     with held(run.path), _warning_of_bundles(folder):
-        student = load_student(run)
+        student = load_student(run, model=model)
         dataset = data_of_student(run)
         errors: list[Exception] = []
         with _kept_for_later(errors):

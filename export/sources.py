@@ -18,13 +18,25 @@ def student_source(run: Run, student: nn.Module, dataset: Dataset) -> Source:
     return Source(student, dataset, provenance, manifest.int8_input_ranges)
 
 
-def teacher_source(run: Run) -> Source:
-    """The teacher. Raises InputError where its weights are missing or not those of the manifest."""
-    recorded, weights = run.result.teacher.sha256, run.teacher / models.WEIGHTS
-    if not weights.is_file() or sha256_file(weights) != recorded:
+def teacher_source(run: Run, model: nn.Module | None = None) -> Source:
+    """The teacher. Raises InputError as `load_teacher` does."""
+    loaded, dataset = load_teacher(run, model), data_of_teacher(run)
+    return Source(loaded, dataset, _provenance(run, dataset, run.result.teacher.sha256))
+
+
+def load_teacher(run: Run, model: nn.Module | None = None) -> nn.Module:
+    """The teacher of a finished run, in eval mode.
+
+    Args:
+        model: the module to fill with the weights, where `distill` was given one.
+
+    Raises:
+        InputError: its weights are missing, not those of the manifest, or not those of `model`.
+    """
+    weights = run.teacher / models.WEIGHTS
+    if not weights.is_file() or sha256_file(weights) != run.result.teacher.sha256:
         raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")
-    dataset = data_of_teacher(run)
-    return Source(models.load_model(run.teacher), dataset, _provenance(run, dataset, recorded))
+    return models.load_model(run.teacher) if model is None else models.load_weights(model, run.teacher)
 
 
 def _provenance(run: Run, dataset: Dataset, weights: str) -> dict[str, str]:

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from compress import models
+from compress.data import Dataset
+from compress.runs.data import data_of_student, data_of_teacher
 from compress.runs.folder import Run
 from compress.runs.student import load_student
 from compress.system.errors import CompressError, InputError
@@ -23,6 +25,7 @@ from export.onnx import get_metadata
 from export.openvino import Execution, OpenVinoRuntime, installed, own_execution, session_options
 from export.records import PRECISIONS, FileRecord, Precision, RunPrecision
 from export.runtimes import OrtRuntime, TorchRuntime
+from export.sources import load_teacher
 
 RuntimeName = Literal["torch", "ort", "openvino", "trt"]
 Role = Literal["teacher", "student"]
@@ -76,12 +79,20 @@ class Candidate:
         return self.name.endswith(".engine")
 
 
-def find_candidates(run: Run, runtimes: Collection[str] = ("torch", "ort", "trt")) -> list[Candidate]:
+def find_candidates(
+    run: Run,
+    runtimes: Collection[str] = ("torch", "ort", "trt"),
+    *,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+) -> list[Candidate]:
     """Teacher, student, and the files that their exports recorded, in the order of the waterfall.
 
     Args:
         run: a finished run that was exported.
         runtimes: where openvino is among them and installed, the ONNX files are candidates in it, too.
+        student: the module to fill with the student's weights, where `distill` was given one.
+        teacher: the same for the teacher.
 
     Raises:
         InputError: the run has no export or one of other weights, or a file is missing or not the one that was
@@ -90,11 +101,10 @@ def find_candidates(run: Run, runtimes: Collection[str] = ("torch", "ort", "trt"
     files = {"student": read_export(run).files, "teacher": {}}
     if ExportFolder(run.export, "teacher").record_file.exists():
         files["teacher"] = read_export(run, "teacher").files
-    student = load_student(run)
-    teacher = models.load_model(run.teacher)
-    if sha256_file(run.teacher / models.WEIGHTS) != run.result.teacher.sha256:
-        raise InputError(f"{run.teacher / models.WEIGHTS} was altered: its hash is not the manifest's")
-    in_torch = [_torch_candidate("teacher", teacher, run.teacher), _torch_candidate("student", student, run.student)]
+    in_torch = [
+        _torch_candidate("teacher", load_teacher(run, teacher), run.teacher, lambda: data_of_teacher(run)),
+        _torch_candidate("student", load_student(run, model=student), run.student, lambda: data_of_student(run)),
+    ]
     exported: list[Candidate] = []
     for runtime, precision, path_in in _KINDS:
         for own in in_torch:
@@ -213,18 +223,10 @@ def _normalisation(path: Path) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def _torch_candidate(role: Role, module: nn.Module, folder: Path) -> Candidate:
-    cfg = models.read_config(folder)["pretrained_cfg"]
+def _torch_candidate(role: Role, module: nn.Module, folder: Path, data: Callable[[], Dataset]) -> Candidate:
+    """`data` as the model sees it: of a module that was handed over it alone says the mean and std."""
+    cfg = models.read_config(folder).get("pretrained_cfg")
+    mean, std = (cfg["mean"], cfg["std"]) if cfg else (data().mean, data().std)
     weights = folder / models.WEIGHTS
-    return Candidate(
-        f"{role}.torch",
-        role,
-        "torch",
-        "fp32",
-        folder,
-        sha256_file(weights),
-        weights.stat().st_size,
-        cfg["mean"],
-        cfg["std"],
-        module,
-    )
+    size, name = weights.stat().st_size, f"{role}.torch"
+    return Candidate(name, role, "torch", "fp32", folder, sha256_file(weights), size, mean, std, module)

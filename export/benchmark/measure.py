@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from compress.recipe import changed_recipe
 from compress.runs.data import data_of_student, data_of_teacher
@@ -43,6 +44,8 @@ def benchmark_run(
     threads: Sequence[int] = (),
     min_seconds: float = latency.MIN_SECONDS,
     min_runs: int = latency.MIN_RUNS,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
     overrides: Sequence[str] = (),
 ) -> Benchmark:
     """Measures a finished run and its export, judges it, and writes RUN/benchmark.json.
@@ -54,6 +57,8 @@ def benchmark_run(
         threads: numbers of threads. Empty: what this process may use. The first is the one of plots and verdict.
         min_seconds: the least time for each latency, in seconds.
         min_runs: the fewest runs for each latency.
+        student: a module to fill with the student's weights, where `distill` was given one.
+        teacher: the same for the teacher.
         overrides: "benchmark.key=value", limits instead of the recipe's, as for --set.
 
     Returns:
@@ -87,8 +92,8 @@ def benchmark_run(
                 "Benchmark a run whose teacher classifies, such as the same recipe with teacher.source: finetune.",
             )
         if {"ort", "openvino"} & set(settings.runtimes):
-            make_teacher_files(run, threads=settings.threads[0])
-        candidates = find_candidates(run, settings.runtimes)
+            make_teacher_files(run, teacher, threads=settings.threads[0])
+        candidates = find_candidates(run, settings.runtimes, student=student, teacher=teacher)
         dataset = data_of_student(run)
         images: dict[Role, np.ndarray] = {"student": dataset.eval_images, "teacher": data_of_teacher(run).eval_images}
         _say_plan(candidates, settings, len(dataset.eval_labels))

@@ -5,6 +5,8 @@ In: a run whose student was exported. Out: RUN/export/teacher*.onnx, so that lik
 
 import logging
 
+from torch import nn
+
 from compress.runs.folder import Run
 from compress.system.errors import CompressError, InputError
 from export.folder import ExportFolder, read_export
@@ -23,7 +25,7 @@ _UNLIMITED = {
 """The limits are for what is deployed. The teacher's file is compared with as it is, and its accuracy is shown."""
 
 
-def make_teacher_files(run: Run, *, threads: int | None = None) -> None:
+def make_teacher_files(run: Run, model: nn.Module | None = None, *, threads: int | None = None) -> None:
     """Exports the teacher for ONNX Runtime, unless its files are there. Where that fails it is said, and no more."""
     names = read_export(run).files
     student, teacher = ExportFolder(run.export), ExportFolder(run.export, "teacher")
@@ -37,6 +39,6 @@ def make_teacher_files(run: Run, *, threads: int | None = None) -> None:
     logger.info(f"exporting the teacher as {', '.join(wanted)}, to compare like with like")
     try:
         settings = run.recipe.export.model_copy(update=_UNLIMITED)
-        export_model(teacher_source(run), teacher, settings, Wanted(("onnx",), wanted, threads=threads))
+        export_model(teacher_source(run, model), teacher, settings, Wanted(("onnx",), wanted, threads=threads))
     except CompressError as error:
         logger.warning(f"the student is not compared with files of the teacher: {error.message}")

@@ -155,7 +155,8 @@ def _zip(folder: Path, target: Path) -> None:
 def _triton_config(model: str, about: BundledModel, data: Dataset) -> str:
     _, height, width, channels = data.eval_images.shape
     runs = 'platform: "onnxruntime_onnx"' if about.runtime == "ort" else 'backend: "openvino"'
-    return f"""{runs}
+    return f"""# The input is what preprocess.onnx makes of pictures: resized, cropped and normalised, float32.
+{runs}
 default_model_filename: "{about.file or model}"
 max_batch_size: 64
 input [
@@ -164,6 +165,7 @@ input [
 output [
   {{ name: "logits", data_type: TYPE_FP32, dims: [ {len(data.class_names)} ], label_filename: "classes.txt" }}
 ]
+instance_group [ {{ kind: KIND_CPU, count: 1 }} ]
 dynamic_batching {{ }}
 """
 

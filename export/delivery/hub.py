@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from compress import models
 from compress.models import small_stem
-from compress.recipe import Model, Recipe, Student, recipe_yaml
+from compress.recipe import Data, Model, Recipe, Student, recipe_yaml
 from compress.runs.folder import Run
 from compress.runs.locks import held
 from compress.runs.student import load_student
@@ -27,6 +27,7 @@ from export.folder import ExportFolder
 from export.report import markdown
 
 M = TypeVar("M", bound=Model)
+_ON_THE_HUB = {"cifar100": ["uoft-cs/cifar100"], "tinyimagenet": ["zh-plus/tiny-imagenet"]}
 
 
 def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
@@ -152,6 +153,11 @@ def _base_model(student: Student) -> str | None:
     return None if cfg is None else cfg.hf_hub_id
 
 
+def _datasets(data: Data) -> list[str] | None:
+    """The repositories of the Hub that hold the data, where it is there."""
+    return [data.repo] if data.repo else _ON_THE_HUB.get(data.name)
+
+
 def _card(run: Run, repo: str) -> str:
     manifest, config = run.result, models.read_config(run.student)
     architecture = config.get("architecture")
@@ -174,6 +180,7 @@ def _card(run: Run, repo: str) -> str:
         metrics=["accuracy"],
         model_name=repo.rsplit("/")[-1],
         base_model=_base_model(run.recipe.student),
+        datasets=_datasets(run.recipe.data),
         license=(config.get("pretrained_cfg") or {}).get("license"),
         eval_results=[result],
     )
