@@ -97,7 +97,8 @@ def export(
         print_json({**record.dump(), **({"bundle": str(made)} if made else {}), "run": str(found.path)})
     else:
         for name, entry in record.files.items():
-            console.say(f"{folder.file(name)}   {entry.bytes / 1e6:.1f} MB   {entry.outcome or ''}".rstrip())
+            undecided = "   UNDECIDED" if entry.undecided else ""
+            console.say(f"{folder.file(name)}   {entry.bytes / 1e6:.1f} MB{undecided}")
         if made:
             console.say(f"{made}   check it on the target with `compress verify`")
     if gate:

@@ -66,10 +66,10 @@ class Workshop:
         """The plain one, then whatever errs less than all before it."""
         best = Repaired(self.plain, (), self._error(self.plain, target))
         yield best
-        for attempt in (self._other_calibrations, self._bias_correction, self._equalisation):
+        for attempt in (self._bias_correction, self._equalisation, self._other_calibrations):
             for quantizer, steps in attempt(best, target):
                 error = self._error(quantizer, target)
-                logger.info(f"INT8 for {target}: {steps[-1]}: error {best.error:.3g} -> {error:.3g} nats")
+                logger.info(f"INT8 for {target}: {' and '.join(steps)}: error {best.error:.3g} -> {error:.3g} nats")
                 if error < best.error:
                     best = Repaired(quantizer, steps, error)
                     yield best
@@ -84,11 +84,6 @@ class Workshop:
         """Whether training has settled the ranges."""
         return self.stage.source.input_ranges is not None
 
-    def _other_calibrations(self, best: Repaired, target: Target) -> Iterator[tuple[Quantizer, tuple[str, ...]]]:
-        if self.stage.settings.calibration_method == "auto" and not self._settled:
-            for method in _OTHER_METHODS:
-                yield self._by_method(method), (f"{method} calibration",)
-
     def _bias_correction(self, best: Repaired, target: Target) -> Iterator[tuple[Quantizer, tuple[str, ...]]]:
         yield self._corrected(best.quantizer, target), (*best.steps, "bias correction")
 
@@ -98,6 +93,11 @@ class Workshop:
         quantizer = self._equalized
         yield quantizer, ("cross-layer equalisation",)
         yield self._corrected(quantizer, target), ("cross-layer equalisation", "bias correction")
+
+    def _other_calibrations(self, best: Repaired, target: Target) -> Iterator[tuple[Quantizer, tuple[str, ...]]]:
+        if self.stage.settings.calibration_method == "auto" and not self._settled:
+            for method in _OTHER_METHODS:
+                yield self._corrected(self._by_method(method), target), (f"{method} calibration", "bias correction")
 
     @functools.cached_property
     def _equalized(self) -> Quantizer | None:

@@ -90,7 +90,7 @@ def test_a_net_that_overflows_in_fp16_keeps_those_operators_in_float(
     assert made.largest_value is not None
     assert made.largest_value > 6.5e5
     with np.errstate(all="ignore"):
-        evaluator = ReferenceEvaluator(tmp_path / "student.fp16.onnx")
+        evaluator = ReferenceEvaluator(str(tmp_path / "student.fp16.onnx"))
         found = np.asarray(evaluator.run(None, {"input": normalised(data.eval_images[:32])})[0])
     assert np.isfinite(found).all()
 

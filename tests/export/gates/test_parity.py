@@ -204,7 +204,7 @@ def test_as_many_images_as_are_named_would_decide() -> None:
     undecided = judge(*two_models(341, 6, 2, 0), Limits(0.005, 0.9))
     assert undecided.images_to_decide is not None
     share = undecided.images_to_decide / 341
-    more = (round(1.02 * share * count) for count in (341, 6, 2))
+    more = (round(1.2 * share * count) for count in (341, 6, 2))
     assert judge(*two_models(*more, 0), Limits(0.005, 0.9)).outcome != "UNDECIDED"
 
 

@@ -62,7 +62,7 @@ def run(path: Path, images: np.ndarray) -> np.ndarray:
 def in_numpy(path: Path, images: np.ndarray) -> np.ndarray:
     """What onnx's own reference computes, in numpy's float16."""
     with np.errstate(all="ignore"):
-        return np.asarray(ReferenceEvaluator(path).run(None, {"input": normalised(images)})[0])
+        return np.asarray(ReferenceEvaluator(str(path)).run(None, {"input": normalised(images)})[0])
 
 
 def test_the_emulation_rounds_as_numpys_float16_does(trained_onnx: Path, data: Digits, tmp_path: Path) -> None:
