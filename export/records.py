@@ -58,6 +58,8 @@ class FileRecord(Record):
     drop: DropRecord | None = None
     drop_all_int8: DropRecord | None = None
     """The drop of the file in which every layer is INT8."""
+    layout: str | None = None
+    """Which layers the file has in 8 bits, before any went back to float: the fastest layout on the exporting machine."""
     float_layers: list[str] | None = None
     int8_macs: float | None = None
     fusion_coverage: FusionRecord | None = None

@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,26 +17,20 @@ import numpy as np
 import onnx
 
 from compress.data import Dataset, rgb
-from compress.data.preprocessing import Fit
 from compress.system.errors import GateError, InputError
 from compress.system.files import replacing, sha256_file
 from compress.system.platform import processor
+from export.delivery.bundle_texts import LIBRARIES, card_text, triton_config
 from export.delivery.golden import ANSWERS, PREPROCESSING, answers, recorded_answers, write_pictures
 from export.delivery.instructions import INSTRUCTIONS, lacking
-from export.onnx import PIXELS_NAME, export_preprocessing, get_metadata
+from export.onnx import PIXELS_NAME, export_preprocessing
 from export.openvino import session_options
 from export.records import PRECISIONS, BundledModel, BundleManifest, Precision, RunPrecision
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-LIBRARIES = {"ort": "onnxruntime", "openvino": "openvino"}
 _BY_USE = frozenset({"__pycache__", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"})
-_SIDES: dict[Fit, str] = {
-    "crop": "Before, the shorter side is resized to {} pixels",
-    "stretch": "Before, both sides are resized to {} pixels",
-    "pad": "Before, the longer side is resized to {} pixels, the rest is filled with the mean colour",
-}
 # Allowed difference as a share of the largest answer. INT8 differs between CPUs with and without 8-bit dot products.
 TOLERANCES: dict[RunPrecision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
 
@@ -98,8 +92,8 @@ def make_bundle(
         shutil.copyfile(Path(__file__).with_name("bundle_runner.py"), folder / "run.py")
         shutil.copyfile(rgb.__file__, folder / "rgb.py")
         default = next(iter(entries))
-        (folder / "config.pbtxt").write_text(_triton_config(default, entries[default], data), encoding="utf-8")
-        (folder / "README.md").write_text(_card(models, entries, data, card), encoding="utf-8")
+        (folder / "config.pbtxt").write_text(triton_config(default, entries[default], data), encoding="utf-8")
+        (folder / "README.md").write_text(card_text(models, entries, data, card), encoding="utf-8")
         cpu, flags = (recommended.cpu, recommended.cpu_flags) if recommended else processor()
         manifest = BundleManifest(
             default_model=default,
@@ -264,54 +258,3 @@ def _checked_manifest(folder: Path, path: Path) -> BundleManifest:
         if sha256_file(folder / name) != expected:
             raise InputError(f"{name} in {path} was altered", "Get the bundle anew")
     return manifest
-
-
-def _triton_config(model: str, about: BundledModel, data: Dataset) -> str:
-    _, height, width, channels = data.eval_images.shape
-    runs = 'platform: "onnxruntime_onnx"' if about.runtime == "ort" else 'backend: "openvino"'
-    return f"""{runs}
-default_model_filename: "{about.file or model}"
-max_batch_size: 64
-input [
-  {{ name: "input", data_type: TYPE_FP32, dims: [ {channels}, {height}, {width} ] }}
-]
-output [
-  {{ name: "logits", data_type: TYPE_FP32, dims: [ {len(data.class_names)} ], label_filename: "classes.txt" }}
-]
-dynamic_batching {{ }}
-"""
-
-
-def _card(models: Sequence[Path], entries: Mapping[str, BundledModel], data: Dataset, card: str) -> str:
-    class_names, side = data.class_names, data.eval_images.shape[1]
-    metadata = get_metadata(next(model for model in models if model.suffix == ".onnx"))
-    origin = [f"- {key}: {value}" for key, value in metadata.items() if key != "class_names"]
-    files = [
-        f"- `1/{about.file or name}`: {about.precision.upper()} in {LIBRARIES[about.runtime]}"
-        for name, about in entries.items()
-    ]
-    needed = " or ".join(sorted({LIBRARIES[about.runtime] for about in entries.values()}))
-    shown = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
-    lines = [
-        "# Image classifier",
-        "",
-        f"{len(class_names)} classes ({shown}), {side} x {side} RGB images, values / 255, normalised by mean and std.",
-        _SIDES[data.fit].format(data.square.target) + f" ({data.interpolation}, antialiased), and the centre is "
-        "cropped. `preprocess.onnx` does all of it for pictures of any size.",
-        "",
-        *([card.strip(), ""] if card.strip() else []),
-        "## Files",
-        "",
-        *files,
-        "- `preprocess.onnx`: uint8 pixels [batch, height, width, 3] to the `input` of the models",
-        f"- `run.py`: a runner that needs numpy and {needed}, and Pillow for pictures that are files; alone it replays "
-        "the golden pictures",
-        "- `golden/`: pictures as the data set has them, with their metadata; `golden.npz`: what each model answered; "
-        "`compress verify` compares",
-        "- `config.pbtxt`: put this folder into a Triton model repository",
-        "",
-        "## Origin",
-        "",
-        *origin,
-    ]
-    return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ import numpy as np
 
 from compress.system.errors import GateError
 from export.gates import Stage, gated, parity
+from export.int8.layouts import fastest_layout
 from export.int8.macs import counted_ops, int8_mac_fraction
 from export.int8.quantize import Quantizer, Target, fusion_coverage, has_vnni
 from export.int8.sensitivity import layer_sensitivity, quantize_until
@@ -54,6 +55,16 @@ def int8_files(stage: Stage, formats: Collection[Format]) -> None:
         threads=stage.threads,
         input_ranges=stage.source.input_ranges,
     )
+    layout = ""
+    if "onnx" in wanted:
+        layout, laid_out = fastest_layout(
+            quantizer,
+            stage.folder.onnx(),
+            minutes=settings.int8_minutes,
+            min_int8_macs=settings.min_int8_macs,
+            threads=stage.threads,
+        )
+        quantizer = quantizer.laid_out(laid_out)
     calibration = CalibrationRecord(
         split="train",
         method=settings.calibration_method,
@@ -74,7 +85,7 @@ def int8_files(stage: Stage, formats: Collection[Format]) -> None:
 
     for name in wanted:
         try:
-            _int8_file(stage, quantizer, *targets[name], sensitivity)
+            _int8_file(stage, quantizer, *targets[name], sensitivity, layout)
         except GateError as error:
             if name in formats:
                 raise
@@ -101,7 +112,12 @@ def indices_sha256(indices: np.ndarray) -> str:
 
 
 def _int8_file(
-    stage: Stage, quantizer: Quantizer, target: Target, path: Path, sensitivity: Callable[[], dict[str, float]]
+    stage: Stage,
+    quantizer: Quantizer,
+    target: Target,
+    path: Path,
+    sensitivity: Callable[[], dict[str, float]],
+    layout: str,
 ) -> None:
     settings = stage.settings
     measured: dict[str, Any] = {}
@@ -127,6 +143,7 @@ def _int8_file(
         parity.check_graph(temporary)
         measured["int8_macs"] = int8_mac_fraction(temporary, counted_ops(temporary))
         if target == "ort":
+            measured["layout"] = layout
             int8, floats = fusion_coverage(temporary)
             measured["fusion_coverage"] = FusionRecord(int8_convs=int8, float_convs=floats)
             if floats:
