@@ -59,7 +59,7 @@ class FileRecord(Record):
     drop_all_int8: DropRecord | None = None
     """The drop of the file in which every layer is INT8."""
     layout: str | None = None
-    """Which layers the file has in 8 bits, before any went back to float: the fastest layout on the exporting machine."""
+    """Which layers the file has in 8 bits, before any went back to float: the fastest where it was exported."""
     float_layers: list[str] | None = None
     int8_macs: float | None = None
     fusion_coverage: FusionRecord | None = None
