@@ -31,6 +31,7 @@ from export.benchmark import (
 from export.folder import ExportFolder, given_run
 from export.report import plots
 from export.report.baseline import plain_training
+from export.report.as_run import as_run
 from export.report.names import told_apart
 
 CLASSES_IN_MARKDOWN = 5
@@ -295,4 +296,4 @@ def timed(candidate: CandidateResult) -> bool:
 
 
 _NUMBERS = (percent, percent_range, points, points_range, ms, ms_range, megabytes, factor, factors, limit_value)
-_FILTERS = {function.__name__: function for function in (*_NUMBERS, md, scored, timed)}
+_FILTERS = {function.__name__: function for function in (*_NUMBERS, as_run, md, scored, timed)}
