@@ -30,8 +30,8 @@ from export.benchmark import (
 )
 from export.folder import ExportFolder, given_run
 from export.report import plots
-from export.report.baseline import plain_training
 from export.report.as_run import as_run
+from export.report.baseline import plain_training
 from export.report.names import told_apart
 
 CLASSES_IN_MARKDOWN = 5
