@@ -17,7 +17,6 @@ from compress.system.hashes import sha256_json
 from export import statistics
 
 SCHEMA_VERSION = 1
-
 Outcome = Literal["PASS", "FAIL", "UNDECIDED"]
 Source = Literal["measured", "proxy"]
 LimitName = Literal["p90_ms", "max_top1_drop", "max_class_drop", "max_size_mb"]
@@ -293,8 +292,7 @@ def read_benchmark(run: Run) -> Benchmark:
 
 
 def _digest(content: dict[str, Any]) -> str:
-    rest = {key: value for key, value in content.items() if key != "sha256"}
-    return sha256_json(rest)
+    return sha256_json({key: value for key, value in content.items() if key != "sha256"})
 
 
 def benchmark_schema() -> dict[str, Any]:
