@@ -32,13 +32,20 @@ class Export(Section):
         gt=0,
         description="Largest difference of a probability, the graph that takes pixels against the evaluation.",
     )
-    max_fp16_top1_drop: float = Field(default=0.002, ge=0, lt=1, description="Top-1 that FP16 may lose against FP32.")
+    max_fp16_top1_drop: float = Field(
+        default=0.002, ge=0, lt=1, description="Top-1 that FP16 or bf16 may lose against FP32."
+    )
     max_int8_top1_drop: float = Field(default=0.005, ge=0, lt=1, description="Top-1 that INT8 may lose against FP32.")
     min_int8_agreement: float = Field(
         default=0.9, gt=0, le=1, description="Share of images that INT8 gives the same class as FP32."
     )
     min_int8_macs: float = Field(
         default=0.9, ge=0, le=1, description="Share of the convolutions' multiply-adds that must stay in INT8."
+    )
+    int8_minutes: float = Field(
+        default=2.0,
+        ge=0,
+        description="Minutes in which layouts of INT8 are timed for ONNX Runtime. 0 takes the whole graph.",
     )
     batches: list[int] = Field(
         default=[1, 8, 64],

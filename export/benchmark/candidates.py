@@ -111,10 +111,13 @@ def find_candidates(
             path = path_in(ExportFolder(run.export, own.role), precision)
             if path.name in files[own.role]:
                 exported.append(_exported(path, files[own.role][path.name].sha256, own, runtime, precision))
-    for own in in_torch:
-        folder = ExportFolder(run.export, own.role)
-        exported += _in_openvino(folder, files[own.role], own, exported, asked="openvino" in runtimes)
-    return in_torch + exported
+    asked = "openvino" in runtimes
+    others = [
+        candidate
+        for own in in_torch
+        for candidate in _in_openvino(ExportFolder(run.export, own.role), files[own.role], own, exported, asked=asked)
+    ]
+    return in_torch + exported + others
 
 
 def _exported(path: Path, recorded: str, own: Candidate, runtime: RuntimeName, precision: Precision) -> Candidate:

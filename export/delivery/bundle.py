@@ -6,7 +6,7 @@ The folder is also a model folder for Triton Inference Server: config.pbtxt, and
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,22 +14,16 @@ import numpy as np
 import onnx
 
 from compress.data import Dataset, rgb
-from compress.data.preprocessing import Fit
 from compress.system.errors import InputError
 from compress.system.files import replacing, sha256_file
 from compress.system.platform import processor
-from export.delivery.golden import ANSWERS, LIBRARIES, PREPROCESSING, answers, write_pictures
+from export.delivery.bundle_texts import card_text, triton_config
+from export.delivery.golden import ANSWERS, PREPROCESSING, answers, write_pictures
 from export.delivery.instructions import INSTRUCTIONS
 from export.delivery.manifest import CLASSES, MANIFEST, bundle_files, signature, write_manifest
-from export.onnx import PIXELS_NAME, export_preprocessing, get_metadata
+from export.onnx import PIXELS_NAME, export_preprocessing
 from export.openvino import session_options
 from export.records import PRECISIONS, BundledModel, BundleManifest, Precision
-
-_SIDES: dict[Fit, str] = {
-    "crop": "Before, the shorter side is resized to {} pixels",
-    "stretch": "Before, both sides are resized to {} pixels",
-    "pad": "Before, the longer side is resized to {} pixels, the rest is filled with the mean colour",
-}
 
 
 @dataclass(frozen=True)
@@ -89,8 +83,8 @@ def make_bundle(
         shutil.copyfile(Path(__file__).with_name("bundle_runner.py"), folder / "run.py")
         shutil.copyfile(rgb.__file__, folder / "rgb.py")
         default = next(iter(entries))
-        (folder / "config.pbtxt").write_text(_triton_config(default, entries[default], data), encoding="utf-8")
-        (folder / "README.md").write_text(_card(models, entries, data, card), encoding="utf-8")
+        (folder / "config.pbtxt").write_text(triton_config(default, entries[default], data), encoding="utf-8")
+        (folder / "README.md").write_text(card_text(models, entries, data, card), encoding="utf-8")
         cpu, flags = (recommended.cpu, recommended.cpu_flags) if recommended else processor()
         manifest = BundleManifest(
             default_model=default,
@@ -150,56 +144,3 @@ def _zip(folder: Path, target: Path) -> None:
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, (folder / name).read_bytes())
-
-
-def _triton_config(model: str, about: BundledModel, data: Dataset) -> str:
-    _, height, width, channels = data.eval_images.shape
-    runs = 'platform: "onnxruntime_onnx"' if about.runtime == "ort" else 'backend: "openvino"'
-    return f"""# The input is what preprocess.onnx makes of pictures: resized, cropped and normalised, float32.
-{runs}
-default_model_filename: "{about.file or model}"
-max_batch_size: 64
-input [
-  {{ name: "input", data_type: TYPE_FP32, dims: [ {channels}, {height}, {width} ] }}
-]
-output [
-  {{ name: "logits", data_type: TYPE_FP32, dims: [ {len(data.class_names)} ], label_filename: "classes.txt" }}
-]
-instance_group [ {{ kind: KIND_CPU, count: 1 }} ]
-dynamic_batching {{ }}
-"""
-
-
-def _card(models: Sequence[Path], entries: Mapping[str, BundledModel], data: Dataset, card: str) -> str:
-    class_names, side = data.class_names, data.eval_images.shape[1]
-    metadata = get_metadata(next(model for model in models if model.suffix == ".onnx"))
-    origin = [f"- {key}: {value}" for key, value in metadata.items() if key != "class_names"]
-    files = [
-        f"- `1/{about.file or name}`: {about.precision.upper()} in {LIBRARIES[about.runtime]}"
-        for name, about in entries.items()
-    ]
-    needed = " or ".join(sorted({LIBRARIES[about.runtime] for about in entries.values()}))
-    shown = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
-    lines = [
-        "# Image classifier",
-        "",
-        f"{len(class_names)} classes ({shown}), {side} x {side} RGB images, values / 255, normalised by mean and std.",
-        _SIDES[data.fit].format(data.square.target) + f" ({data.interpolation}, antialiased), and the centre is "
-        "cropped. `preprocess.onnx` does all of it for pictures of any size.",
-        "",
-        *([card.strip(), ""] if card.strip() else []),
-        "## Files",
-        "",
-        *files,
-        "- `preprocess.onnx`: uint8 pixels [batch, height, width, 3] to the `input` of the models",
-        f"- `run.py`: a runner that needs numpy and {needed}, and Pillow for pictures that are files; alone it replays "
-        "the golden pictures",
-        "- `golden/`: pictures as the data set has them, with their metadata; `golden.npz`: what each model answered; "
-        "`compress verify` compares",
-        "- `config.pbtxt`: put this folder into a Triton model repository",
-        "",
-        "## Origin",
-        "",
-        *origin,
-    ]
-    return "\n".join(lines) + "\n"

@@ -147,7 +147,7 @@ def _int8_file(stage: Stage, workshop: Workshop, target: Target, path: Path) -> 
             "int8_macs": _int8_share(temporary),
         }
         if target == "ort":
-            measured |= _in_onnxruntime(stage, path, temporary)
+            measured |= {"layout": workshop.layout[0], **_in_onnxruntime(stage, path, temporary)}
     _say_repairs(path, measured, judged)
     stage.keep(path, measured)
 

@@ -17,7 +17,8 @@ from export.gates import Stage
 from export.int8.bias import corrected
 from export.int8.calibrate import Method
 from export.int8.equalize import equalized
-from export.int8.quantize import Quantizer, Target
+from export.int8.layouts import fastest_layout
+from export.int8.quantize import Layout, Quantizer, Target
 from export.int8.sensitivity import divergence, layer_sensitivity
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,18 @@ class Workshop:
         return self._calibrated(self.stage.folder.onnx(), self._method)
 
     @functools.cached_property
+    def layout(self) -> tuple[str, Layout]:
+        """What of the graph is fastest in 8 bits in ONNX Runtime here, and its name."""
+        settings = self.stage.settings
+        return fastest_layout(
+            self.plain,
+            self.stage.folder.onnx(),
+            minutes=settings.int8_minutes,
+            min_int8_macs=settings.min_int8_macs,
+            threads=self.stage.threads,
+        )
+
+    @functools.cached_property
     def reference(self) -> np.ndarray:
         """The FP32 file's logits of the tried images."""
         return self.stage.ort(self.stage.folder.onnx())(self.tried)
@@ -64,7 +77,8 @@ class Workshop:
 
     def repaired(self, target: Target) -> Iterator[Repaired]:
         """The plain one, then whatever errs less than all before it."""
-        best = Repaired(self.plain, (), self._error(self.plain, target))
+        plain = self._laid_out(self.plain, target)
+        best = Repaired(plain, (), self._error(plain, target))
         yield best
         for attempt in (self._bias_correction, self._equalisation, self._other_calibrations):
             for quantizer, steps in attempt(best, target):
@@ -90,14 +104,15 @@ class Workshop:
     def _equalisation(self, best: Repaired, target: Target) -> Iterator[tuple[Quantizer, tuple[str, ...]]]:
         if self._settled or self._equalized is None:
             return
-        quantizer = self._equalized
+        quantizer = self._laid_out(self._equalized, target)
         yield quantizer, ("cross-layer equalisation",)
         yield self._corrected(quantizer, target), ("cross-layer equalisation", "bias correction")
 
     def _other_calibrations(self, best: Repaired, target: Target) -> Iterator[tuple[Quantizer, tuple[str, ...]]]:
         if self.stage.settings.calibration_method == "auto" and not self._settled:
             for method in _OTHER_METHODS:
-                yield self._corrected(self._by_method(method), target), (f"{method} calibration", "bias correction")
+                quantizer = self._laid_out(self._by_method(method), target)
+                yield self._corrected(quantizer, target), (f"{method} calibration", "bias correction")
 
     @functools.cached_property
     def _equalized(self) -> Quantizer | None:
@@ -116,6 +131,9 @@ class Workshop:
     @functools.cached_property
     def _others(self) -> dict[Method, Quantizer]:
         return {}
+
+    def _laid_out(self, quantizer: Quantizer, target: Target) -> Quantizer:
+        return quantizer.laid_out(self.layout[1]) if target == "ort" else quantizer
 
     def _corrected(self, quantizer: Quantizer, target: Target) -> Quantizer:
         data = self.stage.data

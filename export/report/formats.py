@@ -5,6 +5,7 @@ import re
 from markupsafe import Markup, escape
 
 from export.benchmark import AccuracyResult, CandidateResult, Interval, NotRun
+from export.report.as_run import as_run
 
 
 def percent(value: float) -> str:
@@ -90,4 +91,4 @@ def timed(candidate: CandidateResult) -> bool:
 
 
 _NUMBERS = (percent, percent_range, points, points_range, ms, ms_range, megabytes, factor, factors, limit_value)
-FILTERS = {function.__name__: function for function in (*_NUMBERS, md, prose, code, scored, timed)}
+FILTERS = {function.__name__: function for function in (*_NUMBERS, md, prose, code, as_run, scored, timed)}

@@ -11,11 +11,12 @@ from export.benchmark import Benchmark, read_benchmark, write_benchmark
 
 @functools.cache
 def benchmarked(finished: Path, home: Path) -> tuple[Run, Benchmark]:
-    """A copy of the run below `home` with everything exported that needs no TensorRT, measured briefly; made once."""
+    """A copy of the run below `home`, exported for ONNX Runtime and measured briefly in it and in torch; made once."""
     run = Run(home / finished.name)
     shutil.copytree(finished, run.path)
     export_run(run, precisions=("fp32", "fp16", "int8"), threads=1)
-    benchmark_run(run, batches=(1, 3), threads=(1,), min_seconds=0.01, min_runs=8)
+    runtimes = ("torch", "ort", "trt")
+    benchmark_run(run, runtimes=runtimes, batches=(1, 3), threads=(1,), min_seconds=0.01, min_runs=8)
     return run, read_benchmark(run)
 
 

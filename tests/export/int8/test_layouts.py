@@ -1,0 +1,144 @@
+"""The layouts of INT8 for ONNX Runtime: what each has in 8 bits, and which one is taken."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from export.int8 import WEIGHTED, Quantizer, layer_macs
+from export.int8 import layouts as module
+from export.int8.layouts import WHOLE, fastest_layout, layouts
+from export.onnx import export_onnx
+from export.runtimes import OrtRuntime
+from tests.helpers.classifiers import MEAN, STD, Digits, float_logits, signal_to_noise_db
+
+DEPTHWISE, SQUEEZED = "depthwise/Conv", {"reduce/Conv", "expand/Conv"}
+
+
+class Block(nn.Module):
+    """An inverted bottleneck with squeeze-and-excite and SiLU, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.depthwise = nn.Conv2d(16, 16, 3, 1, 1, groups=16)
+        self.reduce, self.expand = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+        self.project = nn.Conv2d(16, 64, 3, 1, 1)
+        self.classifier = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        silu = nn.functional.silu
+        x = silu(self.depthwise(silu(self.stem(x))))
+        gate = self.expand(silu(self.reduce(x.mean((2, 3), keepdim=True))))
+        return self.classifier(silu(self.project(x * gate.sigmoid())).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def block() -> nn.Module:
+    torch.manual_seed(0)
+    return Block().eval()
+
+
+@pytest.fixture(scope="module")
+def source(block: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("block") / "student.onnx"
+    export_onnx(block, path, image_size=16, metadata={})
+    return path
+
+
+@pytest.fixture(scope="module")
+def quantizer(source: Path, data: Digits) -> Quantizer:
+    return Quantizer(source, data.train_images[:64], MEAN, STD, method="minmax", threads=1)
+
+
+def int8_layers(path: Path) -> set[str]:
+    return {name for name, (_, int8) in layer_macs(path, WEIGHTED).items() if int8}
+
+
+def test_a_layout_is_only_tried_where_there_is_something_to_leave_out(
+    quantizer: Quantizer, trained_onnx: Path, data: Digits
+) -> None:
+    every = [WHOLE, "convolutions alone", "without squeeze-and-excite", "without depthwise", "with activations"]
+    assert list(layouts(quantizer.model)) == [*every, "with activations, without depthwise"]
+    plain = Quantizer(trained_onnx, data.train_images[:8], MEAN, STD, method="minmax", threads=1)
+    assert list(layouts(plain.model)) == [WHOLE, "convolutions alone"]
+
+
+def test_each_layout_has_in_8_bits_what_its_name_says(quantizer: Quantizer, tmp_path: Path) -> None:
+    written = {}
+    for number, (name, layout) in enumerate(layouts(quantizer.model).items()):
+        written[name] = tmp_path / f"{number}.onnx"
+        quantizer.laid_out(layout).write(written[name], target="ort")
+    everything = set(quantizer.layers)
+    assert {DEPTHWISE, *SQUEEZED} < everything
+    assert int8_layers(written[WHOLE]) == everything
+    assert int8_layers(written["convolutions alone"]) == {name for name in everything if name.endswith("Conv")}
+    assert int8_layers(written["without squeeze-and-excite"]) == everything - SQUEEZED
+    assert int8_layers(written["without depthwise"]) == everything - {DEPTHWISE}
+    graph = onnx.load(written["with activations"]).graph
+    producers = {output: node.op_type for node in graph.node for output in node.output}
+    smooth = [node for node in graph.node if node.op_type == "Sigmoid"]
+    assert smooth
+    assert {producers[name] for node in smooth for name in node.input} == {"DequantizeLinear"}
+
+
+def test_every_layout_still_answers_as_the_model(
+    quantizer: Quantizer, block: nn.Module, data: Digits, tmp_path: Path
+) -> None:
+    expected = float_logits(block, data.eval_images)
+    for name, layout in layouts(quantizer.model).items():
+        quantizer.laid_out(layout).write(tmp_path / "int8.onnx", target="ort")
+        found = OrtRuntime(tmp_path / "int8.onnx", MEAN, STD, threads=1)(data.eval_images)
+        assert signal_to_noise_db(expected, found) > 15, name
+
+
+def test_the_graph_for_tensorrt_does_not_depend_on_it(quantizer: Quantizer, tmp_path: Path) -> None:
+    quantizer.write(tmp_path / "whole.onnx", target="trt")
+    for layout in layouts(quantizer.model).values():
+        quantizer.laid_out(layout).write(tmp_path / "other.onnx", target="trt")
+        assert (tmp_path / "other.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("times", "taken"),
+    [
+        ({"without depthwise": 0.90, "with activations": 0.80}, "with activations"),
+        ({"without depthwise": 0.96}, WHOLE),  # noise may do that
+        ({"without depthwise": 1.2}, WHOLE),
+    ],
+)
+def test_the_fastest_is_taken_if_it_is_faster_by_more_than_noise(
+    times: Mapping[str, float], taken: str, quantizer: Quantizer, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_medians", lambda files, *_: {name: times.get(name, 1.0) for name in files})
+    name, layout = fastest_layout(quantizer, source, minutes=1, min_int8_macs=0.5, threads=1)
+    assert name == taken
+    assert layout == layouts(quantizer.model)[taken]
+
+
+def test_one_that_leaves_too_little_in_8_bits_is_not_tried(
+    quantizer: Quantizer, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(module, "_medians", lambda files, *_: seen.extend(files) or dict.fromkeys(files, 1.0))
+    fastest_layout(quantizer, source, minutes=1, min_int8_macs=0.999, threads=1)
+    assert "without depthwise" not in seen
+    assert {"FP32", WHOLE, "convolutions alone", "with activations"} <= set(seen)
+
+
+def test_without_minutes_it_is_the_whole_graph(quantizer: Quantizer, source: Path) -> None:
+    assert fastest_layout(quantizer, source, minutes=0, min_int8_macs=0.9, threads=1)[0] == WHOLE
+
+
+def test_real_sessions_are_timed(quantizer: Quantizer, source: Path, tmp_path: Path) -> None:
+    quantizer.write(tmp_path / "int8.onnx", target="ort")
+    (tmp_path / "broken.onnx").write_bytes(b"none")
+    files = {"FP32": source, WHOLE: tmp_path / "int8.onnx", "broken": tmp_path / "broken.onnx"}
+    times = module._medians(files, 1, until=np.inf)
+    assert 0 < times["FP32"] < 1000
+    assert 0 < times[WHOLE] < 1000
+    assert times["broken"] == np.inf

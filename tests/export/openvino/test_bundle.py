@@ -1,0 +1,97 @@
+"""A bundle whose default model runs in OpenVINO: its runner needs nothing else, and verify replays in it."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+from torch import nn
+
+from compress.system.errors import InputError
+from compress.system.platform import processor
+from export.delivery import Recommended, make_bundle, verify_bundle
+from export.openvino import session_options
+from export.records import BundledModel
+from tests.helpers.classifiers import Digits, float_logits, normalised
+from tests.helpers.exporting import export_to
+
+OPTIONS = session_options(1, "f32")
+FLAGS = ["avx2", "avx512f", "amx_int8"]
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: nn.Module, data: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("bundle")
+    export_to(home / "export", trained, data, formats=("openvino",), threads=1)
+    about = BundledModel(precision="fp32", runtime="openvino", file="student.xml", options=OPTIONS)
+    best = Recommended("student.xml", home / "export" / "openvino" / "student.xml", about, "A processor", FLAGS)
+    onnx = [home / "export" / "student.onnx"]
+    return make_bundle(home / "made", onnx, data, recommended=best, threads=1)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def test_the_recommended_model_is_the_default_one_with_its_options(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["default_model"] == "student.xml"
+    assert list(manifest["models"]) == ["student.xml", "student.onnx"]
+    assert manifest["models"]["student.xml"]["options"] == OPTIONS
+    assert {"1/student.xml", "1/student.bin", "1/student.onnx"} <= set(manifest["files"])
+    assert (
+        (bundle / "config.pbtxt").read_text().startswith('backend: "openvino"\ndefault_model_filename: "student.xml"')
+    )
+
+
+def test_the_runner_needs_numpy_and_openvino_alone(bundle: Path, trained: nn.Module, data: Digits) -> None:
+    np.save(bundle.parent / "pictures.npy", data.eval_images[:20])
+    code = (
+        "import sys, runpy; sys.modules.update(dict.fromkeys(('onnxruntime', 'onnx', 'torch', 'PIL', 'compress')));"
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-P", "-c", code, bundle / "run.py", bundle.parent / "pictures.npy"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=bundle.parent)
+    expected = float_logits(trained, data.eval_images[:20]).argmax(1)
+    assert done.stdout.split("\n")[:-1] == [data.class_names[number] for number in expected]
+
+
+def test_the_golden_answers_are_those_of_openvino(bundle: Path, data: Digits) -> None:
+    from PIL import Image
+
+    names = json.loads((bundle / "manifest.json").read_text())["golden"]
+    pictures = np.stack([np.asarray(Image.open(bundle / name)) for name in names])
+    compiled = openvino.Core().compile_model(str(bundle / "1" / "student.xml"), "CPU", OPTIONS)
+    recorded = np.load(bundle / "golden.npz")["student.xml"]
+    np.testing.assert_allclose(recorded, compiled(normalised(pictures))[0], atol=1e-4)
+
+
+def test_verify_replays_every_model_in_its_runtime(bundle: Path) -> None:
+    assert list(verify_bundle(bundle, threads=1)) == ["student.xml", "student.onnx"]
+
+
+def test_altered_weights_are_refused(copy: Path) -> None:
+    path = copy / "1" / "student.bin"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(InputError, match=r"1/student\.bin in .* was altered"):
+        verify_bundle(copy)
+
+
+@pytest.mark.skipif(not processor()[1], reason="only Linux tells the flags of its CPU")
+def test_verify_says_which_instructions_this_machine_lacks(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    here = processor()[1]
+    for flags, said in (([*here, "amx_of_tomorrow"], ["amx_of_tomorrow"]), (here[:5], [])):
+        (copy / "manifest.json").write_text(json.dumps({**manifest, "cpu_flags": flags}))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            verify_bundle(copy, threads=1)
+        assert [name for name in said if f"lacks {name}" in caplog.text] == said
+        assert bool(caplog.records) == bool(said)
+    assert manifest["cpu_flags"] == FLAGS
