@@ -1,4 +1,4 @@
-"""`compress pick` as a command: JSON, table, defaults of a recipe, the gate and bad input. Nothing is asserted of times."""
+"""`compress pick` as a command: JSON, table, defaults of a recipe, the gate and bad input. No time is asserted."""
 
 import json
 from pathlib import Path
