@@ -9,6 +9,7 @@ interval (percentiles, models drawn in pairs).
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -27,6 +28,12 @@ def latencies(path: Path) -> dict[str, float]:
         raise InputError(f"{path} is no output of `compress pick --json` ({error})") from None
 
 
+def tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Kendall's tau-b."""
+    value, _ = kendalltau(first, second)
+    return float(value)
+
+
 def agreement(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
     """tau, low and high, over the models that both have."""
     both = sorted(first.keys() & second.keys())
@@ -35,14 +42,14 @@ def agreement(first: dict[str, float], second: dict[str, float]) -> dict[str, fl
     pairs = ([first[name] for name in both], [second[name] for name in both])
     drawn = bootstrap(
         pairs,
-        lambda one, other: kendalltau(one, other).statistic,
+        tau,
         paired=True,
         vectorized=False,
         method="percentile",
         n_resamples=2000,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    found = {"tau": kendalltau(*pairs).statistic, "low": drawn.low, "high": drawn.high}
+    found = {"tau": tau(*pairs), "low": drawn.low, "high": drawn.high}
     return {"models": len(both), **{name: round(float(value), 4) for name, value in found.items()}}
 
 
