@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import compress.runs.resolve as resolving
 from compress.recipe import Member, Recipe, Student, validate_recipe
 from compress.runs import precision
 from compress.runs.precision import fast_precision, measured
@@ -137,7 +138,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(
     members = {"model": "resnet18", "epochs": 1, "ensemble": ["resnet14t"]}
     given = recipe(teacher=members)
     began = resolve(given, CPU)
-    monkeypatch.setattr(precision, "_kept", lambda key: pytest.fail("it was measured again"))
+    monkeypatch.setattr(resolving, "fast_precision", lambda *args: pytest.fail("it was asked again"))
     again = resolve(given, CPU, like=began)
     assert again == began
     assert [member.training.precision for member in again.teacher.members] == ["bf16", "bf16"]

@@ -126,13 +126,28 @@ def test_openvino_answers_as_onnx_runtime_does(graphs: Graphs) -> None:
     np.testing.assert_allclose(given[0], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_model_that_cannot_take_the_size_is_left_out_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
-    found = pick_students(40, 1e6, runtimes=["onnxruntime"], models=("test_resnet", "vit_tiny_patch16_224"), threads=1)
+def test_a_model_that_cannot_be_exported_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Graphs:
+        if name == "test_vit":
+            raise InputError("it has odd layers")
+        return make_graphs(name, *args, **kwargs)
+
+    monkeypatch.setattr(measuring, "make_graphs", refuse)
+    found = pick(runtimes=["onnxruntime"])
     assert [row.model for row in found.models] == ["test_resnet"]
-    assert "vit_tiny_patch16_224" in found.left_out
-    assert "vit_tiny_patch16_224 is left out" in caplog.text
-    with pytest.raises(InputError, match="no model could be timed"):
-        pick_students(40, 1e6, runtimes=["onnxruntime"], models=["vit_tiny_patch16_224"], threads=1)
+    assert found.left_out == {"test_vit": "it has odd layers"}
+    assert "test_vit is left out: it has odd layers" in caplog.text
+    with pytest.raises(InputError, match="no model could be timed: it has odd layers"):
+        pick(runtimes=["onnxruntime"], models=["test_vit"])
+
+
+def test_an_image_size_that_a_model_does_not_take_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot"):
+        make_graphs("vit_tiny_patch16_224", tmp_path, image_size=8, threads=1)
 
 
 def test_openvino_that_is_asked_for_and_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

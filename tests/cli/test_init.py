@@ -1,0 +1,119 @@
+"""`compress init`: the recipe that it prints is one, and says what is in the folder."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from compress.recipe import Recipe, load_recipe
+from compress.runs.starter import Folder, concerns, image_size_for, look_at
+from tests.helpers.command import Command
+from tests.helpers.paths import SHARED_WEIGHTS
+from tests.helpers.pictures import write_images
+
+
+def started(command: Command, folder: Path, cwd: Path, *more: object) -> tuple[Recipe, str]:
+    """The recipe as it is loaded from the file that the shell wrote, and its text."""
+    result = command("init", folder, *more, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    path = cwd / "recipe.yaml"
+    path.write_text(result.stdout)
+    assert "next: compress distill recipe.yaml" in result.stderr
+    return load_recipe(path), result.stdout
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, 4 and 24 pictures of 100 pixels, without a split, in a folder whose name YAML could misread."""
+    root = tmp_path_factory.mktemp("folders") / 'it\'s: a #1 "test"'
+    write_images(root / "rare", 5, seed=0, size=100)
+    write_images(root / "common", 30, seed=1, size=100, shade=100)
+    return root
+
+
+def test_a_folder_with_splits_gives_a_recipe_of_it(command: Command, pictures: Path, tmp_path: Path) -> None:
+    recipe, text = started(command, pictures, tmp_path)
+    assert (recipe.data.name, recipe.data.root, recipe.data.holdout) == ("folder", str(pictures), 0.0)
+    assert recipe.data.image_size == 32  # the pictures have 48 pixels
+    assert "60 pictures to train on, 36 to evaluate on, 3 classes" in text
+    assert "median picture has 48 x 48 pixels" in text
+    assert (recipe.teacher.source, recipe.student.pretrained) == ("finetune", True)
+    assert recipe.train.class_weights == "none"
+    assert recipe.train.epochs == 30
+    assert recipe.benchmark.p90_ms is None
+
+
+def test_unequal_classes_without_a_split(command: Command, unequal: Path, tmp_path: Path) -> None:
+    recipe, text = started(command, unequal, tmp_path)
+    assert recipe.data.root == str(unequal)
+    assert recipe.data.holdout == 0.2
+    assert recipe.train.class_weights == "auto"
+    assert "common has 6.0 times the pictures of rare" in text
+    assert "28 pictures to train on, 7 to evaluate on" in text
+    assert recipe.data.image_size == 96
+    checked = command("data", "check", "recipe.yaml", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    assert "28 pictures to train on, 7 to evaluate on" in checked.stdout
+
+
+def test_every_setting_has_its_reason(command: Command, unequal: Path, tmp_path: Path) -> None:
+    _, text = started(command, unequal, tmp_path)
+    for key in ("image_size", "holdout", "augment", "method", "epochs", "class_weights", "pretrained", "source"):
+        assert re.search(rf"^  {key}: .+  # .+", text, re.M), key
+
+
+def test_without_two_classes_nothing_is_printed(command: Command, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos" / "cat", 3, seed=0)
+    for folder, message in (("photos", "has one class, 'cat'"), ("none", "is no folder"), (".", "one class")):
+        result = command("init", folder, cwd=tmp_path)
+        assert (result.returncode, result.stdout) == (3, "")
+        assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("median", "gpu", "size"),
+    [
+        ((640, 480), True, 224),
+        ((640, 480), False, 160),
+        ((300, 130), False, 128),
+        ((20, 20), False, 32),
+        (None, True, 224),
+    ],
+)
+def test_the_size_follows_the_pictures(median: tuple[int, int] | None, gpu: bool, size: int) -> None:
+    assert image_size_for(Folder("/", {"a": 1}, {"a": 1}, "val", median), gpu=gpu) == size
+
+
+def test_few_pictures_to_evaluate_on_are_told(unequal: Path) -> None:
+    (told,) = concerns(look_at(unequal))
+    assert "1 classes have fewer than 5 pictures to evaluate on, such as 'rare'" in told
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_the_whole_way_from_a_folder_to_a_report(command: Command, real_photos: Path, tmp_path: Path) -> None:
+    if not SHARED_WEIGHTS.exists():
+        pytest.skip("the published weights are not beside the checkout")
+    for split, count in (("train", 6), ("validation", 3)):
+        for folder in sorted((real_photos / split).iterdir())[:3]:
+            place = tmp_path / "photos" / split / folder.name
+            place.mkdir(parents=True)
+            for file in sorted(folder.iterdir())[:count]:
+                shutil.copy(file, place)
+    started(command, tmp_path / "photos", tmp_path)
+    weights = (
+        *("--set", f"teacher.weights={SHARED_WEIGHTS / 'tf_efficientnet_lite2'}"),
+        *("--set", f"student.pretrained={SHARED_WEIGHTS / 'tf_efficientnet_lite0'}"),
+    )
+    quick = ("--set", "train.epochs=1", "--set", "data.image_size=64", "--out", "runs/first")
+    chain = (
+        ("distill", "recipe.yaml", *weights, *quick),
+        ("export",),
+        ("benchmark", "--batch", 1, "--seconds", 0),
+        ("report", "runs/first"),
+    )
+    for words in chain:
+        result = command(*words, cwd=tmp_path, timeout=900)
+        assert result.returncode == 0, (words, result.stderr)
+    assert (tmp_path / "runs" / "first" / "report.html").exists()

@@ -1,0 +1,77 @@
+"""Teacher and student of `compress init`, by latencies that are written by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.pick import suggest, suggest_models
+from export.pick.cache import Cache
+from export.pick.published import figure
+from tests.helpers.picked import FOUND
+
+SIZE = 160
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cache:
+    """The cache of this machine at that size, which is empty. Whoever measures fails."""
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(suggest, "pick_students", lambda *args, **kwargs: pytest.fail("it was measured"))
+    return Cache(SIZE, 1, threads())
+
+
+def threads() -> int:
+    from compress.system.platform import usable_cpus
+
+    return usable_cpus()
+
+
+def test_the_student_is_the_best_that_fits_of_what_was_measured_here(known: Cache) -> None:
+    known.add(FOUND)
+    models = suggest_models(SIZE, 5.0, gpu=False)
+    assert models.student.startswith("resnet18.")
+    assert "5.00 ms (p90) here as fp32 in onnxruntime" in models.student_why
+    assert suggest_models(SIZE, 4.0, gpu=False).student.startswith("resnet10t.")
+
+
+def test_where_nothing_was_measured_a_short_list_is(known: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def measure(image_size: int, p90_ms: float, *, models: tuple[str, ...]) -> None:
+        asked.update(image_size=image_size, p90_ms=p90_ms, models=models)
+        known.add({"lcnet_100": FOUND["resnet18"]})
+
+    monkeypatch.setattr(suggest, "pick_students", measure)
+    assert suggest_models(SIZE, 5.0, gpu=False).student == "lcnet_100.ra2_in1k"
+    assert asked == {"image_size": SIZE, "p90_ms": 5.0, "models": suggest.SHORT_LIST}
+    assert all(figure(name) for name in suggest.SHORT_LIST)
+
+
+def test_where_nothing_fits_the_nearest_is_taken_with_a_warning(
+    known: Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(suggest, "pick_students", lambda *args, **kwargs: known.add(FOUND))
+    models = suggest_models(SIZE, 0.1, gpu=False)
+    assert models.student.startswith(("resnet10t.", "mobilenetv3_small_100."))
+    assert models.student_why.startswith("nothing fits; the nearest")
+    assert "nothing fits 0.1 ms at 160 pixels" in caplog.text
+
+
+def test_without_a_budget_nothing_is_measured(known: Cache) -> None:
+    models = suggest_models(SIZE, None, gpu=False)
+    assert (models.student, models.teacher) == ("tf_efficientnet_lite0.in1k", "tf_efficientnet_lite2.in1k")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("budget", [2.0, 5.0, 20.0])
+def test_the_teacher_is_better_than_the_student(known: Cache, budget: float, gpu: bool) -> None:
+    known.add(FOUND)
+    models = suggest_models(SIZE, budget, gpu=gpu)
+    teacher = next(one for one in suggest.teachers() if one.model == models.teacher)
+    student = figure(models.student)
+    assert student is not None
+    assert teacher.top1 >= student.top1 + 2
+    assert bool(models.teacher_train) == teacher.model.startswith("convnext")
+    if gpu:
+        assert models.teacher.startswith("convnext_small")
