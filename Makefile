@@ -1,5 +1,6 @@
 # make quickstart   set up, distil a student on scikit-learn's digits, print where it is
 # make test         set up, lint, types, every quick and slow test    make test-fast   the quick part of it
+# make architectures    every architecture of recipes/results/architectures.md, hours on two cores; goes on where it was
 # make faults       kills, full disks, hostile files                  make audit       known vulnerabilities, by pip-audit
 # WORKERS processes share the tests, one thread of torch each: make test WORKERS=4
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: quickstart check test test-fast faults audit clean
+.PHONY: quickstart check test test-fast faults architectures audit clean
 .DELETE_ON_ERROR:
 
 quickstart: $(INSTALLED)
@@ -29,6 +30,9 @@ test-fast: check
 
 faults: $(INSTALLED)
 	$(PYTEST) -m faults
+
+architectures: $(INSTALLED)
+	nice $(BIN)/python tools/bench/architectures.py --page recipes/results/architectures.md
 
 audit: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet pip-audit

@@ -171,7 +171,11 @@ def _continue_earlier(stage: Stage) -> None:
         stage.earlier = {name: entry for name, entry in earlier.files.items() if intact(name, entry)}
     except (OSError, InputError):
         return
-    stage.note(calibration=earlier.calibration, layer_sensitivity=earlier.layer_sensitivity)
+    stage.note(
+        calibration=earlier.calibration,
+        layer_sensitivity=earlier.layer_sensitivity,
+        layer_sensitivity_trt=earlier.layer_sensitivity_trt,
+    )
 
 
 def _warn_of_others(stage: Stage) -> None:

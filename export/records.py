@@ -133,6 +133,8 @@ class ExportRecord(Record):
     calibration: CalibrationRecord | None = None
     layer_sensitivity: dict[str, float] | None = None
     """Harm of each layer in nats, worst first; only where it was measured."""
+    layer_sensitivity_trt: dict[str, float] | None = None
+    """The same in the graph for TensorRT."""
     failed: str | None = None
     """The first reason for which the export does not hold all that was wanted."""
     failures: dict[str, str] = Field(default={})

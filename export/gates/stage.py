@@ -103,6 +103,7 @@ class Stage:
         *,
         calibration: CalibrationRecord | None = None,
         layer_sensitivity: dict[str, float] | None = None,
+        layer_sensitivity_trt: dict[str, float] | None = None,
         failed: str | None = None,
         failures: dict[str, str] | None = None,
     ) -> None:
@@ -110,6 +111,7 @@ class Stage:
         found = {
             "calibration": calibration,
             "layer_sensitivity": layer_sensitivity,
+            "layer_sensitivity_trt": layer_sensitivity_trt,
             "failed": failed,
             "failures": failures,
         }

@@ -21,6 +21,7 @@ from onnxruntime.quantization.calibrate import (
 )
 from scipy.special import rel_entr  # scipy.stats takes 0.7 s to import
 
+from export.int8.histogram import BoundedHistograms
 from export.onnx import INPUT_NAME, open_session
 from export.runtimes import batches, normalise
 
@@ -29,6 +30,7 @@ Method = Literal["minmax", "entropy", "percentile"]
 # The share of values inside the range, in percent; the rest is clipped. Ours, between ONNX Runtime's 99.999 and 99.9.
 PERCENTILE = 99.99
 HISTOGRAM_BINS = 2048
+MOST_BINS = 32 * HISTOGRAM_BINS
 MIN_INSIDE = 0.99
 BATCH = 32
 
@@ -85,6 +87,8 @@ def activation_ranges(
         )
         # ONNX Runtime's calibrator opens a session of its own, which takes a thread for each of the host's cores.
         calibrator.infer_session = open_session(augmented, threads)
+        if isinstance(calibrator, HistogramCalibrater):
+            calibrator.collector = BoundedHistograms(bins=HISTOGRAM_BINS, most=MOST_BINS, percentile=PERCENTILE)
         for batch in batches(images, BATCH):
             calibrator.collect_data(_OneBatch(normalise(batch, mean, std)))
         if method == "entropy":

@@ -127,7 +127,7 @@ def _int8_file(stage: Stage, workshop: Workshop, target: Target, path: Path) -> 
                 temporary,
                 judge,
                 target=target,
-                sensitivity=lambda: _noted_harm(stage, workshop),
+                sensitivity=lambda: _noted_harm(stage, workshop, target),
                 min_int8_macs=stage.settings.min_int8_macs,
             )
             repairs = judge.repairs
@@ -163,9 +163,11 @@ def _repaired(workshop: Workshop, judge: _Judge, target: Target, temporary: Path
     return found
 
 
-def _noted_harm(stage: Stage, workshop: Workshop) -> dict[str, float]:
-    stage.note(layer_sensitivity=workshop.harm)
-    return workshop.harm
+def _noted_harm(stage: Stage, workshop: Workshop, target: Target) -> dict[str, float]:
+    """Each runtime rounds in its own way: what hurts one graph may leave the other whole."""
+    harm = workshop.harm(target)
+    stage.note(**{"layer_sensitivity" if target == "ort" else "layer_sensitivity_trt": harm})
+    return harm
 
 
 def _int8_share(path: Path) -> float:

@@ -21,8 +21,7 @@ def layer_macs(path: Path, op_types: Collection[str] = ("Conv",)) -> dict[str, t
     Returns:
         Multiply-adds and whether they are INT8, by name, for the layers with constant weights.
     """
-    model = onnx.shape_inference.infer_shapes(load(path))
-    graph = model.graph
+    graph = _one_image(load(path)).graph
     constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
     shapes = {
@@ -36,13 +35,26 @@ def layer_macs(path: Path, op_types: Collection[str] = ("Conv",)) -> dict[str, t
         weight = _source(node.input[1], producers)
         if weight not in constants:
             continue
-        # Conv [N, K, H, W] uses its weights H * W times, MatMul [N, T, K] T times, Gemm [N, K] once.
+        # Conv [N, K, H, W] uses its weights H * W times, MatMul [N, T, K] T times, Gemm [N, K] once. N is the image,
+        # or its windows.
         output = shapes.get(node.output[0], [])
-        positions = output[2:] if node.op_type == "Conv" else output[1:-1]
+        positions = output[:1] + output[2:] if node.op_type == "Conv" else output[:-1]
         count = int(np.prod(constants[weight])) * int(np.prod([max(1, size) for size in positions]))
         int8 = all(name in producers and producers[name].op_type == "DequantizeLinear" for name in node.input[:2])
         macs[node.name] = (count, int8)
     return macs
+
+
+def _one_image(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the shapes of a batch of 1. Windowed attention has a batch of windows, which are many an image."""
+    graph = model.graph
+    for info in graph.input:
+        for dim in info.type.tensor_type.shape.dim[:1]:
+            dim.dim_value = 1
+    for info in graph.output:
+        info.type.tensor_type.ClearField("shape")
+    del graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
 def _source(name: str, producers: dict[str, onnx.NodeProto]) -> str:

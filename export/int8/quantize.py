@@ -17,12 +17,12 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from compress.system.errors import InputError, UsageError
+from compress.system.errors import UsageError
 from compress.system.platform import processor
 from export.int8.calibrate import Method, activation_ranges, plain_range
 from export.int8.macs import WEIGHTED
+from export.int8.prepare import prepare
 from export.onnx import get_metadata, load, open_session, save, set_metadata
 
 Target = Literal["ort", "trt"]
@@ -86,9 +86,7 @@ class Quantizer:
         self.layout = Layout(ORT_OPS)
         with tempfile.TemporaryDirectory() as folder:
             prepared = Path(folder) / "prepared.onnx"
-            quant_pre_process(src, prepared)
-            if not prepared.exists():
-                raise InputError(f"ONNX Runtime cannot prepare {src} for quantisation", "Export it again")
+            prepare(src, prepared)
             self.model = load(prepared)
             self.ranges = activation_ranges(
                 prepared, calibration, mean, std, method=method, op_types=_calibrated(self.model), threads=threads

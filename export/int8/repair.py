@@ -69,11 +69,12 @@ class Workshop:
         """The FP32 file's logits of the tried images."""
         return self.stage.ort(self.stage.folder.onnx())(self.tried)
 
-    @functools.cached_property
-    def harm(self) -> dict[str, float]:
+    def harm(self, target: Target) -> dict[str, float]:
         """What each layer does alone, worst first."""
         data, threads = self.stage.data, self.stage.threads
-        return layer_sensitivity(self.plain, self.reference, self.tried, mean=data.mean, std=data.std, threads=threads)
+        return layer_sensitivity(
+            self.plain, self.reference, self.tried, mean=data.mean, std=data.std, target=target, threads=threads
+        )
 
     def repaired(self, target: Target) -> Iterator[Repaired]:
         """The plain one, then whatever errs less than all before it."""

@@ -7,6 +7,7 @@ In: a torch module. Out: `input` float32 [batch, C, S, S] -> `logits` float32 [b
 import copy
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from export.onnx.preprocessing import FRONT_OUTPUT, preprocessing_graph
 
 # LayerNormalization exists from opset 17 and Gelu from 20; without them both become chains of small operators.
 OPSET_CONV, OPSET_TRANSFORMER = 18, 20
+MOST_BYTES = 2**31 - 1
 
 
 class _GlobalMean(nn.Module):
@@ -45,24 +47,19 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, channels: int 
         metadata: goes into the file's metadata_props.
 
     Raises:
-        InputError: torch cannot export the model.
+        InputError: torch cannot export the model, or its weights do not fit into one file.
         GateError: a BatchNorm behind a convolution is left.
     """
+    _check_size(model)
     model = deployable(model)
     example = torch.zeros(2, channels, image_size, image_size)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                model,
-                (example,),
-                dynamo=True,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                opset_version=opset_for(model),
-                verbose=False,
-            )
+        try:
+            program = _traced(model, example)
+        except torch.onnx.OnnxExporterError:
+            if not _plain_attention(model):
+                raise
+            program = _traced(model, example)
     except torch.onnx.OnnxExporterError as error:
         reason = first_line(error.__cause__ or error)
         raise InputError(
@@ -72,9 +69,7 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, channels: int 
     assert program is not None
     proto = program.model_proto
     strip_traces(proto)
-    leftover = [
-        node.name for node in proto.graph.node if node.op_type == "BatchNormalization" and _after_conv(proto, node)
-    ]
+    leftover = _unfolded_norms(proto.graph)
     if leftover:
         raise GateError(
             f"{len(leftover)} BatchNormalization nodes follow a convolution, 0 allowed: {', '.join(leftover[:3])}",
@@ -82,6 +77,44 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, channels: int 
         )
     set_metadata(proto, metadata)
     save(proto, path)
+
+
+def _check_size(model: nn.Module) -> None:
+    """A protobuf message, which an ONNX file is, holds 2 GiB."""
+    weights = {id(tensor): tensor.numel() for tensor in (*model.parameters(), *model.buffers())}
+    size = 4 * sum(weights.values())
+    if size >= MOST_BYTES:
+        raise InputError(
+            f"the weights of {type(model).__name__} are {size / 1e9:.1f} GB in FP32, and an ONNX file holds "
+            f"{MOST_BYTES / 1e9:.1f} GB",
+            "Choose a smaller model",
+        )
+
+
+def _traced(model: nn.Module, example: torch.Tensor) -> torch.onnx.ONNXProgram | None:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=opset_for(model),
+            verbose=False,
+        )
+
+
+def _plain_attention(model: nn.Module) -> bool:
+    """Makes timm's modules write their attention out; whether one did not. torch exports its fused one of 4 axes alone.
+
+    It is the second choice: ONNX Runtime 1.32 takes FastViT's plain attention for MobileCLIP's, and opens no FP16 file.
+    """
+    fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
+    for module in fused:
+        module.fused_attn = False  # type: ignore[assignment]
+    return bool(fused)
 
 
 def deployable(model: nn.Module) -> nn.Module:
@@ -134,9 +167,15 @@ def _clear(*groups: Iterable) -> None:
             item.doc_string = ""
 
 
-def _after_conv(proto: onnx.ModelProto, norm: onnx.NodeProto) -> bool:
-    """Only a BatchNorm whose input is a convolution can be folded; a pre-activation one stays, rightly."""
-    return any(norm.input[0] in node.output and node.op_type == "Conv" for node in proto.graph.node)
+def _unfolded_norms(graph: onnx.GraphProto) -> list[str]:
+    """The BatchNorms that a convolution before them should have taken up.
+
+    A pre-activation one stays, rightly, and so does one whose convolution also feeds a shortcut (MaxViT, CoAtNet).
+    """
+    uses = Counter(name for node in graph.node for name in node.input)
+    convs = {node.output[0] for node in graph.node if node.op_type == "Conv"}
+    norms = [node for node in graph.node if node.op_type == "BatchNormalization"]
+    return [norm.name for norm in norms if norm.input[0] in convs and uses[norm.input[0]] == 1]
 
 
 def add_preprocessing(

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 from compress.system.lazy import hand_on
 
 if TYPE_CHECKING:
-    from export.tensorrt.build import LIBRARIES, tensorrt
     from export.tensorrt.engines import engine_files
+    from export.tensorrt.library import LIBRARIES, tensorrt
     from export.tensorrt.runtime import EngineRunner, EngineRuntime
 
 __all__ = ["LIBRARIES", "EngineRunner", "EngineRuntime", "engine_files", "tensorrt"]
 
 _HOMES = {
-    "LIBRARIES": "export.tensorrt.build",
-    "tensorrt": "export.tensorrt.build",
+    "LIBRARIES": "export.tensorrt.library",
+    "tensorrt": "export.tensorrt.library",
     "engine_files": "export.tensorrt.engines",
     "EngineRunner": "export.tensorrt.runtime",
     "EngineRuntime": "export.tensorrt.runtime",

@@ -1,12 +1,9 @@
 """TensorRT engines from ONNX files, by `tensorrt` or TensorRT for RTX (`tensorrt_rtx_bindings`), which share one API.
 
 In: an ONNX file whose tensor types are its precision. Out: an engine, and beside it ENGINE.json, which says what it
-is. The library is imported when it is first needed. The rest of the package works without it.
+is.
 """
 
-import functools
-import importlib
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,53 +13,13 @@ from typing import Any, Self
 
 from compress.recipe import Export
 from compress.system.console import phases
-from compress.system.distribution import DISTRIBUTION
-from compress.system.errors import GateError, InputError, MachineError, UsageError, install_extra
+from compress.system.errors import GateError, InputError, MachineError, UsageError
 from compress.system.files import replacing, sha256_file
 from export.folder import sidecar
 from export.int8 import WEIGHTED, layer_macs
 from export.records import EngineRecord, Precision
-
-LIBRARIES = ("tensorrt", "tensorrt_rtx_bindings")
-
-
-@functools.cache
-def tensorrt() -> ModuleType:
-    """The TensorRT library that is here. Raises MachineError where there is none."""
-    for name in LIBRARIES:
-        try:
-            return importlib.import_module(name)
-        except (ImportError, OSError):
-            continue
-    raise MachineError(
-        "TensorRT is not installed", f"{install_extra('trt')}, or '{DISTRIBUTION}[trt-rtx]' to build without a GPU"
-    )
-
-
-def _get_rtx() -> str:
-    if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
-        return install_extra("trt-rtx")
-    return "it is here, and is taken once tensorrt, which goes before it, is uninstalled"
-
-
-@functools.cache
-def tensorrt_logger() -> Any:
-    """TensorRT takes one logger for the whole process. This one keeps the errors, so that they can be shown."""
-    trt = tensorrt()
-
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(message)
-
-        def last(self) -> str:
-            return self.errors[-1] if self.errors else "no reason given"
-
-    return Logger()
+from export.tensorrt.library import rtx_hint, tensorrt, tensorrt_logger
+from export.tensorrt.parser import parse
 
 
 @dataclass(frozen=True)
@@ -122,9 +79,12 @@ def build_engine(
     trt, logger = tensorrt(), tensorrt_logger()
     logger.errors.clear()
     started = time.monotonic()
-    builder = _gpu_object(lambda: trt.Builder(logger), "builder")
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, logger, onnx_path)
+    builder, network, refused = parse(onnx_path)
+    if refused:
+        raise InputError(
+            f"TensorRT cannot parse {onnx_path.name}: {'; '.join(refused[:3])}",
+            "Use the files named .trt.onnx or the float ones; student.int8.onnx is for ONNX Runtime",
+        )
     layers = network_layers(trt, network)
     _check_precision(layers, precision, onnx_path)
     config = _configure(trt, builder, network, options)
@@ -169,36 +129,6 @@ def build_engine(
         with replacing(timing_cache) as temporary:
             temporary.write_bytes(config.get_timing_cache().serialize())
     return record
-
-
-def _gpu_object(make: Callable[[], Any], what: str) -> Any:
-    """TensorRT's factories answer a missing GPU or driver with None, which pybind11 turns into a TypeError."""
-    try:
-        made = make()
-    except (TypeError, RuntimeError):
-        made = None
-    if made is None:
-        raise MachineError(
-            f"TensorRT cannot make its {what} here: {tensorrt_logger().last()}",
-            f"It needs an NVIDIA GPU and driver; TensorRT for RTX builds without one: {_get_rtx()}",
-        )
-    return made
-
-
-def _parse(trt: ModuleType, network: Any, logger: Any, onnx_path: Path) -> None:
-    try:
-        content = onnx_path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {onnx_path}: {error.strerror}", "Export the run to ONNX first") from error
-    parser = trt.OnnxParser(network, logger)
-    if parser.parse(content):
-        return
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    reasons = [f"{error.node_name() or '?'} ({error.node_operator() or '?'}): {error.desc()}" for error in errors[:3]]
-    raise InputError(
-        f"TensorRT cannot parse {onnx_path.name}: {'; '.join(reasons) or logger.last()}",
-        "Use the files named .trt.onnx or the float ones; student.int8.onnx is for ONNX Runtime",
-    )
 
 
 def network_layers(trt: ModuleType, network: Any) -> dict[str, int]:
@@ -259,7 +189,7 @@ def _configure(trt: ModuleType, builder: Any, network: Any, options: EngineOptio
         if known is None:
             raise UsageError(
                 "this TensorRT builds only for the GPU that is here",
-                f"Leave export.compute_capabilities empty, or use TensorRT for RTX: {_get_rtx()}",
+                f"Leave export.compute_capabilities empty, or use TensorRT for RTX: {rtx_hint()}",
             )
         config.num_compute_capabilities = len(options.compute_capabilities)
         for index, capability in enumerate(options.compute_capabilities):

@@ -1,4 +1,4 @@
-"""The engines of an export: lint, build, and, where this machine can run them, the same gates as for ONNX."""
+"""The engines of an export: parse, build, and, where this machine can run them, the same gates as for ONNX."""
 
 import os
 import tempfile
@@ -12,8 +12,9 @@ from compress.system.errors import GateError
 from export.folder import sidecar
 from export.gates import Stage
 from export.records import PRECISIONS, Precision, RunPrecision
-from export.tensorrt.build import EngineOptions, build_engine, tensorrt
-from export.tensorrt.lint import lint_for_tensorrt
+from export.tensorrt.build import EngineOptions, build_engine
+from export.tensorrt.library import tensorrt
+from export.tensorrt.parser import refusals
 from export.tensorrt.runtime import EngineRunner, EngineRuntime
 
 
@@ -28,7 +29,7 @@ def engine_files(stage: Stage, precisions: Collection[RunPrecision]) -> None:
         precision: stage.folder.trt_onnx(precision) for precision in PRECISIONS if precision in precisions
     }
     for source in wanted.values():
-        problems = lint_for_tensorrt(source)
+        problems = refusals(source)
         linted = stage.record.files[source.name].model_copy(update={"tensorrt_lint": problems})
         stage.record.files[source.name] = linted
         if problems:

@@ -8,17 +8,25 @@ from onnx import TensorProto, numpy_helper
 
 from export.onnx import load
 
-# Of the operators that TensorRT's ONNX parser reads, those that image classifiers from torch use.
+# What the parser of TensorRT for RTX 1.7 has an importer for (OnnxParser.supports_operator).
 _NAMES = """
-Abs Add And AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos CumSum
-DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements Gelu Gemm
-GlobalAveragePool GlobalMaxPool Greater GroupNormalization HardSigmoid HardSwish Identity If InstanceNormalization
-LayerNormalization LeakyRelu Less Log LogSoftmax MatMul Max MaxPool Min Mish Mul Neg Not Pad Pow PRelu QuantizeLinear
-Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Resize Selu Shape Sigmoid Sign Sin
-Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BatchNormalization BlackmanWindow
+Cast CastLike CausalConvWithState Ceil Celu Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum
+DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather
+GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
+GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity If InstanceNormalization IsInf
+IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual LinearAttention Log LogSoftmax Loop LpNormalization
+LpPool MatMul Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or
+PRelu Pad Pow QuantizeLinear RMSNormalization RNN RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range
+Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare Relu Reshape Resize ReverseSequence RoiAlign RotaryEmbedding Round STFT Scan Scatter ScatterElements
+ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze
+Sub Sum Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
 """
 ALLOWED_OPERATORS = frozenset(_NAMES.split())
 REDUCTIONS = frozenset(name for name in ALLOWED_OPERATORS if name.startswith("Reduce"))
+# Other ways from an output's coordinate to the input's are refused.
+RESIZE_COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn")
 QUANTISED_TYPES = (TensorProto.INT8, TensorProto.INT4, TensorProto.FLOAT8E4M3FN)
 
 
@@ -52,9 +60,22 @@ def lint_for_tensorrt(onnx_path: Path) -> list[str]:
             found.append(f"{where}: TensorRT has no such operator")
         elif node.op_type in REDUCTIONS and len(node.input) > 1 and node.input[1] and node.input[1] not in constants:
             found.append(f"{where}: its axes are computed, they must be constant")
+        elif node.op_type == "Resize":
+            found += [f"{where}: {problem}" for problem in _resize_problems(node)]
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             found += [f"{where}: {problem}" for problem in _pair_problems(node, constants, producers)]
     return found
+
+
+def _resize_problems(node: onnx.NodeProto) -> list[str]:
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    problems = []
+    if "antialias" in attributes and attributes["antialias"].i:
+        problems.append("TensorRT has no antialiasing")
+    coordinates = attributes.get("coordinate_transformation_mode")
+    if coordinates is not None and coordinates.s.decode() not in RESIZE_COORDINATES:
+        problems.append(f"TensorRT has no coordinates {coordinates.s.decode()}")
+    return problems
 
 
 def _pair_problems(

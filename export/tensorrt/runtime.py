@@ -14,7 +14,7 @@ import torch
 from compress.system.errors import InputError, MachineError
 from export.onnx import INPUT_NAME, OUTPUT_NAME
 from export.runtimes import batches, normalise
-from export.tensorrt.build import tensorrt, tensorrt_logger
+from export.tensorrt.library import tensorrt, tensorrt_logger
 from export.tensorrt.sidecar import check_engine
 
 

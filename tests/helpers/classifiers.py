@@ -1,6 +1,6 @@
 """Classifiers and images for the export tests: timm models with sane random weights, and a small trained one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +161,29 @@ def signal_to_noise_db(expected: np.ndarray, actual: np.ndarray) -> float:
     """Of the part of the logits that tells images apart; 20 dB is an error of a tenth of their spread."""
     signal = ((expected - expected.mean(0)) ** 2).sum()
     return float(10 * np.log10(signal / ((actual - expected) ** 2).sum()))
+
+
+def torch_macs(model: nn.Module, size: int) -> dict[str, int]:
+    """Multiply-adds of one image in each convolution and linear layer, from all that it gives out in torch."""
+    counts: dict[str, int] = {}
+
+    def count(name: str) -> Callable:
+        def hook(module: nn.Module, _: object, output: torch.Tensor) -> None:
+            if isinstance(module, nn.Conv2d):
+                per_output = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+            else:
+                per_output = module.in_features  # type: ignore
+            counts[name] = output.numel() * per_output
+
+        return hook
+
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [module.register_forward_hook(count(name)) for name, module in layers]
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return counts
 
 
 @dataclass(frozen=True)

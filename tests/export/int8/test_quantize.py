@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
@@ -27,6 +26,7 @@ from tests.helpers.classifiers import (
     float_logits,
     normalised,
     signal_to_noise_db,
+    torch_macs,
 )
 
 # In decibels. Random weights amplify the rounding of every layer; deep plain nets leave nothing of the signal. The
@@ -208,29 +208,6 @@ def test_entropy_threshold_equals_the_slow_search(shape: str) -> None:
     fast = entropy_threshold(counts, threshold, levels=32)
     assert fast == pytest.approx(slow_entropy_threshold(counts, threshold, 32))
     assert (np.abs(values) <= fast * 1.0001).mean() >= 0.98
-
-
-def torch_macs(model: nn.Module, size: int) -> dict[str, int]:
-    """Multiply-adds of one image in each convolution and linear layer, counted from what torch gives out."""
-    counts: dict[str, int] = {}
-
-    def count(name: str) -> Callable:
-        def hook(module: nn.Module, _: object, output: torch.Tensor) -> None:
-            if isinstance(module, nn.Conv2d):
-                per_output = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
-            else:
-                per_output = module.in_features  # type: ignore
-            counts[name] = output[0].numel() * per_output
-
-        return hook
-
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    hooks = [module.register_forward_hook(count(name)) for name, module in layers]
-    with torch.inference_mode():
-        model(torch.zeros(1, 3, size, size))
-    for hook in hooks:
-        hook.remove()
-    return counts
 
 
 def test_int8_share_is_weighted_by_multiply_adds(exported: Callable[[str], Exported], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from compress.data.walk import is_picture
 from compress.models.folder import read_config
 from export.onnx import add_preprocessing, export_onnx, export_preprocessing
 from export.runtimes import OrtRuntime
-from export.tensorrt.build import tensorrt, tensorrt_logger
+from export.tensorrt.library import tensorrt, tensorrt_logger
 from export.tensorrt.lint import lint_for_tensorrt
 from tests.helpers.paths import SHARED_WEIGHTS
 

@@ -1,16 +1,19 @@
-"""The lint against TensorRT's own parser: what one refuses the other must refuse, without TensorRT installed."""
+"""The lint against TensorRT's own parser: what one refuses the other must refuse. The parser judges where it is."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.system.errors import MachineError
 from export.int8 import Quantizer
-from export.tensorrt.build import tensorrt, tensorrt_logger
-from export.tensorrt.lint import lint_for_tensorrt
+from export.tensorrt.library import tensorrt, tensorrt_logger
+from export.tensorrt.lint import ALLOWED_OPERATORS, RESIZE_COORDINATES, lint_for_tensorrt
+from export.tensorrt.parser import refusals
 from tests.helpers.classifiers import MEAN, STD, Digits
 
 
@@ -30,6 +33,12 @@ def one_node(
     graph = helper.make_graph([node], "g", [x], [y], tensors)
     opsets = [helper.make_opsetid(domain, 18 if domain == "" else 1) for domain in domains]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+
+
+def resize(path: Path, **attributes: Any) -> None:
+    """One Resize to twice the size."""
+    node = helper.make_node("Resize", ["x", "", "scales"], ["y"], name="n", **attributes)
+    one_node(path, node, {"scales": np.array([2, 2], np.float32)})
 
 
 @pytest.fixture
@@ -61,6 +70,12 @@ def broken(tmp_path: Path, trained_onnx: Path, data: Digits) -> Callable[[str], 
         if kind == "an unknown operator":
             one_node(path, helper.make_node("Det", ["x"], ["y"], name="n"), {})
             return path, "n (Det): TensorRT has no such operator"
+        if kind == "antialiasing":
+            resize(path, mode="linear", antialias=1)
+            return path, "n (Resize): TensorRT has no antialiasing"
+        if kind == "coordinates":
+            resize(path, mode="linear", coordinate_transformation_mode="half_pixel_symmetric")
+            return path, "n (Resize): TensorRT has no coordinates half_pixel_symmetric"
         if kind == "computed axes":
             node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], name="n")
             one_node(path, node, {})
@@ -79,9 +94,19 @@ def broken(tmp_path: Path, trained_onnx: Path, data: Digits) -> Callable[[str], 
     return make
 
 
-@pytest.mark.parametrize(
-    "kind", ["onnxruntime's int8", "a zero point", "another domain", "an unknown operator", "computed axes", "bytes"]
+KINDS = (
+    "onnxruntime's int8",
+    "a zero point",
+    "another domain",
+    "an unknown operator",
+    "antialiasing",
+    "coordinates",
+    "computed axes",
+    "bytes",
 )
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_lint_names_what_the_parser_refuses(
     broken: Callable[[str], tuple[Path, str]], builder: None, kind: str
 ) -> None:
@@ -96,3 +121,38 @@ def test_lint_refuses_stored_8_bit_weights(trained_onnx: Path, data: Digits, tmp
     path = tmp_path / "stored.onnx"
     Quantizer(trained_onnx, data.train_images[:32], MEAN, STD).write(path, target="ort")
     assert any("weights must be float behind a pair" in line for line in lint_for_tensorrt(path))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("coordinates", sorted(RESIZE_COORDINATES))
+def test_lint_takes_every_other_resize_that_the_parser_takes(
+    builder: None, tmp_path: Path, mode: str, coordinates: str
+) -> None:
+    path = tmp_path / "m.onnx"
+    resize(path, mode=mode, coordinate_transformation_mode=coordinates)
+    assert parser_accepts(path) == (lint_for_tensorrt(path) == [])
+
+
+def test_the_operators_are_those_that_the_parser_knows(builder: None) -> None:
+    trt = tensorrt()
+    network = trt.Builder(tensorrt_logger()).create_network(0)
+    parser = trt.OnnxParser(network, tensorrt_logger())
+    names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    assert {name for name in names if parser.supports_operator(name)} == ALLOWED_OPERATORS & names
+
+
+def test_the_parser_judges_where_it_is_and_the_lint_where_it_is_not(
+    builder: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.onnx"
+    one_node(path, helper.make_node("MaxPool", ["x"], ["y", "indices"], name="n", kernel_shape=[2]), {})
+    assert not parser_accepts(path)
+    assert lint_for_tensorrt(path) == []
+    (reason,) = refusals(path)
+    assert reason.startswith("n (MaxPool): ")
+
+    def missing() -> None:
+        raise MachineError("TensorRT is not installed")
+
+    monkeypatch.setattr("export.tensorrt.parser.tensorrt", missing)
+    assert refusals(path) == []
