@@ -11,6 +11,10 @@ METHOD: that of NVIDIA's ModelOpt (nvidia-modelopt 0.47, modelopt/onnx/quantizat
 - An Add behind a convolution takes the shortcut in INT8, and what the convolution gives as it is: the kernel of the
   convolution then adds, and rounds once (graph_utils.py, build_non_residual_input_map and remove_partial_input_qdq;
   partitioning.py, find_fusible_partitions).
+- A MaxPool before a layer in INT8 pools integers (partitioning.py, find_quantizable_nodes). That changes no number.
+
+What ModelOpt quantises beyond that is FP16 here, since it is rounded twice for it: the inputs of HardSwish, of the
+products of squeeze-and-excitation, and of the additions of transformers.
 
 Operators that FP16 cannot hold stay in FP32, as in ModelOpt's AutoCast (export.onnx.float_operators).
 """
@@ -56,12 +60,12 @@ def place(model: onnx.ModelProto) -> Placement:
     constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     inputs = {info.name for info in graph.input} - constants.keys()
     shapes = _shapes_of_one_image(model) | constants
-    left = set()
-    for node in graph.node:
-        if node.op_type == "Conv" and _too_small(node, constants, first=node.input[0] in inputs):
-            left.add(node.name)
-        elif node.op_type in ("Gemm", "MatMul") and _too_thin(node, shapes, constants):
-            left.add(node.name)
+    left = {
+        node.name
+        for node in graph.node
+        if (node.op_type == "Conv" and _too_small(node, constants, first=node.input[0] in inputs))
+        or (node.op_type in ("Gemm", "MatMul") and _too_thin(node, shapes, constants))
+    }
     return Placement(frozenset(left), _residuals(graph, left, constants))
 
 
@@ -100,10 +104,8 @@ def _too_thin(
 ) -> bool:
     """Whether it is a vector at batch 1, or has a side below 16. What is not known counts as large."""
     output, second = shapes.get(product.output[0], ()), shapes.get(product.input[1], ())
-    if constants.keys() & set(product.input[:2]):
-        vector = len(output) == 2 and 1 in output
-    else:
-        vector = 1 in output[-2:]
+    weighted = bool(constants.keys() & set(product.input[:2]))
+    vector = 1 in output[-2:] and not (weighted and len(output) > 2)
     summed = second[-1 if attributes(product).get("transB") else -2] if len(second) > 1 else 0
     return vector or any(0 < side < _SMALL for side in (*output[-1:], summed))
 
@@ -170,6 +172,24 @@ def plain_inputs(graph: onnx.GraphProto, residuals: Mapping[str, Residual], floa
     _drop_idle_pairs(graph)
 
 
+def pool_integers(graph: onnx.GraphProto) -> None:
+    """Puts a pair before each MaxPool whose output is quantised, with the same scale: the largest stays the largest."""
+    takers = {name: node for node in graph.node if node.op_type == "QuantizeLinear" for name in node.input[:1]}
+    for index, pool in reversed(list(enumerate(graph.node))):
+        if pool.op_type == "MaxPool" and pool.output[0] in takers:
+            whole, rounded = f"{pool.name}/whole", f"{pool.name}/rounded"
+            scale = takers[pool.output[0]].input[1:]
+            quantize = onnx.helper.make_node(
+                "QuantizeLinear", [pool.input[0], *scale], [whole], f"{pool.name}/quantize"
+            )
+            dequantize = onnx.helper.make_node(
+                "DequantizeLinear", [whole, *scale], [rounded], f"{pool.name}/dequantize"
+            )
+            pool.input[0] = rounded
+            graph.node.insert(index, dequantize)
+            graph.node.insert(index, quantize)
+
+
 def _drop_idle_pairs(graph: onnx.GraphProto) -> None:
     for kind in ("DequantizeLinear", "QuantizeLinear"):
         taken = {name for node in graph.node for name in node.input} | {info.name for info in graph.output}
@@ -207,7 +227,7 @@ def to_int8_and_fp16(model: onnx.ModelProto, dst: Path, largest: Mapping[str, fl
 
 
 def _raise_opset(model: onnx.ModelProto) -> None:
-    """Scales in FP16 exist from opset 19, which else only adds to 18 (types, and attributes whose default is as was)."""
+    """Scales in FP16 exist from opset 19. Else it only adds to 18: types, and attributes whose default is as was."""
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx"):
             opset.version = max(opset.version, 19)

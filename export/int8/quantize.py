@@ -23,7 +23,7 @@ from compress.system.errors import InputError, UsageError
 from compress.system.platform import processor
 from export.int8.calibrate import Method, activation_ranges, plain_range
 from export.int8.macs import WEIGHTED
-from export.int8.placement import Placement, place, plain_inputs, to_int8_and_fp16
+from export.int8.placement import Placement, place, plain_inputs, pool_integers, to_int8_and_fp16
 from export.onnx import get_metadata, largest_values, load, open_session, save, set_metadata
 from export.runtimes import batches, normalise
 
@@ -105,6 +105,10 @@ class Quantizer:
         """What becomes INT8 for TensorRT."""
         return place(self.model)
 
+    def left_in_float(self, target: Target) -> Collection[str]:
+        """The layers that gain nothing from INT8 there, so that it leaves them in float."""
+        return self.placement.left if target == "trt" else ()
+
     @property
     def _measured_ops(self) -> tuple[str, ...]:
         """The operators whose inputs and outputs get a range: those of both forms."""
@@ -160,6 +164,7 @@ class Quantizer:
             _keep_float(quantised, exclude)
         else:
             plain_inputs(quantised.graph, self.placement.residuals, exclude)
+            pool_integers(quantised.graph)
         _drop_unused_domains(quantised)
         set_metadata(quantised, self.metadata)
         if ort:
