@@ -151,8 +151,8 @@ def _convolution(
     return node
 
 
-def plain_inputs(graph: onnx.GraphProto, residuals: Mapping[str, Residual], float_layers: Collection[str]) -> None:
-    """Gives convolutions' own sums, and the layers that stay in float, what was there before Q and DQ.
+def plain_inputs(graph: onnx.GraphProto, residuals: Mapping[str, Residual], float_nodes: Collection[str]) -> None:
+    """Gives layers and sums that stay in float, and from its convolution any sum, what was there before Q and DQ.
 
     ONNX Runtime's quantiser hands a quantised tensor to all who take it. Pairs that nobody takes then go.
     """
@@ -164,11 +164,11 @@ def plain_inputs(graph: onnx.GraphProto, residuals: Mapping[str, Residual], floa
             node.input[index] = made_by[pair.input[0]].input[0]
 
     for node in graph.node:
-        if node.name in residuals:
-            restore(node, residuals[node.name].own)
-        elif node.name in float_layers and node.op_type in WEIGHTED:
+        if node.name in float_nodes and (node.op_type in WEIGHTED or node.name in residuals):
             for index in range(len(node.input)):
                 restore(node, index)
+        elif node.name in residuals:
+            restore(node, residuals[node.name].own)
     _drop_idle_pairs(graph)
 
 
@@ -216,11 +216,7 @@ def to_int8_and_fp16(model: onnx.ModelProto, dst: Path, largest: Mapping[str, fl
         plain = Path(folder) / "float.onnx"
         save(model, plain)
         kept = set(float_operators(plain, _with_pairs(model.graph, largest)))
-        # The kernel that takes a pair's integers is told its type by the DequantizeLinear.
-        made_by = {output: node for node in model.graph.node for output in node.output}
-        for node in [node for node in model.graph.node if node.name in kept]:
-            pairs = (made_by[name] for name in node.input if name in made_by)
-            kept |= {pair.name for pair in pairs if pair.op_type == "DequantizeLinear"}
+        kept |= _their_pairs(model.graph, kept)
         _give_own_scales(model.graph, kept)
         save(model, plain)
         to_fp16(plain, dst, keep_float=kept)
@@ -247,6 +243,16 @@ def _with_pairs(graph: onnx.GraphProto, largest: Mapping[str, float]) -> dict[st
             elif source in largest:
                 found[node.output[0]] = largest[source]
     return found
+
+
+def _their_pairs(graph: onnx.GraphProto, kept: Collection[str]) -> set[str]:
+    """The DequantizeLinear of what a node in FP32 takes, which tells its kernel the type, and all of its weights'."""
+    made_by = {output: node for node in graph.node for output in node.output}
+    weights = {tensor.name for tensor in graph.initializer}
+    taken = [made_by[name] for node in graph.node if node.name in kept for name in node.input if name in made_by]
+    dequantized = [node for node in taken if node.op_type == "DequantizeLinear"]
+    quantized = [made_by[node.input[0]] for node in dequantized]
+    return {node.name for node in (*dequantized, *(node for node in quantized if node.input[0] in weights))}
 
 
 def _give_own_scales(graph: onnx.GraphProto, kept: Collection[str]) -> None:
