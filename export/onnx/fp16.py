@@ -61,9 +61,27 @@ def to_fp16(src: Path, dst: Path, *, keep_float: Collection[str] = ()) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(keep_float))
+    _join_float(model.graph)
     # The converter appends its casts at the end; ONNX wants producers before consumers.
     OnnxModel.graph_topological_sort(model.graph)
     save(onnx.shape_inference.infer_shapes(model), dst)
+
+
+def _join_float(graph: onnx.GraphProto) -> None:
+    """Two nodes in FP32 hand over FP32. The converter casts to half and back in between, where the value overflows."""
+    made_by = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            back = made_by.get(name)
+            there = (
+                made_by.get(back.input[0]) if back is not None and back.name.endswith("_cast_to_fp32_node") else None
+            )
+            if there is not None and there.name.endswith("_cast_to_fp16_node"):
+                node.input[index] = there.input[0]
+    for suffix in ("_cast_to_fp32_node", "_cast_to_fp16_node"):
+        taken = {name for node in graph.node for name in node.input} | {info.name for info in graph.output}
+        for node in [node for node in graph.node if node.name.endswith(suffix) and node.output[0] not in taken]:
+            graph.node.remove(node)
 
 
 def _largest_weight(tensor: onnx.TensorProto) -> float:
