@@ -58,30 +58,47 @@ def to_fp16(src: Path, dst: Path, *, keep_float: Collection[str] = ()) -> None:
             raise GateError(
                 f"weight {tensor.name} reaches {largest:g}, FP16 allows {FP16_MAX:g}", "Keep this model in FP32 or INT8"
             )
+    _drop_types_of_weights(model.graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(keep_float))
-    _join_float(model.graph)
+    _join_float_operators(model.graph)
     # The converter appends its casts at the end; ONNX wants producers before consumers.
     OnnxModel.graph_topological_sort(model.graph)
     save(onnx.shape_inference.infer_shapes(model), dst)
 
 
-def _join_float(graph: onnx.GraphProto) -> None:
-    """Two nodes in FP32 hand over FP32. The converter casts to half and back in between, where the value overflows."""
+def _drop_types_of_weights(graph: onnx.GraphProto) -> None:
+    """torch notes the type of each weight twice. The converter changes the note, also of one that it keeps in float.
+
+    A Resize's scales are such: the converter then casts what it takes for half.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    kept = [info for info in graph.value_info if info.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
+def _join_float_operators(graph: onnx.GraphProto) -> None:
+    """Between two operators in FP32 the converter casts to FP16 and back, where the value would overflow after all."""
     made_by = {output: node for node in graph.node for output in node.output}
+    exact: dict[str, str] = {}
+    for node in graph.node:
+        before = made_by.get(node.input[0]) if _casts(node, TensorProto.FLOAT) else None
+        if before is not None and _casts(before, TensorProto.FLOAT16):
+            exact[node.output[0]] = before.input[0]
     for node in graph.node:
         for index, name in enumerate(node.input):
-            back = made_by.get(name)
-            there = (
-                made_by.get(back.input[0]) if back is not None and back.name.endswith("_cast_to_fp32_node") else None
-            )
-            if there is not None and there.name.endswith("_cast_to_fp16_node"):
-                node.input[index] = there.input[0]
-    for suffix in ("_cast_to_fp32_node", "_cast_to_fp16_node"):
-        taken = {name for node in graph.node for name in node.input} | {info.name for info in graph.output}
-        for node in [node for node in graph.node if node.name.endswith(suffix) and node.output[0] not in taken]:
-            graph.node.remove(node)
+            node.input[index] = exact.get(name, name)
+    for target in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        left = [node for node in graph.node if not (_casts(node, target) and node.output[0] not in used)]
+        del graph.node[:]
+        graph.node.extend(left)
+
+
+def _casts(node: onnx.NodeProto, target: int) -> bool:
+    return node.op_type == "Cast" and any(each.name == "to" and each.i == target for each in node.attribute)
 
 
 def _largest_weight(tensor: onnx.TensorProto) -> float:
