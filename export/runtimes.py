@@ -3,17 +3,19 @@
 One contract for torch modules and ONNX files: every gate and every benchmark compares the same thing.
 """
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from onnxruntime import InferenceSession
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from torch import nn
 
 from compress.system.errors import InputError, first_line
-from export.onnx import INPUT_NAME, OUTPUT_NAME, PIXELS_NAME, open_session
+from export.onnx import INPUT_NAME, OUTPUT_NAME, PIXELS_NAME, open_session, write_emulation
 
 
 class Runtime(Protocol):
@@ -55,8 +57,8 @@ class OrtRuntime:
         std: per channel, in 0..1.
         threads: None takes what this process may use.
         batch_size: images in one run of the session.
-        literal: quantise only what the file says. ONNX Runtime otherwise also quantises biases, and weights between
-            quantised activations. TensorRT does neither.
+        literal: round what the file says, and nothing else. ONNX Runtime otherwise also quantises biases, and weights
+            between quantised activations, and computes FP16 in float32. TensorRT does none of that.
 
     Raises:
         InputError: the file cannot be opened, or does not run on the images.
@@ -72,8 +74,7 @@ class OrtRuntime:
         batch_size: int = 64,
         literal: bool = False,
     ) -> None:
-        disabled = ["WeightBiasQuantization"] if literal else []
-        self.path, self.session = path, open_session(path, threads, disabled_optimizers=disabled)
+        self.path, self.session = path, _literal_session(path, threads) if literal else open_session(path, threads)
         self.mean, self.std, self.batch_size = mean, std, batch_size
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -90,6 +91,13 @@ class OrtRuntime:
                 f"{self.path.name} does not run on input {inputs.shape}: {reason}",
                 'It must take "input", float32 NCHW, and give "logits"',
             ) from error
+
+
+def _literal_session(path: Path, threads: int | None) -> InferenceSession:
+    with tempfile.TemporaryDirectory() as folder:
+        emulation = Path(folder) / path.name
+        write_emulation(path, emulation)
+        return open_session(emulation, threads, disabled_optimizers=["WeightBiasQuantization"])
 
 
 class PictureRuntime:

@@ -9,14 +9,15 @@ from compress.system.lazy import hand_on
 
 if TYPE_CHECKING:
     from export.int8.files import int8_files
-    from export.int8.macs import WEIGHTED, layer_macs
+    from export.int8.macs import WEIGHTED, float32_layers, layer_macs
     from export.int8.quantize import Quantizer
 
-__all__ = ["WEIGHTED", "Quantizer", "int8_files", "layer_macs"]
+__all__ = ["WEIGHTED", "Quantizer", "float32_layers", "int8_files", "layer_macs"]
 
 _HOMES = {
     "int8_files": "export.int8.files",
     "WEIGHTED": "export.int8.macs",
+    "float32_layers": "export.int8.macs",
     "layer_macs": "export.int8.macs",
     "Quantizer": "export.int8.quantize",
 }

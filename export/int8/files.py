@@ -143,7 +143,7 @@ def _int8_file(stage: Stage, workshop: Workshop, target: Target, path: Path) -> 
             **judged.dump(),
             "drop_all_int8": next(iter(judge.tried.values())).drop,
             "repairs": list(repairs),
-            "float_layers": _float_layers(temporary, quantizer),
+            "float_layers": _float_layers(temporary, quantizer, target),
             "int8_macs": _int8_share(temporary),
         }
         if target == "ort":
@@ -174,10 +174,10 @@ def _int8_share(path: Path) -> float:
     return int8_mac_fraction(path, counted_ops(path))
 
 
-def _float_layers(path: Path, quantizer: Quantizer) -> list[str]:
+def _float_layers(path: Path, quantizer: Quantizer, target: Target) -> list[str]:
     """The layers that could be INT8 and are not, in graph order."""
-    known = layer_macs(path, WEIGHTED)
-    return [name for name in quantizer.layers if name in known and not known[name][1]]
+    known, left = layer_macs(path, WEIGHTED), quantizer.left_in_float(target)
+    return [name for name in quantizer.layers if name in known and not known[name][1] and name not in left]
 
 
 def _in_onnxruntime(stage: Stage, path: Path, made: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def quantized_layers(path: Path) -> dict[str, QuantizedLayer]:
             entering, weight = (source for source in sources if source is not None)
             if set(entering.input[1:3]) <= constants.keys():
                 scale, zero = (constants[name] for name in entering.input[1:3])
-                found[node.name] = QuantizedLayer(_dequantized(weight, constants, made_by), scale, zero)
+                found[node.name] = QuantizedLayer(_dequantized(weight, constants, made_by), _float32(scale), zero)
     return found
 
 
@@ -51,11 +51,16 @@ def _dequantized(
     values, axis = node.input[0], attributes(node).get("axis", 1)
     pair = made_by.get(values)
     stored = numpy_helper.to_array(constants[values if pair is None else pair.input[0]])
-    scale = numpy_helper.to_array(constants[node.input[1]])
+    scale = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)
     if scale.ndim:
         scale = scale.reshape([-1 if place == axis else 1 for place in range(stored.ndim)])
     whole = stored if pair is None else np.clip(np.rint(stored / scale), -128, 127)
     return whole.astype(np.float32) * scale
+
+
+def _float32(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """FP16 in the files for TensorRT."""
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -79,3 +79,11 @@ def int8_mac_fraction(path: Path, op_types: Collection[str] = ("Conv",)) -> floa
     macs = layer_macs(path, op_types)
     total = sum(count for count, _ in macs.values())
     return sum(count for count, int8 in macs.values() if int8) / total if total else 0.0
+
+
+def float32_layers(path: Path) -> list[str]:
+    """The layers whose output is float32, though their weights be INT8, by name and in graph order."""
+    graph = onnx.shape_inference.infer_shapes(load(path)).graph
+    infos = (*graph.value_info, *graph.output)
+    wide = {info.name for info in infos if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    return [node.name for node in graph.node if node.op_type in WEIGHTED and node.output[0] in wide]

@@ -1,10 +1,12 @@
 """INT8 by post-training quantisation, in the two forms that the two runtimes want.
 
 In: a float32 ONNX file and calibration images. Out: an ONNX file with QuantizeLinear/DequantizeLinear pairs. `ort` has
-unsigned activations and stored 8-bit weights (fast on x86); `trt` is signed and symmetric, with float weights in pairs.
+unsigned activations and stored 8-bit weights (fast on x86); `trt` is signed and symmetric, with float weights in pairs,
+and FP16 wherever it is not INT8 (`placement`).
 """
 
 import copy
+import functools
 import platform
 import tempfile
 from collections import Counter
@@ -22,8 +24,10 @@ from compress.system.errors import UsageError
 from compress.system.platform import processor
 from export.int8.calibrate import Method, activation_ranges, plain_range
 from export.int8.macs import WEIGHTED
+from export.int8.placement import Placement, place, plain_inputs, pool_integers, to_int8_and_fp16
 from export.int8.prepare import prepare
-from export.onnx import get_metadata, load, open_session, save, set_metadata
+from export.onnx import get_metadata, largest_values, load, open_session, save, set_metadata
+from export.runtimes import batches, normalise
 
 Target = Literal["ort", "trt"]
 
@@ -34,14 +38,16 @@ ACTIVATION_OPS = ("Sigmoid", "HardSigmoid", "HardSwish", "Mul", "Add", "ReduceMe
 # A MatMul's output in float is faster and more exact (ViT-tiny: 4.9 against 6.5 ms), and logits in 8 bits would tie.
 # A Conv fuses only with an 8-bit output.
 ORT_OPTIONS = {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
-# TensorRT: symmetric, no quantised bias, weights as float behind a pair, and only the inputs of weighted layers.
+TRT_OPS = (*WEIGHTED, "Add")
+# TensorRT: symmetric, no quantised bias, weights as float behind a pair, and inputs alone.
 TRT_OPTIONS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
     "AddQDQPairToWeight": True,
     "QuantizeBias": False,
-    "OpTypesToExcludeOutputQuantization": list(WEIGHTED),
+    "OpTypesToExcludeOutputQuantization": list(TRT_OPS),
 }
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,10 @@ class Quantizer:
             prepare(src, prepared)
             self.model = load(prepared)
             self.ranges = activation_ranges(
-                prepared, calibration, mean, std, method=method, op_types=_calibrated(self.model), threads=threads
+                prepared, calibration, mean, std, method=method, op_types=self._measured_ops, threads=threads
             )
 
+        self._images, self._mean, self._std, self._threads = calibration, mean, std, threads
         for node in self.model.graph.node:
             settled = (input_ranges or {}).get(node.name.rpartition("/")[0])
             if node.op_type in WEIGHTED and settled is not None:
@@ -110,13 +117,40 @@ class Quantizer:
         nodes = self.model.graph.node
         return [n.name for n in nodes if n.op_type in WEIGHTED and n.input[1] in constants]
 
+    @functools.cached_property
+    def placement(self) -> Placement:
+        """What becomes INT8 for TensorRT."""
+        return place(self.model)
+
+    def left_in_float(self, target: Target) -> Collection[str]:
+        """The layers that gain nothing from INT8 there, so that it leaves them in float."""
+        return self.placement.left if target == "trt" else ()
+
+    @property
+    def _measured_ops(self) -> tuple[str, ...]:
+        """The operators whose inputs and outputs get a range: those of both forms, in every layout."""
+        smooth = any(node.op_type in ("Sigmoid", "HardSigmoid", "HardSwish") for node in self.model.graph.node)
+        residual = ("Add",) if self.placement.residuals else ()
+        return tuple(dict.fromkeys((*ORT_OPS, *(ACTIVATION_OPS if smooth else ()), *residual)))
+
+    @functools.cached_property
+    def _largest(self) -> dict[str, float]:
+        """The largest magnitude of each tensor that was seen, or that training has settled."""
+        inputs = (normalise(batch, self._mean, self._std) for batch in batches(self._images, _BATCH))
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "float.onnx"
+            save(self.model, plain)
+            seen = largest_values(plain, inputs, self._threads)
+        reach = {name: float(np.abs(self.ranges[name].range_value).max()) for name in self.ranges}
+        return {name: max(value, reach.get(name, 0.0)) for name, value in seen.items()}
+
     def write(self, dst: Path, *, target: Target, exclude: Collection[str] = (), only: Collection[str] = ()) -> None:
         """Writes an INT8 file.
 
         Args:
             dst: the file.
             target: ONNX Runtime or TensorRT.
-            exclude: layers that stay float.
+            exclude: layers that stay float. For TensorRT these are more (`placement`).
             only: where given, the only layers that do not.
 
         Raises:
@@ -128,8 +162,7 @@ class Quantizer:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         ort = target == "ort"
-        if ort:
-            exclude = {*exclude, *self.layout.excluded}
+        exclude = {*exclude, *self.layout.excluded} if ort else self._float_nodes(exclude, only)
         quantizer = QDQQuantizer(
             model,
             per_channel=True,
@@ -137,9 +170,9 @@ class Quantizer:
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8 if ort else QuantType.QInt8,
             tensors_range=self.ranges,
-            nodes_to_quantize=sorted(only),
+            nodes_to_quantize=sorted(only) if ort else [],
             nodes_to_exclude=sorted(exclude),
-            op_types_to_quantize=list(self.layout.operators if ort else WEIGHTED),
+            op_types_to_quantize=list(self.layout.operators if ort else TRT_OPS),
             extra_options=dict(ORT_OPTIONS if ort else TRT_OPTIONS),
         )
         quantizer.quantize_model()
@@ -147,15 +180,23 @@ class Quantizer:
         quantised = quantizer.model.model
         if ort:
             _keep_float(quantised, exclude)
+        else:
+            plain_inputs(quantised.graph, self.placement.residuals, exclude)
+            pool_integers(quantised.graph)
         _drop_unused_domains(quantised)
         set_metadata(quantised, self.metadata)
-        save(quantised, dst)
+        if ort:
+            save(quantised, dst)
+        else:
+            to_int8_and_fp16(quantised, dst, self._largest)
 
-
-def _calibrated(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The operators around which ranges are measured: activations only where a layout may quantise them."""
-    smooth = any(node.op_type in ("Sigmoid", "HardSigmoid", "HardSwish") for node in model.graph.node)
-    return (*ORT_OPS, *ACTIVATION_OPS) if smooth else ORT_OPS
+    def _float_nodes(self, exclude: Collection[str], only: Collection[str]) -> set[str]:
+        """For TensorRT: the layers that stay float, and the additions that do. A convolution in INT8 adds in INT8."""
+        left, residuals = self.placement.left, self.placement.residuals
+        layers = {node.name for node in self.model.graph.node if node.op_type in WEIGHTED}
+        kept = {name for name in layers if name in exclude or name in left or (only and name not in only)}
+        adds = {node.name for node in self.model.graph.node if node.op_type == "Add"}
+        return kept | {name for name in adds if name not in residuals or residuals[name].convolution in kept}
 
 
 def _keep_float(model: onnx.ModelProto, layers: Collection[str]) -> None:

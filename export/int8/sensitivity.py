@@ -99,7 +99,8 @@ def quantize_until(
         if breach is None:
             return []
         macs = {name: count for name, (count, _) in layer_macs(dst, counted).items()}
-        affordable = _affordable(list(sensitivity()), macs, (1 - min_int8_macs) * sum(macs.values()))
+        worst = [name for name in sensitivity() if name not in quantizer.left_in_float(target)]
+        affordable = _affordable(worst, macs, (share - min_int8_macs) * sum(macs.values()))
         returned = 0
         while returned < len(affordable):
             # One more at first, then in growing steps: each try costs a pass over the evaluation images.

@@ -16,7 +16,7 @@ from compress.system.console import phases
 from compress.system.errors import GateError, InputError, MachineError, UsageError
 from compress.system.files import replacing, sha256_file
 from export.folder import sidecar
-from export.int8 import WEIGHTED, layer_macs
+from export.int8 import WEIGHTED, float32_layers, layer_macs
 from export.records import EngineRecord, Precision
 from export.tensorrt.library import rtx_hint, tensorrt, tensorrt_logger
 from export.tensorrt.parser import parse
@@ -154,10 +154,10 @@ def network_layers(trt: ModuleType, network: Any) -> dict[str, int]:
 
 
 def _check_precision(layers: dict[str, int], precision: Precision, onnx_path: Path) -> None:
-    """FP32 and FP16 must be pure. In INT8 every layer that the file quantises must have arrived as such."""
+    """FP32 and FP16 must be pure. INT8 is with FP16: every layer must have arrived as what it is in the file."""
     if precision == "int8":
         wanted = sum(int8 for _, int8 in layer_macs(onnx_path, WEIGHTED).values())
-        good = layers["int8"] >= wanted > 0
+        good = layers["int8"] >= wanted > 0 and layers["fp32"] <= len(float32_layers(onnx_path))
     else:
         good = layers[precision] == sum(layers.values()) > 0
     if not good:

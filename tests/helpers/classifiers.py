@@ -109,6 +109,31 @@ def small_net(width: int = 16) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 10))
 
 
+def _convolution(cin: int, cout: int, kernel: int | tuple[int, int], stride: int = 1) -> nn.Sequential:
+    padding = 1 if kernel == 3 else 0
+    return nn.Sequential(nn.Conv2d(cin, cout, kernel, stride, padding, bias=False), nn.BatchNorm2d(cout))
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside a shortcut, which is convolved where it must become wider."""
+
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        self.first, self.second = _convolution(cin, cout, 3, stride), _convolution(cout, cout, 3)
+        self.shortcut = _convolution(cin, cout, 1, stride) if cin != cout else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
+
+
+def residual_net() -> nn.Sequential:
+    """A shortcut from a pool, one from a sum, one that is convolved, and layers of few channels."""
+    stem = [_convolution(3, 16, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    blocks = [_Residual(16, 16, 1), _Residual(16, 16, 1), _Residual(16, 32, 2)]
+    narrow = [_convolution(32, 12, 1), nn.ReLU(), _convolution(12, 32, (1, 3)), nn.ReLU()]
+    return nn.Sequential(*stem, *blocks, *narrow, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+
+
 class Overflowing(nn.Module):
     """Its logits are those of a net that reads digits; in between its values go far beyond what FP16 holds.
 
@@ -131,10 +156,10 @@ class Overflowing(nn.Module):
         return self.rest(x)
 
 
-def trained_net(data: Digits) -> nn.Module:
+def trained_net(data: Digits, make: Callable[[], nn.Sequential] = small_net) -> nn.Module:
     """A small convolutional net that reads digits well: about 95 % after a few seconds."""
     torch.manual_seed(0)
-    model = small_net()
+    model = make()
     inputs = torch.from_numpy(normalised(data.train_images))
     labels = torch.from_numpy(data.train_labels)
     epochs, batch = 12, 64

@@ -69,7 +69,7 @@ def test_both_forms_obey_their_runtime_and_stay_close(
                 assert constants[weight.input[0]].dtype == np.int8
             else:
                 assert made_by[weight.input[0]].op_type == "QuantizeLinear"
-                assert constants[made_by[weight.input[0]].input[0]].dtype == np.float32
+                assert constants[made_by[weight.input[0]].input[0]].dtype == np.float16
         if target == "trt":
             pairs = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
             assert pairs
@@ -123,14 +123,14 @@ def test_a_range_that_training_settled_is_the_scale_of_that_input_alone(
         graph = onnx.load(path).graph
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         maker = {output: node for node in graph.node for output in node.output}
-        weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
-        scales.append({node.name: float(constants[maker[node.input[0]].input[1]]) for node in weighted})
+        convs = [node for node in graph.node if node.op_type == "Conv"]
+        scales.append({node.name: float(constants[maker[node.input[0]].input[1]]) for node in convs})
     calibrated, changed = scales
     assert changed["3/Conv"] == pytest.approx(scale, rel=0.01)
     assert calibrated["3/Conv"] != pytest.approx(scale, rel=0.01)
     del calibrated["3/Conv"], changed["3/Conv"]
     assert calibrated == changed
-    assert len(calibrated) == 4
+    assert len(calibrated) == 3
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile"])
