@@ -34,7 +34,7 @@ def layouts(model: onnx.ModelProto) -> dict[str, Layout]:
     pointlike = tuple(node.name for node in nodes if node.op_type == "Conv" and node.name in _on_means(model))
     convs = tuple(operator for operator in ORT_OPS if operator not in ("Gemm", "MatMul"))
     found = {WHOLE: Layout(ORT_OPS)}
-    if any(node.op_type in ("Gemm", "MatMul") for node in nodes):
+    if sum(node.op_type in ("Gemm", "MatMul") for node in nodes) > 1:  # a classifier alone takes no time
         found["convolutions alone"] = Layout(convs)
     if pointlike:
         found["without squeeze-and-excite"] = Layout(ORT_OPS, pointlike)
