@@ -63,7 +63,8 @@ def _executed(stage: Stage, made: Path, execution: Execution, *, required: bool)
     settings = stage.settings
     run = _runtime(stage, made, execution)
     if required:
-        return stage.check_accuracy(run, settings.max_fp16_top1_drop, settings.min_agreement, execution)
+        limits = settings.max_fp16_top1_drop, settings.min_agreement
+        return stage.check_accuracy(run, *limits, execution, same_is_enough=True)
     logits = run(stage.data.eval_images)
     agreement = float((logits.argmax(1) == stage.fp32_logits.argmax(1)).mean())
     return {"agreement": agreement, "drop": parity.paired_drop(stage.fp32_logits, logits, stage.data.eval_labels)}
@@ -75,7 +76,11 @@ def _fp16(stage: Stage) -> None:
     with _gated_ir(stage.folder.openvino("fp16")) as made:
         _write(source, made, half=True)
         accuracy = stage.check_accuracy(
-            _runtime(stage, made), settings.max_fp16_top1_drop, settings.min_agreement, "OpenVINO's FP16"
+            _runtime(stage, made),
+            settings.max_fp16_top1_drop,
+            settings.min_agreement,
+            "OpenVINO's FP16",
+            same_is_enough=True,
         )
     _keep(stage, stage.folder.openvino("fp16"), {"made_of": source.name, **accuracy})
 
