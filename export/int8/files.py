@@ -166,7 +166,10 @@ def _repaired(workshop: Workshop, judge: _Judge, target: Target, temporary: Path
 def _noted_harm(stage: Stage, workshop: Workshop, target: Target) -> dict[str, float]:
     """Each runtime rounds in its own way: what hurts one graph may leave the other whole."""
     harm = workshop.harm(target)
-    stage.note(**{"layer_sensitivity" if target == "ort" else "layer_sensitivity_trt": harm})
+    if target == "ort":
+        stage.note(layer_sensitivity=harm)
+    else:
+        stage.note(layer_sensitivity_trt=harm)
     return harm
 
 

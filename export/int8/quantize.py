@@ -169,7 +169,7 @@ class Quantizer:
             reduce_range=ort and not has_vnni(),
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8 if ort else QuantType.QInt8,
-            tensors_range=self.ranges,
+            tensors_range=copy.deepcopy(self.ranges),  # it narrows those before a Relu or Clip that it quantises
             nodes_to_quantize=sorted(only) if ort else [],
             nodes_to_exclude=sorted(exclude),
             op_types_to_quantize=list(self.layout.operators if ort else TRT_OPS),

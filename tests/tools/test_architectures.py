@@ -11,7 +11,7 @@ from zoo import ZOO
 
 from tests.helpers.paths import ROOT
 
-# The smallest of each kind that once crashed: shapes not found, Resize in FP16, a shared convolution, GatherND.
+# The smallest of each kind that once crashed: shapes not found, Resize in FP16, a convolution with a shortcut.
 SAMPLE = ("convnextv2_atto", "edgenext_xx_small", "mobilevit_xxs", "fastvit_sa12")
 
 
