@@ -11,6 +11,7 @@ interval (percentiles, models drawn in pairs).
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -30,8 +31,8 @@ def latencies(path: Path) -> dict[str, float]:
 
 def tau(first: Sequence[float], second: Sequence[float]) -> float:
     """Kendall's tau-b."""
-    value, _ = kendalltau(first, second)
-    return float(value)
+    found: Any = kendalltau(first, second)
+    return float(found.statistic)
 
 
 def agreement(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
