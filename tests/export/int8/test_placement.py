@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import placement
 import pytest
 import torch
 from onnx import TensorProto
@@ -68,6 +69,17 @@ def test_every_sum_takes_integers_from_the_shortcut_and_the_convolution_itself(b
         assert kinds == {trt.LayerType.CONVOLUTION, trt.LayerType.DEQUANTIZE}
     pools = [n for n in layers if n.type == trt.LayerType.POOLING]
     assert [makers[pool.get_input(0).name].type for pool in pools] == [trt.LayerType.DEQUANTIZE]
+
+
+def test_kernels_that_are_built_take_integers_and_add_an_integer_shortcut(builder: None, int8: Path) -> None:
+    """By the log of the builder of TensorRT for RTX. It dequantises a shortcut that is convolved where it adds it."""
+    if not hasattr(tensorrt(), "ComputeCapability"):
+        pytest.skip("needs TensorRT for RTX")
+    kernels = placement.built(int8)
+    read = Counter((kernel.kind == "correlation", *sorted(kernel.reads)) for kernel in kernels)
+    assert (read[True, "Int8"], read[True, "Half"]) == (9, 1), "convolutions"
+    assert (read[False, "Float", "Int8"], read[False, "Float", "Float"]) == (2, 1), "sums"
+    assert [kernel.reads + kernel.writes for kernel in kernels if kernel.kind == "maxpool"] == [("Int8", "Int8")]
 
 
 def test_what_is_not_int8_is_fp16_but_for_input_and_logits(builder: None, int8: Path) -> None:
