@@ -74,7 +74,7 @@ class FileRecord(Record):
     repairs: list[str] | None = None
     """What was done to an INT8 file to lose less, in order."""
     float_layers: list[str] | None = None
-    """The layers of an INT8 file, or the operators of an FP16 file, that stay in FP32."""
+    """The layers that an INT8 file could have in INT8 and has not; the operators of an FP16 file that stay in FP32."""
     largest_value: float | None = None
     """The largest magnitude of a tensor, on the calibration images. FP16 ends at 65,504."""
     int8_macs: float | None = None

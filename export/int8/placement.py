@@ -13,8 +13,8 @@ METHOD: that of NVIDIA's ModelOpt (nvidia-modelopt 0.47, modelopt/onnx/quantizat
   partitioning.py, find_fusible_partitions).
 - A MaxPool before a layer in INT8 pools integers (partitioning.py, find_quantizable_nodes). That changes no number.
 
-What ModelOpt quantises beyond that is FP16 here, since it is rounded twice for it: the inputs of HardSwish, of the
-products of squeeze-and-excitation, and of the additions of transformers.
+What ModelOpt quantises beyond that is FP16 here, since it only loses accuracy: the inputs of HardSwish, of the products
+of squeeze-and-excitation, of the additions of transformers, and of LayerNorm (tools/README.md has numbers).
 
 Operators that FP16 cannot hold stay in FP32, as in ModelOpt's AutoCast (export.onnx.float_operators).
 """
