@@ -73,6 +73,14 @@ def waited_ns() -> int | None:
         return None
 
 
+def limit_memory(size: int) -> None:
+    """Bytes that this process may have: a larger one ends alone. Windows has no such limit."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
 def peak_memory_mb() -> float:
     """The most resident memory that this process ever had, in MB.
 

@@ -11,7 +11,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def test_the_name_is_that_of_pyproject_also_in_its_extras() -> None:
     assert PROJECT["name"] == DISTRIBUTION
     extras = PROJECT["optional-dependencies"]
-    assert f"{DISTRIBUTION}[hub-data,mlflow,ray,tensorboard,wandb]" in extras["dev"]
+    assert f"{DISTRIBUTION}[hub-data,mlflow,openvino,ray,tensorboard,wandb]" in extras["dev"]
     assert install_extra("ray").endswith(f" -m pip install '{DISTRIBUTION}[ray]'")
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from zoo import MEAN, STD, ZOO, pictures, random_model
 
 from compress.system.errors import GateError, MachineError, first_line
+from compress.system.platform import limit_memory
 from export.benchmark.latency import Timed, interleave, ratio
 from export.gates.parity import check_finite, check_graph
 from export.int8 import Quantizer
@@ -173,21 +174,12 @@ def through_all(name: str, folder: Path) -> dict[str, Any]:
     return row
 
 
-def limit_memory(gigabytes: float) -> None:
-    """Of this process, where the system can: a model that is too large ends alone."""
-    if sys.platform != "win32":
-        import resource
-
-        most = int(gigabytes * 1e9)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-
-
 @click.command()
 @click.argument("name")
 @click.option("--memory-gb", default=8.0)
 def main(name: str, memory_gb: float) -> None:
     """One row of the matrix, for the architecture NAME."""
-    limit_memory(memory_gb)
+    limit_memory(int(memory_gb * 1e9))
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)

@@ -3,7 +3,6 @@
 Each attack puts the right hashes into the manifest again, as someone does who makes a bundle by hand.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from onnx import numpy_helper
 from compress.system.errors import GateError, InputError
 from export.delivery import make_bundle, verify_bundle
 from export.onnx import load, save, set_metadata, to_fp16
+from tests.helpers.bundles import sign
 from tests.helpers.classifiers import Digits
 
 
@@ -34,19 +34,6 @@ def made(trained_onnx: Path, data: Digits, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def bundle(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "bundle"))
-
-
-def sign(bundle: Path, change: Callable[[dict[str, Any]], object] = lambda manifest: None) -> None:
-    """Changes the manifest, and gives it and its files the right hashes."""
-    path = bundle / "manifest.json"
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    for name in manifest["files"]:
-        if (bundle / name).is_file():
-            manifest["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
-    del manifest["sha256"]
-    manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    path.write_text(json.dumps(manifest))
 
 
 def with_weights(path: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -100,13 +100,18 @@ def test_a_layer_without_its_bias_is_torchs_convolution(conv: nn.Conv2d, tmp_pat
 def test_the_weights_of_a_quantised_file_are_read_as_they_are_multiplied(
     trained: nn.Module, trained_onnx: Path, data: Digits, tmp_path: Path, target: str
 ) -> None:
-    Quantizer(trained_onnx, data.train_images[:32], MEAN, STD).write(tmp_path / "a.onnx", target=target)  # type: ignore
+    quantizer = Quantizer(trained_onnx, data.train_images[:32], MEAN, STD)
+    quantizer.write(tmp_path / "a.onnx", target=target)  # type: ignore[arg-type]
     layers = quantized_layers(tmp_path / "a.onnx")
-    weight = trained[-1].weight.detach().numpy()  # type: ignore[index]
-    step = np.abs(weight).max(axis=1, keepdims=True) / 127
-    (found,) = (layer.weight for name, layer in layers.items() if name.endswith("Gemm"))
-    found = found if found.shape == weight.shape else found.T
-    np.testing.assert_allclose(found, np.rint(weight / step) * step, atol=1e-5)
+    known = {entry.name: numpy_helper.to_array(entry) for entry in quantizer.model.graph.initializer}
+    convolutions = [node for node in quantizer.model.graph.node if node.op_type == "Conv" and node.name in layers]
+    assert convolutions
+    for node in convolutions:
+        weight = known[node.input[1]]
+        step = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+        if target == "trt":  # there weights and scales are FP16
+            weight, step = (values.astype(np.float16).astype(np.float32) for values in (weight, step))
+        np.testing.assert_allclose(layers[node.name].weight, np.rint(weight / step) * step, atol=1e-5)
 
 
 class Separable(nn.Module):

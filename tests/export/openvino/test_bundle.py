@@ -17,6 +17,7 @@ from compress.system.platform import processor
 from export.delivery import Recommended, make_bundle, verify_bundle
 from export.openvino import session_options
 from export.records import BundledModel
+from tests.helpers.bundles import sign
 from tests.helpers.classifiers import Digits, float_logits, normalised
 from tests.helpers.exporting import export_to
 
@@ -45,9 +46,7 @@ def test_the_recommended_model_is_the_default_one_with_its_options(bundle: Path)
     assert list(manifest["models"]) == ["student.xml", "student.onnx"]
     assert manifest["models"]["student.xml"]["options"] == OPTIONS
     assert {"1/student.xml", "1/student.bin", "1/student.onnx"} <= set(manifest["files"])
-    assert (
-        (bundle / "config.pbtxt").read_text().startswith('backend: "openvino"\ndefault_model_filename: "student.xml"')
-    )
+    assert 'backend: "openvino"\ndefault_model_filename: "student.xml"' in (bundle / "config.pbtxt").read_text()
 
 
 def test_the_runner_needs_numpy_and_openvino_alone(bundle: Path, trained: nn.Module, data: Digits) -> None:
@@ -88,7 +87,7 @@ def test_verify_says_which_instructions_this_machine_lacks(copy: Path, caplog: p
     manifest = json.loads((copy / "manifest.json").read_text())
     here = processor()[1]
     for flags, said in (([*here, "amx_of_tomorrow"], ["amx_of_tomorrow"]), (here[:5], [])):
-        (copy / "manifest.json").write_text(json.dumps({**manifest, "cpu_flags": flags}))
+        sign(copy, cpu_flags=flags)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             verify_bundle(copy, threads=1)
