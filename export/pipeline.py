@@ -40,6 +40,7 @@ from export.openvino import openvino, openvino_files
 from export.records import PRECISIONS, ExportRecord, FileRecord, Format, RunPrecision
 from export.runtimes import batches, normalise
 from export.tensorrt import LIBRARIES, engine_files, tensorrt
+from export.tensorrt.library import capabilities
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ def _header(source: Source, folder: ExportFolder, settings: Export, wanted: Want
 
 def _note_tensorrt(stage: Stage) -> None:
     with contextlib.suppress(MachineError):
+        capabilities(stage.settings.compute_capabilities)  # what cannot be built is refused before any work
         stage.record.versions["tensorrt"] = f"{tensorrt().__name__} {tensorrt().__version__}"
     if "tensorrt" not in stage.record.versions:
         names = ", ".join(LIBRARIES)

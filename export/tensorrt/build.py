@@ -4,12 +4,15 @@ In: an ONNX file whose tensor types are its precision. Out: an engine, and besid
 is.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
+
+import torch
 
 from compress.recipe import Export
 from compress.system.console import phases
@@ -18,7 +21,7 @@ from compress.system.files import replacing, sha256_file
 from export.folder import sidecar
 from export.int8 import WEIGHTED, float32_layers, layer_macs
 from export.records import EngineRecord, Precision
-from export.tensorrt.library import rtx_hint, tensorrt, tensorrt_logger
+from export.tensorrt.library import capabilities, driver_version, tensorrt, tensorrt_logger
 from export.tensorrt.parser import parse
 
 
@@ -95,9 +98,7 @@ def build_engine(
     if trt.__name__.startswith("tensorrt_rtx"):  # has no timing cache, and warns of its use
         timing_cache = None
     if timing_cache is not None:
-        known = timing_cache.read_bytes() if timing_cache.exists() else b""
-        # A cache of another version or device is refused; the build then fills a new one.
-        config.set_timing_cache(config.create_timing_cache(known) or config.create_timing_cache(b""), False)
+        _use_timing_cache(config, timing_cache)
     with phases() as show:
         config.progress_monitor = monitor = _monitor(trt, show)
         engine = builder.build_serialized_network(network, config)
@@ -123,6 +124,9 @@ def build_engine(
             engine_sha256=sha256_file(temporary),
             engine_bytes=temporary.stat().st_size,
             build_seconds=round(time.monotonic() - started, 3),
+            tf32=bool(config.get_flag(trt.BuilderFlag.TF32)),
+            gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            driver=driver_version(),
         )
         record.write(sidecar(engine_path))
     if timing_cache is not None:
@@ -176,29 +180,32 @@ def _configure(trt: ModuleType, builder: Any, network: Any, options: EngineOptio
         raise UsageError(
             f"the batches {options.batches} are not in order", "Give smallest, best and largest, from 1 up"
         )
-    profile = builder.create_optimization_profile()
-    shape = tuple(network.get_input(0).shape)[1:]
-    profile.set_shape(network.get_input(0).name, (smallest, *shape), (best, *shape), (largest, *shape))
-    if config.add_optimization_profile(profile) < 0:
-        raise InputError(
-            f"TensorRT refuses the batches {options.batches}: {tensorrt_logger().last()}",
-            "The model's batch is not dynamic",
-        )
-    if options.compute_capabilities:
-        known = getattr(trt, "ComputeCapability", None)
-        if known is None:
-            raise UsageError(
-                "this TensorRT builds only for the GPU that is here",
-                f"Leave export.compute_capabilities empty, or use TensorRT for RTX: {rtx_hint()}",
+    name, shape = network.get_input(0).name, tuple(network.get_input(0).shape)[1:]
+    # Any batch runs in the first profile. Each of the three has one of its own besides, for which kernels are chosen.
+    for low, middle, high in ((smallest, best, largest), *((batch,) * 3 for batch in sorted(set(options.batches)))):
+        profile = builder.create_optimization_profile()
+        profile.set_shape(name, (low, *shape), (middle, *shape), (high, *shape))
+        if config.add_optimization_profile(profile) < 0:
+            raise InputError(
+                f"TensorRT refuses the batches {options.batches}: {tensorrt_logger().last()}",
+                "The model's batch is not dynamic",
             )
-        config.num_compute_capabilities = len(options.compute_capabilities)
-        for index, capability in enumerate(options.compute_capabilities):
-            name = f"SM{capability.upper().removeprefix('SM').replace('.', '')}"
-            if not hasattr(known, name):
-                choice = ", ".join(sorted(item for item in dir(known) if item.startswith("SM")))
-                raise UsageError(f"{trt.__name__} has no compute capability {capability!r}", f"It has {choice}")
-            config.set_compute_capability(getattr(known, name), index)
+    wanted = capabilities(options.compute_capabilities)
+    if wanted:
+        config.num_compute_capabilities = len(wanted)
+        for index, capability in enumerate(wanted):
+            config.set_compute_capability(capability, index)
     return config
+
+
+def _use_timing_cache(config: Any, path: Path) -> None:
+    """A cache of another version or device is refused: it is said, and the build fills a new one."""
+    known = path.read_bytes() if path.exists() else b""
+    kept = config.create_timing_cache(known)
+    if kept is not None and config.set_timing_cache(kept, False):
+        return
+    logging.getLogger(__name__).warning(f"{path} is of another TensorRT or GPU: it is filled anew")
+    config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _monitor(trt: ModuleType, show: Callable[[str, int, int], None]) -> Any:

@@ -6,12 +6,13 @@ It is imported when it is first needed. The rest of the package works without it
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 from compress.system.distribution import DISTRIBUTION
-from compress.system.errors import MachineError, install_extra
+from compress.system.errors import MachineError, UsageError, install_extra
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx_bindings")
 
@@ -71,3 +72,36 @@ def gpu_object(make: Callable[[], Any], what: str) -> Any:
             f"It needs an NVIDIA GPU and driver; TensorRT for RTX builds without one: {rtx_hint()}",
         )
     return made
+
+
+def capabilities(wanted: Sequence[str]) -> list[Any]:
+    """The library's own names of compute capabilities, such as "89" for SM89.
+
+    Raises:
+        UsageError: it builds only for the GPU that is here, or has no such capability.
+    """
+    trt = tensorrt()
+    known = getattr(trt, "ComputeCapability", None)
+    if wanted and known is None:
+        raise UsageError(
+            "this TensorRT builds only for the GPU that is here",
+            f"Leave export.compute_capabilities empty, or use TensorRT for RTX: {rtx_hint()}",
+        )
+    found = []
+    for capability in wanted:
+        name = f"SM{capability.upper().removeprefix('SM').replace('.', '')}"
+        if not hasattr(known, name):
+            choice = ", ".join(sorted(item for item in dir(known) if item.startswith("SM")))
+            raise UsageError(f"{trt.__name__} has no compute capability {capability!r}", f"It has {choice}")
+        found.append(getattr(known, name))
+    return found
+
+
+def driver_version() -> str | None:
+    """Of NVIDIA's driver, such as 580.65.06. None where nvidia-smi is not there or does not answer."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.split()), None)

@@ -19,7 +19,7 @@ from torch import nn
 
 from compress.recipe import Export
 from compress.system.distribution import DISTRIBUTION
-from compress.system.errors import CompressError, GateError, MachineError
+from compress.system.errors import CompressError, GateError, MachineError, UsageError
 from export.tensorrt import tensorrt
 from export.tensorrt.sidecar import check_engine
 from tests.helpers.classifiers import Digits, Overflowing, normalised
@@ -190,3 +190,13 @@ def test_settings_refuse_what_they_do_not_know() -> None:
     with pytest.raises(ValueError, match="calibration_imgs"):
         Export(calibration_imgs=3)  # type: ignore[call-arg]
     assert issubclass(GateError, CompressError)
+
+
+def test_a_gpu_that_the_library_does_not_know_is_refused_before_any_work(
+    trained: nn.Module, data: Digits, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    settings = SETTINGS.model_copy(update={"compute_capabilities": ["33"]})
+    with pytest.raises(UsageError, match="no compute capability '33'"):
+        export_to(tmp_path / "out", trained, data, settings, formats=("onnx", "trt"))
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
