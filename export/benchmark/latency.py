@@ -5,6 +5,7 @@ for being long. A round in which a candidate had to wait for a CPU that other wo
 """
 
 import gc
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ MAX_SPREAD = 0.05
 MAX_WAITING = 0.05
 MAX_BUSY = 0.1
 ROUNDS = 40
+FEWEST_ROUNDS = 8  # below, the interval of a ratio has no ends
+LONGEST = 4  # times the least time
 WARMUP_NS = 200_000_000
 SETTLE_NS = 10_000_000
 RESAMPLES = 1000
@@ -145,7 +148,8 @@ def interleave(
     Args:
         candidates: each under a name of its own.
         min_seconds: the least time for each candidate.
-        min_runs: the fewest runs for each candidate.
+        min_runs: the fewest runs for each candidate, unless they take more than four times `min_seconds`: then
+            there are fewer, in eight rounds at least.
         rounds: how many; fewer where there are fewer runs.
         seed: of the order.
 
@@ -157,7 +161,9 @@ def interleave(
     times: dict[str, list[NDArray[np.int64]]] = {candidate.name: [] for candidate in candidates}
     assert len(times) == len(candidates), "two candidates of one name"
     typical = {candidate.name: _warm_up(candidate, min_seconds) for candidate in candidates}
-    slice_ns, slice_runs = min_seconds * 1e9 / rounds, -(-min_runs // rounds)
+    longest_ns = LONGEST * min_seconds * 1e9 or math.inf
+    rounds = max(min(rounds, FEWEST_ROUNDS), min(rounds, int(min(longest_ns / max(typical.values()), rounds))))
+    limits = (min_seconds * 1e9 / rounds, -(-min_runs // rounds), longest_ns / rounds)
     collecting = gc.isenabled()
     gc.disable()
     again, busy = rounds, 0
@@ -168,7 +174,7 @@ def interleave(
                 candidate = candidates[place]
                 _spend(candidate, SETTLE_NS - typical[candidate.name])
                 watch = Watch()
-                slices[candidate.name] = _slice(candidate, slice_ns, slice_runs)
+                slices[candidate.name] = _slice(candidate, *limits)
                 waited = max(waited, watch.waiting())
             if waited > MAX_WAITING and again:
                 again -= 1
@@ -195,11 +201,11 @@ def _spend(candidate: Timed, budget_ns: float, at_least: int = 0) -> list[int]:
     return spent
 
 
-def _slice(candidate: Timed, slice_ns: float, slice_runs: int) -> NDArray[np.int64]:
+def _slice(candidate: Timed, least_ns: float, least_runs: int, longest_ns: float) -> NDArray[np.int64]:
     clock, call = candidate.clock, candidate.call
     spent: list[int] = []
     total = 0
-    while len(spent) < slice_runs or total < slice_ns:
+    while not spent or total < least_ns or (len(spent) < least_runs and total < longest_ns):
         spent.append(clock(call, len(spent)))
         total += spent[-1]
     return np.array(spent, dtype=np.int64)

@@ -56,7 +56,7 @@ def benchmark_run(
         batches: batch sizes. Empty: 1 and 32. The smallest is the one of plots and verdict.
         threads: numbers of threads. Empty: what this process may use. The first is the one of plots and verdict.
         min_seconds: the least time for each latency, in seconds.
-        min_runs: the fewest runs for each latency.
+        min_runs: the fewest runs for each latency, unless they take more than four times `min_seconds`.
         student: a module to fill with the student's weights, where `distill` was given one.
         teacher: the same for the teacher.
         overrides: "benchmark.key=value", limits instead of the recipe's, as for --set.
@@ -123,7 +123,7 @@ def _say_plan(candidates: Sequence[Candidate], settings: Settings, images: int) 
     batches, threads = (", ".join(map(str, values)) for values in (settings.batches, settings.threads))
     logger.info(
         f"scoring {len(candidates)} models on {images:,} images, then timing {len(timed)} for "
-        f"{settings.min_seconds:g} s and {settings.min_runs} runs each at batch {batches} with {threads} threads: "
+        f"{settings.min_seconds:g} s or {settings.min_runs} runs each at batch {batches} with {threads} threads: "
         f"at least {seconds:.0f} s"
     )
 

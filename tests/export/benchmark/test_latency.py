@@ -81,7 +81,7 @@ def test_every_candidate_gets_both_its_time_and_its_runs_and_nothing_is_removed(
 
         return run
 
-    timed = [Timed(name, lambda number: None, clock(name, ns)) for name, ns in (("fast", 10**5), ("slow", 10**8))]
+    timed = [Timed(name, lambda number: None, clock(name, ns)) for name, ns in (("fast", 10**5), ("slow", 3 * 10**7))]
     series = latency.interleave(timed, min_seconds=1, min_runs=100)
     for entry in series.values():
         assert entry.ns.sum() >= 1e9
@@ -90,7 +90,14 @@ def test_every_candidate_gets_both_its_time_and_its_runs_and_nothing_is_removed(
         assert min(map(len, entry.rounds)) > 0
     assert series["fast"].ns.max() == 10**9 + 10**5
     # Warm-up and the runs after a switch are the only ones that do not count.
-    assert len(taken["slow"]) == len(series["slow"].ns) + 3
+    assert len(taken["slow"]) == len(series["slow"].ns) + 7
+
+
+@pytest.mark.parametrize(("ms", "rounds", "runs"), [(50, 40, 80), (200, 20, 20), (2000, 8, 8)])
+def test_slow_candidates_get_fewer_runs_in_four_times_the_time(ms: int, rounds: int, runs: int) -> None:
+    timed = [Timed("slow", lambda number: None, lambda call, number: ms * 10**6)]
+    series = latency.interleave(timed, min_seconds=1, min_runs=100)["slow"]
+    assert (len(series.rounds), len(series.ns)) == (rounds, runs)
 
 
 def test_the_order_within_a_round_changes() -> None:
