@@ -130,7 +130,7 @@ def _exported(path: Path, recorded: str, own: Candidate, runtime: RuntimeName, p
 def _in_openvino(
     folder: ExportFolder, files: Mapping[str, FileRecord], own: Candidate, onnx: Sequence[Candidate], *, asked: bool
 ) -> Iterator[Candidate]:
-    """The IRs of a model, and, where OpenVINO is asked for and here, the student's ONNX files in it.
+    """The IRs of a model, and, where OpenVINO is asked for and here, its ONNX files in it.
 
     Each is computed in f32, and, where OpenVINO itself would take less, in that too. A graph of which there is an IR is
     not tried twice in that.
@@ -148,12 +148,15 @@ def _in_openvino(
         size = path.stat().st_size + weights.stat().st_size
         ir = Candidate(name, own.role, "openvino", precision, path, files[name].sha256, size, own.mean, own.std)
         yield from _executions(ir, lower if precision != "fp16" else "f32")
-    if not asked or not installed() or own.role != "student":
+    if not asked or not installed():
         return
     for each in onnx:
         if each.role == own.role and each.path.suffix == ".onnx" and each.precision != "fp16":
+            if own.role == "teacher" and (each.proxy or held):
+                continue  # of the teacher one file of each precision is enough to compare with
             named = dataclasses.replace(each, name=f"{each.name}:openvino", runtime="openvino")
-            yield from _executions(named, lower if each.path.name not in held else "f32")
+            twice = each.path.name not in held and (own.role == "student" or each.precision == "fp32")
+            yield from _executions(named, lower if twice else "f32")
 
 
 def _executions(candidate: Candidate, lower: Execution) -> Iterator[Candidate]:

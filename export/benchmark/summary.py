@@ -35,6 +35,8 @@ from export.folder import read_export
 from export.records import ExportRecord
 from export.statistics import PairedDrop
 
+_NAMED = 3  # in a warning
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -214,9 +216,10 @@ def _warnings(record: ExportRecord, measured: Measured) -> list[str]:
         )
     found += [f"At its gate {name} was {entry.undecided}." for name, entry in record.files.items() if entry.undecided]
     if noisy:
+        named = ", ".join(noisy[:_NAMED]) + (f" and {len(noisy) - _NAMED} more" if len(noisy) > _NAMED else "")
         found.append(
-            f"The latency of {', '.join(noisy)} varies: its median distance from the median is above 5 %. "
-            "Measure longer (--seconds) before a small difference decides."
+            f"The latency varies of {named}: the median distance from the median is above 5 %. Measure longer "
+            "(--seconds) before a small difference decides."
         )
     found += [f"{name} is not recommended: {reason}." for name, reason in measured.refused.items()]
     found += [
