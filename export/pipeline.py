@@ -118,8 +118,8 @@ def _others(stage: Stage, wanted: Wanted) -> None:
     if "openvino" in wanted.formats:
         openvino_files(stage, wanted.precisions)
     if "trt" in wanted.formats:
-        for precision in (name for name in PRECISIONS if name in wanted.precisions):
-            if folder.trt_onnx(precision).name in stage.record.files:
+        for precision in PRECISIONS:
+            if precision in wanted.precisions and folder.trt_onnx(precision).name in stage.record.files:
                 engine = folder.engine(precision)
                 with stage.alone(engine, f"building {engine.name}", _OTHER_FORMAT, MachineError):
                     engine_files(stage, [precision])
