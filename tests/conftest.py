@@ -24,6 +24,7 @@ __all__ = ["torchrun"]
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["COMPRESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.pop("COMPRESS_RUNS", None)  # the developer's own runs are not continued
 
 
 @pytest.fixture(scope="session")

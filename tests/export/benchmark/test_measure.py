@@ -17,6 +17,7 @@ from compress.system.errors import InputError, MachineError, UsageError
 from compress.system.files import sha256_file
 from export.benchmark import memory
 from export.benchmark.file import benchmark_schema
+from export.benchmark.latency import MAX_BUSY
 from export.benchmark.measure import benchmark_run
 from export.benchmark.results import AccuracyResult, Benchmark, Memory, NotRun
 from tests.helpers.benchmarked import benchmarked
@@ -74,7 +75,7 @@ def test_every_model_is_timed_at_every_batch_and_scope(result: Benchmark) -> Non
             assert entry.runs >= 8
             assert 0 < entry.p50_ms.value <= entry.p90_ms.value
             assert entry.p99_ms is None or entry.runs >= 1000
-            assert (entry.speedup is None) == (candidate.name == "teacher.torch")
+            assert (entry.speedup is None) == (candidate.name == "teacher.torch" or entry.busy > MAX_BUSY)
     assert [(entry.candidate, entry.batch) for entry in result.aa] == [("student.onnx", 1), ("student.onnx", 3)]
 
 
@@ -83,7 +84,8 @@ def test_steps_and_comparisons_are_those_of_the_page(result: Benchmark) -> None:
     assert [step.name for step in result.waterfall] == ["Teacher", "Student", "ONNX", "FP16", "INT8"]
     assert [step.drop is None for step in result.waterfall] == [True, False, False, False, False]
     pairs = {(entry.reference, entry.candidate) for entry in result.comparisons}
-    assert pairs == {("teacher.torch", other) for other in ["student.torch", *FILES]} | {
+    of_teacher = [name.replace("student", "teacher") for name in FILES]
+    assert pairs == {("teacher.torch", other) for other in ["student.torch", *FILES, *of_teacher]} | {
         ("student.onnx", "student.fp16.onnx"),
         ("student.onnx", "student.int8.onnx"),
     }
