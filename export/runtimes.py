@@ -4,6 +4,7 @@ One contract for torch modules and ONNX files: every gate and every benchmark co
 """
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -48,7 +49,23 @@ def batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield images[start : start + size]
 
 
-class OrtRuntime:
+class Normalising(ABC):
+    """What runs normalised batches, and images by that: a model with the mean and std that it expects."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], batch_size: int) -> None:
+        self.mean, self.std, self.batch_size = mean, std, batch_size
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] -> float32 [N, C], some at a time."""
+        parts = [self.run(normalise(batch, self.mean, self.std)) for batch in batches(images, self.batch_size)]
+        return np.concatenate(parts)
+
+    @abstractmethod
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """Normalised float32 [N, C, H, W] -> float32 [N, classes], as one batch."""
+
+
+class OrtRuntime(Normalising):
     """An ONNX file with input "input" (float32 NCHW) and output "logits" on the CPU.
 
     Args:
@@ -74,12 +91,8 @@ class OrtRuntime:
         batch_size: int = 64,
         literal: bool = False,
     ) -> None:
+        super().__init__(mean, std, batch_size)
         self.path, self.session = path, _literal_session(path, threads) if literal else open_session(path, threads)
-        self.mean, self.std, self.batch_size = mean, std, batch_size
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        parts = [self.run(normalise(batch, self.mean, self.std)) for batch in batches(images, self.batch_size)]
-        return np.concatenate(parts)
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Normalised float32 [N, C, H, W] -> float32 [N, classes], as one batch."""
@@ -131,15 +144,12 @@ class PictureRuntime:
             raise InputError(f"{self.path.name} does not run on a picture: {first_line(error)}") from error
 
 
-class TorchRuntime:
+class TorchRuntime(Normalising):
     """A torch module in eval mode and float32, on the device that its parameters are on."""
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], *, batch_size: int = 64) -> None:
-        self.model, self.mean, self.std, self.batch_size = model, mean, std, batch_size
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        parts = [self.run(normalise(batch, self.mean, self.std)) for batch in batches(images, self.batch_size)]
-        return np.concatenate(parts)
+        super().__init__(mean, std, batch_size)
+        self.model = model
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Normalised float32 [N, C, H, W] -> float32 [N, classes], as one batch. Its modules' modes are restored."""

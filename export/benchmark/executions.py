@@ -24,22 +24,17 @@ def missed_gates(
         labels: class of each image, [N].
         limits: of the recipe.
     """
+    of_int8 = parity.Limits(limits.max_int8_top1_drop, limits.min_int8_agreement)
+    of_others = parity.Limits(limits.max_fp16_top1_drop, limits.min_agreement, same_is_enough=True)
     missed = {}
     for candidate in candidates:
         name = candidate.name
         if candidate.runtime != "openvino" or candidate.role != "student" or name not in logits:
             continue
+        allowed = of_int8 if candidate.precision == "int8" else of_others
         try:
-            _check(candidate, logits[STUDENT_FILE], logits[name], labels, limits)
+            judged = parity.judge(logits[STUDENT_FILE], logits[name], labels, allowed)
+            parity.check_outcome(judged, candidate.precision)
         except GateError as error:
             missed[name] = error.message
     return missed
-
-
-def _check(candidate: Candidate, reference: np.ndarray, found: np.ndarray, labels: np.ndarray, limits: Export) -> None:
-    drop = parity.paired_drop(reference, found, labels)
-    if candidate.precision == "int8":
-        parity.check_drop(drop, limits.max_int8_top1_drop, "INT8")
-        return
-    parity.check_agreement(reference, found, limits.min_agreement, candidate.precision)
-    parity.check_drop(drop, limits.max_fp16_top1_drop, candidate.precision)

@@ -162,7 +162,8 @@ def interleave(
     assert len(times) == len(candidates), "two candidates of one name"
     typical = {candidate.name: _warm_up(candidate, min_seconds) for candidate in candidates}
     longest_ns = LONGEST * min_seconds * 1e9 or math.inf
-    rounds = max(min(rounds, FEWEST_ROUNDS), min(rounds, int(min(longest_ns / max(typical.values()), rounds))))
+    affordable = int(min(longest_ns / max(typical.values()), rounds))
+    rounds = max(affordable, min(rounds, FEWEST_ROUNDS))
     limits = (min_seconds * 1e9 / rounds, -(-min_runs // rounds), longest_ns / rounds)
     collecting = gc.isenabled()
     gc.disable()

@@ -3,6 +3,7 @@
 In: a Candidate. Out: an Opened, whose model can be timed alone, or from pixels to logits.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from export.openvino import Session
 from export.runtimes import normalise
 
 
-class Opened:
+class Opened(ABC):
     """A ready candidate, on the CPU unless a subclass says otherwise."""
 
     def __init__(self, candidate: Candidate) -> None:
@@ -27,9 +28,9 @@ class Opened:
         """What `run` takes, from uint8 pixels [B, H, W, 3]. It is not timed with the model alone."""
         return normalise(pixels, self.candidate.mean, self.candidate.std)
 
+    @abstractmethod
     def run(self, prepared: Any) -> Any:
         """The model alone. `clock` knows when it is done."""
-        raise NotImplementedError
 
     def answer(self, pixels: np.ndarray) -> np.ndarray:
         """float32 logits [B, C] of uint8 pixels [B, H, W, 3], on the host."""

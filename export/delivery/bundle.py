@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from compress.data import Dataset, rgb
 from compress.system.errors import InputError
@@ -21,7 +20,7 @@ from export.delivery.bundle_texts import card_text, triton_config
 from export.delivery.golden import ANSWERS, PREPROCESSING, answers, write_pictures
 from export.delivery.instructions import INSTRUCTIONS
 from export.delivery.manifest import CLASSES, MANIFEST, bundle_files, signature, write_manifest
-from export.onnx import PIXELS_NAME, export_preprocessing
+from export.onnx import PIXELS_NAME, export_preprocessing, load
 from export.openvino import session_options
 from export.records import PRECISIONS, BundledModel, BundleManifest, Precision
 
@@ -120,13 +119,13 @@ def _entries(models: Sequence[Path], recommended: Recommended | None) -> dict[st
 def _entry(model: Path) -> BundledModel:
     if model.suffix == ".xml":
         return BundledModel(precision=_precision(model), runtime="openvino", options=session_options(None, "f32"))
-    takes_pixels = onnx.load(model).graph.input[0].name == PIXELS_NAME
+    takes_pixels = load(model).graph.input[0].name == PIXELS_NAME
     about = BundledModel(precision=_precision(model), input="pixels" if takes_pixels else "input")
     return _signed(about, model)
 
 
 def _signed(about: BundledModel, model: Path) -> BundledModel:
-    return about.model_copy(update={"signature": signature(model)}) if model.suffix == ".onnx" else about
+    return about.model_copy(update={"signature": signature(load(model))}) if model.suffix == ".onnx" else about
 
 
 def _precision(model: Path) -> Precision:

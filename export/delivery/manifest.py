@@ -9,7 +9,7 @@ from compress.system.errors import InputError
 from compress.system.files import sha256_file
 from compress.system.hashes import sha256_json
 from export.delivery.golden import ANSWERS, PREPROCESSING
-from export.onnx import get_metadata, load
+from export.onnx import load
 from export.records import BundleManifest
 
 MANIFEST, CLASSES = "manifest.json", "classes.txt"
@@ -23,9 +23,9 @@ def bundle_files(folder: Path) -> list[str]:
     return sorted(path.as_posix() for path in found if path.as_posix() != MANIFEST)
 
 
-def signature(model: Path) -> str:
+def signature(model: onnx.ModelProto) -> str:
     """Its inputs and outputs with type and shape, as in "input: float[batch, 3, 8, 8] -> logits: float[batch, 2]"."""
-    graph = load(model).graph
+    graph = model.graph
     return " -> ".join(", ".join(map(_described, values)) for values in (graph.input, graph.output))
 
 
@@ -91,8 +91,10 @@ def checked_manifest(folder: Path, path: Path) -> BundleManifest:
         if not manifest.path(name).endswith(".onnx"):  # an IR has its hash alone
             continue
         model = folder / manifest.path(name)
-        _same_classes(get_metadata(model).get("class_names"), manifest, f"{name} in {path}")
-        if (found := signature(model)) != about.signature:
+        proto = load(model)
+        own = {entry.key: entry.value for entry in proto.metadata_props}
+        _same_classes(own.get("class_names"), manifest, f"{name} in {path}")
+        if (found := signature(proto)) != about.signature:
             raise InputError(f"{name} in {path} is {found}, and the manifest says {about.signature}", _ANEW)
     return manifest
 

@@ -33,7 +33,6 @@ class _Pair:
     first: onnx.NodeProto
     second: onnx.NodeProto
     tensor: str
-    clipped: bool
 
 
 def equalized(
@@ -97,7 +96,7 @@ def _pairs(graph: onnx.GraphProto) -> list[_Pair]:
         if all(name in weights and uses[name] == 1 for name in own) and (
             _depthwise(first, weights) or _depthwise(second, weights)
         ):
-            found.append(_Pair(first, second, tensor, clipped))
+            found.append(_Pair(first, second, tensor))
     return found
 
 

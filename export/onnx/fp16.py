@@ -62,7 +62,7 @@ def to_fp16(src: Path, dst: Path, *, keep_float: Collection[str] = ()) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(keep_float))
-    _join_float_operators(model.graph)
+    _join_float_operators(model.graph, keep_float)
     # The converter appends its casts at the end; ONNX wants producers before consumers.
     OnnxModel.graph_topological_sort(model.graph)
     save(onnx.shape_inference.infer_shapes(model), dst)
@@ -79,14 +79,22 @@ def _drop_types_of_weights(graph: onnx.GraphProto) -> None:
     graph.value_info.extend(kept)
 
 
-def _join_float_operators(graph: onnx.GraphProto) -> None:
-    """Between two operators in FP32 the converter casts to FP16 and back, where the value would overflow after all."""
+def _join_float_operators(graph: onnx.GraphProto, keep_float: Collection[str]) -> None:
+    """Between two operators in FP32 the converter casts to FP16 and back, where the value would overflow after all.
+
+    What an operator in FP32 takes from integers is cast to FP32 at once.
+    """
     made_by = {output: node for node in graph.node for output in node.output}
+    floats = {output for node in graph.node if node.name in keep_float for output in node.output}
+    floats |= {entry.name for entry in graph.input}
     exact: dict[str, str] = {}
     for node in graph.node:
         before = made_by.get(node.input[0]) if _casts(node, TensorProto.FLOAT) else None
         if before is not None and _casts(before, TensorProto.FLOAT16):
-            exact[node.output[0]] = before.input[0]
+            if before.input[0] in floats:
+                exact[node.output[0]] = before.input[0]
+            else:
+                node.input[0] = before.input[0]
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = exact.get(name, name)

@@ -10,10 +10,10 @@ import numpy as np
 
 from export.onnx import PIXELS_NAME
 from export.openvino.session import Execution, Session
-from export.runtimes import batches, normalise
+from export.runtimes import Normalising
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(Normalising):
     """An ONNX file, or an IR, with input "input" (float32 NCHW) and output "logits" on the CPU.
 
     Args:
@@ -39,12 +39,8 @@ class OpenVinoRuntime:
         execution: Execution = "f32",
         batch_size: int = 64,
     ) -> None:
+        super().__init__(mean, std, batch_size)
         self.session = Session(path, threads, execution=execution)
-        self.mean, self.std, self.batch_size = mean, std, batch_size
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        parts = [self.run(normalise(batch, self.mean, self.std)) for batch in batches(images, self.batch_size)]
-        return np.concatenate(parts)
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Normalised float32 [N, C, H, W] -> float32 [N, classes], as one batch."""

@@ -14,10 +14,10 @@ from compress.system import files
 from compress.system.distribution import version
 from compress.system.hashes import sha256_json
 from compress.system.platform import processor
-from export.pick import openvino
+from export.openvino import installed
 from export.pick.records import Measured
 
-FORMAT = 1  # raise it when the same model gets other files or is timed in another way
+FORMAT = 2  # raise it when the same model gets other files or is timed in another way
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,5 @@ class Cache:
 
 def _machine() -> dict[str, Any]:
     cpu, flags = processor()
-    packages = ["torch", "timm", "onnx", "onnxruntime", *(["openvino"] if openvino.installed() else [])]
+    packages = ["torch", "timm", "onnx", "onnxruntime", *(["openvino"] if installed() else [])]
     return {"cpu": cpu, "cpu_flags": flags, "versions": {name: version(name) for name in packages}}

@@ -18,7 +18,7 @@ from compress.system.errors import CompressError
 from export.benchmark import latency
 from export.benchmark.latency import Series, Timed
 from export.onnx import INPUT_NAME, OUTPUT_NAME, open_session
-from export.pick import openvino
+from export.openvino import Execution, Session, own_execution
 from export.pick.cache import Cache
 from export.pick.graphs import Graphs, make_graphs
 from export.pick.records import BRIEF, LONG, Effort, Measured, PrecisionName, RuntimeName, Timing
@@ -97,7 +97,10 @@ def _measure_group(
                 float_convs=graphs.float_convs,
                 timings=known[name].timings if name in known else [],
             )
-            candidates += _candidates(name, graphs, [one for one in runtimes if found[name].lacks(one)])
+            missing = [one for one in runtimes if found[name].lacks(one)]
+            kept = [timing for timing in found[name].timings if timing.runtime not in missing]
+            found[name] = found[name].model_copy(update={"timings": kept})
+            candidates += _candidates(name, graphs, missing)
         for candidate, timing in _times(candidates, cache, p90_ms, efforts):
             before = found[candidate.model]
             found[candidate.model] = before.model_copy(update={"timings": [*before.timings, timing]})
@@ -111,7 +114,7 @@ def _candidates(name: str, graphs: Graphs, runtimes: Sequence[RuntimeName]) -> I
         yield _Candidate(name, "onnxruntime", "int8", "ort", graphs.int8["ort"])
     if "openvino" in runtimes:
         yield _Candidate(name, "openvino", "fp32", None, graphs.fp32)
-        if openvino.computes_bf16():
+        if own_execution() == "bf16":
             yield _Candidate(name, "openvino", "bf16", None, graphs.fp32)
         for target, path in graphs.int8.items():
             yield _Candidate(name, "openvino", "int8", target, path)
@@ -131,7 +134,7 @@ def _times(
         if p90_ms / NEAR <= latency.percentile(np.sort(taken.ns), 90) / 1e6 <= p90_ms * NEAR
     ]
     for key, taken in _interleaved(near, long).items():
-        series[key] = Series(key, [*series[key].rounds, *taken.rounds])
+        series[key] = Series(key, [*series[key].rounds, *taken.rounds], max(series[key].busy, taken.busy))
     for one in candidates:
         yield one, _timing(one, series[one.key])
 
@@ -144,8 +147,9 @@ def _interleaved(calls: list[Timed], effort: Effort) -> dict[str, Series]:
 
 def _call(candidate: _Candidate, threads: int, inputs: np.ndarray) -> Callable[[int], object]:
     if candidate.runtime == "openvino":
-        infer = openvino.open_openvino(candidate.path, candidate.precision, threads)
-        return lambda number: infer(inputs[number % len(inputs)])
+        execution: Execution = "bf16" if candidate.precision == "bf16" else "f32"
+        compiled = Session(candidate.path, threads, execution=execution)
+        return lambda number: compiled.run(inputs[number % len(inputs)])
     session = open_session(candidate.path, threads, stop_spinning=True)
     return lambda number: session.run([OUTPUT_NAME], {INPUT_NAME: inputs[number % len(inputs)]})
 
@@ -161,5 +165,6 @@ def _timing(candidate: _Candidate, series: Series) -> Timing:
         p90_ms=round(own.p90_ms.value, 4),
         p90_low=round(own.p90_ms.low, 4),
         p90_high=round(own.p90_ms.high, 4),
+        contended=series.contended,
         size_mb=round(candidate.path.stat().st_size / 1e6, 2),
     )

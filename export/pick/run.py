@@ -14,7 +14,7 @@ from compress.recipe import Section
 from compress.system import console
 from compress.system.errors import GateError, InputError
 from compress.system.platform import load_average, usable_cpus
-from export.pick import openvino
+from export.openvino import installed, openvino
 from export.pick.cache import Cache
 from export.pick.published import figure, published_models, source
 from export.pick.rank import Row, best, nearest, rank
@@ -77,7 +77,7 @@ def pick_students(
         MachineError: a runtime is not installed, or the cache cannot be written.
     """
     if "openvino" in runtimes:
-        openvino.require()
+        openvino()
     chosen: list[RuntimeName] = [name for name in RUNTIMES if name in (runtimes or _installed())]
     names = _architectures(models)
     cache = Cache(image_size, batch, threads or usable_cpus())
@@ -175,4 +175,4 @@ def _measured(
 
 
 def _installed() -> list[RuntimeName]:
-    return [name for name in RUNTIMES if name == "onnxruntime" or openvino.installed()]
+    return [name for name in RUNTIMES if name == "onnxruntime" or installed()]

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
@@ -110,6 +110,27 @@ def test_operators_beyond_fp16_stay_in_float_and_the_classes_hold(
     found = emulated(path, images)
     assert (found.argmax(1) == float_logits(model, images).argmax(1)).mean() > 0.99
     assert np.abs(in_numpy(path, images[:8]) - found[:8]).max() < 0.01 * np.abs(found).max()
+
+
+def test_an_operator_in_float_takes_integers_as_they_are(tmp_path: Path) -> None:
+    """Between a cast from integers and an operator in FP32 the value must not pass through FP16."""
+    nodes = [
+        helper.make_node("Shape", ["input"], ["size"], "size", start=0, end=1),
+        helper.make_node("Cast", ["size"], ["float"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["input", "float"], ["scaled"], "scaled"),
+        helper.make_node("Add", ["scaled", "one"], ["logits"], "logits"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1]) for name in ("input", "logits")]
+    one = numpy_helper.from_array(np.ones(1, np.float32), "one")
+    graph = helper.make_graph(nodes, "integers", ends[:1], ends[1:], [one])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "a.onnx")
+    to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx", keep_float={"scaled"})
+    onnx.checker.check_model(onnx.load(tmp_path / "b.onnx"), full_check=True)
+    inputs = np.full((4097, 1), 0.5, np.float32)  # FP16 has no 4097
+    (found,) = ReferenceEvaluator(onnx.load(tmp_path / "b.onnx")).run(None, {"input": inputs[:3]})
+    np.testing.assert_allclose(found, np.full((3, 1), 2.5))
+    (found,) = ReferenceEvaluator(onnx.load(tmp_path / "b.onnx")).run(None, {"input": inputs / 4097})
+    np.testing.assert_allclose(found, np.full((4097, 1), 1.5), rtol=1e-3)
 
 
 def test_nothing_stays_in_float_where_nothing_is_beyond(trained_onnx: Path, data: Digits) -> None:
