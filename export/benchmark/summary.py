@@ -218,7 +218,7 @@ def _warnings(record: ExportRecord, measured: Measured) -> list[str]:
     if noisy:
         named = ", ".join(noisy[:_NAMED]) + (f" and {len(noisy) - _NAMED} more" if len(noisy) > _NAMED else "")
         found.append(
-            f"The latency varies of {named}: the median distance from the median is above 5 %. Measure longer "
+            f"The latency of {named} varies: the median distance from the median is above 5 %. Measure longer "
             "(--seconds) before a small difference decides."
         )
     found += [f"{name} is not recommended: {reason}." for name, reason in measured.refused.items()]
