@@ -97,7 +97,7 @@ def _measure_group(
                 float_convs=graphs.float_convs,
                 timings=known[name].timings if name in known else [],
             )
-            missing = [one for one in runtimes if found[name].lacks(one)]
+            missing: list[RuntimeName] = [one for one in runtimes if found[name].lacks(one)]
             kept = [timing for timing in found[name].timings if timing.runtime not in missing]
             found[name] = found[name].model_copy(update={"timings": kept})
             candidates += _candidates(name, graphs, missing)
