@@ -95,7 +95,7 @@ class TeacherTrain(Section):
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",
-        description="auto: bf16 on a GPU that has it (since Ampere). On a CPU with bf16 instructions a second of "
+        description="auto: bf16 on a GPU that has it (since Ampere). On a CPU with bf16 instructions some seconds of "
         "training decides for each model, once for this machine. Else fp32. The run's recipe.yaml says what it was.",
     )
     compile: bool = Field(default=False, description="Compile both models with torch.compile.")

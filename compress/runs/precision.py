@@ -1,4 +1,4 @@
-"""What `train.precision: auto` stands for, by a measurement of about a second on the machine at hand.
+"""What `train.precision: auto` stands for, by a measurement of some seconds on the machine at hand.
 
 In: a model's entry of the recipe, the image size and the device. Out: bf16 or fp32. A decision on a CPU is kept in the
 cache, so that all runs of this machine agree: a teacher that was trained in the other precision is another teacher.
@@ -25,6 +25,7 @@ from compress.system.errors import CompressError
 from compress.system.hashes import sha256_json
 from compress.system.modules import in_channels_last
 from compress.system.platform import processor
+from compress.training.autocast import in_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +33,22 @@ Precision = Literal["bf16", "fp32"]
 
 GAIN = 1.1
 """How many times as fast as fp32 bf16 must be: less is not worth its rounding, and noise would decide."""
-_BUDGET_S, _MOST_S = 1.0, 3.0
+_BUDGET_S, _MOST_S = 1.0, 10.0
 _ROUNDS = 3
-_IMAGES = 4
+_IMAGES, _MOST_IMAGES = 4, 16
+_STEP_S = 0.6
+"""A step takes about so long: with few images the casts of weights count for more than in training."""
 _CLASSES = 10
+_WAY = 2
+"""Of computing in bf16, `compress.training.autocast`. A decision about another one is none."""
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
-_SMALL_MAP = 2
 
 
 def fast_precision(model: Student | Member, image_size: int, device: torch.device) -> Precision:
     """The precision in which a model is trained fast on this device, and safely.
 
     On a GPU it is bf16 if that computes in it, as those since Ampere do. On a CPU with bf16 instructions training steps
-    in both take turns. With AMX gradients of convolutions on maps of one or two pixels are sometimes not finite
-    (recipes/results/training.md), so a model with such maps is trained in fp32.
+    in both take turns.
 
     Args:
         model: the recipe's entry of a teacher or a student.
@@ -60,7 +63,7 @@ def fast_precision(model: Student | Member, image_size: int, device: torch.devic
         name, args = _made_as(model, image_size)
     except CompressError:
         return "fp32"  # the run says what is wrong with the model
-    facts = {"cpu": cpu, "flags": flags, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    facts = {"cpu": cpu, "bf16": _WAY, "flags": flags, "torch": torch.__version__, "threads": torch.get_num_threads()}
     return _kept(json.dumps({**facts, "model": name, "args": args, "image_size": image_size}, sort_keys=True))
 
 
@@ -110,39 +113,30 @@ def measured(name: str, args: dict[str, Any], image_size: int) -> tuple[Precisio
             model = make_timm_model(name, args, image_size, num_classes=_CLASSES)
         except CompressError:
             return "fp32", None  # the run says what is wrong with it
-        images = torch.randn(_IMAGES, 3, image_size, image_size).to(memory_format=torch.channels_last)
+        images = torch.randn(_MOST_IMAGES, 3, image_size, image_size).to(memory_format=torch.channels_last)
         model = in_channels_last(model, images.device).train()
         try:
-            if _has_small_maps(model, images):
-                return "fp32", None
             gain = _gain(model, images)
         except Exception:  # noqa: BLE001 - a model that cannot take these images: the run says so
             return "fp32", None
     return ("bf16" if gain is not None and gain >= GAIN else "fp32"), gain
 
 
-def _has_small_maps(model: nn.Module, images: Tensor) -> bool:
-    """Whether a convolution with a kernel of more than a pixel sees a map of one or two pixels a side."""
-    small: list[bool] = []
-
-    def look(module: Any, inputs: tuple[Tensor, ...]) -> None:
-        small.append(max(module.kernel_size) > 1 and min(inputs[0].shape[2:]) <= _SMALL_MAP)
-
-    hooks = [module.register_forward_pre_hook(look) for module in model.modules() if isinstance(module, nn.Conv2d)]
-    with torch.no_grad():
-        model(images[:2])
-    for hook in hooks:
-        hook.remove()
-    return any(small)
-
-
 def _gain(model: nn.Module, images: Tensor) -> float | None:
     """The median over rounds of fp32's time over bf16's. None where gradients are not finite, or a step takes too long.
 
-    There are at least three rounds, in a second or more. A busy machine may not have them in three.
+    There are at least three rounds, in a second or more. A busy machine may not have them in ten.
+
+    Args:
+        images: as many as a step takes at most; of a slow model fewer are taken.
     """
     ratios: list[float] = []
     began = time.perf_counter()
+    for bf16 in (False, True):
+        start = time.perf_counter()
+        _step(model, images[:_IMAGES], bf16=bf16)
+        taken = time.perf_counter() - start
+    images = images[: max(_IMAGES, int(_IMAGES * _STEP_S / max(taken, 1e-9)))]
     while len(ratios) <= _ROUNDS or time.perf_counter() - began < _BUDGET_S:
         seconds = {}
         for bf16 in (False, True) if len(ratios) % 2 else (True, False):
@@ -159,6 +153,6 @@ def _gain(model: nn.Module, images: Tensor) -> float | None:
 
 
 def _step(model: nn.Module, images: Tensor, *, bf16: bool) -> None:
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with in_bf16(images.device, enabled=bf16):
         logits = model(images)
     logits.float().logsumexp(dim=1).mean().backward()

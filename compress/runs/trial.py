@@ -24,6 +24,7 @@ from compress.recipe.train import TrainSettings
 from compress.runs.checks import device_of, require_logits
 from compress.system.errors import CompressError, InputError, first_line, is_out_of_memory
 from compress.system.modules import in_channels_last
+from compress.training.autocast import in_bf16
 from compress.training.state import refuse_batches_of_one
 
 logger = logging.getLogger(__name__)
@@ -115,9 +116,9 @@ def _step(
     model: nn.Module, images: Tensor, dataset: Dataset, settings: TrainSettings, role: str, features: Tap | None
 ) -> None:
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+    recording = nullcontext() if features is None else features.recording()
     before = images._version
-    with autocast, nullcontext() if features is None else features.recording():
+    with in_bf16(images.device, enabled=settings.precision == "bf16"), recording:
         logits = model(images)
     require_logits(logits, len(images), dataset, role, " in train mode")
     if images._version != before:

@@ -23,6 +23,7 @@ from compress.models.inference import InferenceTeacher
 from compress.system.errors import UsageError
 from compress.system.modules import in_channels_last
 from compress.system.seeds import stream
+from compress.training.autocast import in_bf16
 from compress.training.batches import Batch, Batches, Phase
 from compress.training.divergence import DivergenceWatch
 from compress.training.freezing import Freezing
@@ -264,8 +265,8 @@ def loss_parts(state: Training, batch: Batch) -> tuple[dict[str, Tensor], Tensor
 
 def of_student(state: Training, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The student's logits [B, C], and its maps [B, C', H', W'] for the terms, by path."""
-    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=state.settings.precision == "bf16")
-    with autocast, state.terms.recording() if state.terms is not None else nullcontext():
+    recording = state.terms.recording() if state.terms is not None else nullcontext()
+    with in_bf16(images.device, enabled=state.settings.precision == "bf16"), recording:
         student_logits = state.forward(images)
     return student_logits, {} if state.terms is None else state.terms.student_features()
 

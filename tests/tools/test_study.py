@@ -7,6 +7,7 @@ import plan as study_plan
 import plots as study_plots
 import pytest
 import results as study_results
+import run as study_run
 import state as study_state
 import yaml
 from matplotlib.figure import Figure
@@ -104,6 +105,22 @@ def test_a_configuration_that_no_setting_can_have_is_refused_before_anything_run
     settings = {"clean": {}, "noisy": {"supervision.terms": [{"name": "relational"}]}}
     with pytest.raises(UsageError, match=r"relational .* teacher\.cache"):
         study_plan.load_study(study(tmp_path, settings=settings, tune=tune))
+
+
+def test_without_tuning_every_arm_runs_as_it_is_on_all_of_train(tmp_path: Path) -> None:
+    raw = yaml.safe_load(SMOKE.read_text())
+    del raw["tune"]
+    raw["base"]["teacher"] |= {"model": "resnet10t", "source": "finetune"}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    loaded = study_plan.load_study(path)
+    assert study_plan.tuning_cells(loaded, Path("t")) == []
+    chosen = study_run.winners(study_run.tuning_results(loaded))
+    cells = study_plan.final_cells(loaded, "clean", Path("t"), chosen)
+    assert [cell.name for cell in cells][:2] == ["clean-ce-s0", "clean-ce-s1"]
+    teacher = study_plan.teacher_recipe(loaded, "clean")
+    assert teacher.teacher.source == "finetune"
+    assert {recipe.data.holdout for recipe in (teacher, *(cell.recipe for cell in cells))} == {0.0}
 
 
 def test_settings_under_one_teacher_are_compared_arm_by_arm_and_other_teachers_are_not() -> None:

@@ -4,6 +4,7 @@ In: functions that do the work. Out: their seconds, and a result as text or, wit
 """
 
 import json
+import multiprocessing
 import statistics
 import sys
 import time
@@ -16,7 +17,7 @@ import onnxruntime
 import torch
 
 from compress.cli.main import run_command
-from compress.system import console
+from compress.system import console, platform
 from export.benchmark.machine import this_machine
 
 Work = Callable[[], object]
@@ -87,6 +88,15 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
 def per_second(count: int, seconds: Sequence[float]) -> float:
     """By the median round."""
     return round(count / statistics.median(seconds), 1)
+
+
+def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Where it can be, forked from a parent that never computes: its peak memory and its threads are its own."""
+    with multiprocessing.get_context(platform.OWN_PROCESS).Pool(1) as pool:
+        found = pool.apply(work, arguments)
+        pool.close()
+        pool.join()  # it ends by itself: a signal would raise in it
+    return found
 
 
 def machine() -> dict[str, Any]:

@@ -12,10 +12,9 @@ should not depend on something are timed alone. The images lie in files that are
 """
 
 import json
-import multiprocessing
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,13 @@ import click
 import matplotlib
 import numpy as np
 import torch
-from harness import json_option, machine, median_seconds, rounds_option, run, show
+from harness import in_own_process, json_option, machine, median_seconds, rounds_option, run, show
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from scaling_points import Point, Setting, measure, open_images, write_images
 
 from compress import recipe
 from compress.losses.distillation import dynamic_temperature
-from compress.system import platform
 from compress.system.files import sha256_file, write_json
 from compress.training.batch_rows import epoch_order
 
@@ -53,15 +51,6 @@ def setting_at(axis: str, value: int) -> Setting:
 def exponent(values: list[int], costs: list[float]) -> float:
     """The slope of log cost over log value."""
     return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
-
-
-def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Where it can be, forked from a parent that never computes: its peak memory and its threads are its own."""
-    with multiprocessing.get_context(platform.OWN_PROCESS).Pool(1) as pool:
-        found = pool.apply(work, arguments)
-        pool.close()
-        pool.join()  # it ends by itself: a signal would raise in it
-    return found
 
 
 def measure_axis(axis: str, values: list[int], folder: Path, seconds: float, rounds: int) -> dict[str, Any]:

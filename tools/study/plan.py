@@ -49,7 +49,7 @@ class Study(Section):
     name: str = Field(pattern=_NAME)
     base: dict[str, Any] = Field(description="A recipe. Its teacher is trained once in each setting.")
     settings: dict[str, Values] = Field(min_length=1, description="What differs from the base, by name.")
-    tune: Tuning
+    tune: Tuning | None = Field(default=None, description="None: every arm is taken as it is.")
     arms: list[Arm] = Field(min_length=2)
     baseline: str = Field(description="The arm that the others are compared with.")
     seeds: list[int] = Field(description="Of the final runs. None: a search alone.")
@@ -61,6 +61,8 @@ class Study(Section):
             raise ValueError("two arms have one name")
         if self.baseline not in names:
             raise ValueError(f"baseline {self.baseline!r} is no arm")
+        if self.tune is None:
+            return self
         if self.tune.setting not in self.settings:
             raise ValueError(f"tune.setting {self.tune.setting!r} is no setting")
         if set(self.tune.grid) != set(names):
@@ -68,6 +70,11 @@ class Study(Section):
         if len({len(grid) for grid in self.tune.grid.values()}) != 1 or not self.tune.grid[names[0]]:
             raise ValueError("tune.grid must have equally many configurations for every arm")
         return self
+
+    @property
+    def grid(self) -> dict[str, list[Values]]:
+        """The configurations of each arm, on top of what it sets."""
+        return {arm.name: [{}] for arm in self.arms} if self.tune is None else self.tune.grid
 
     @property
     def sha256(self) -> str:
@@ -96,20 +103,25 @@ def load_study(path: Path) -> Study:
     anywhere = Path("TEACHER")
     tuning_cells(study, anywhere)
     for setting in study.settings:
-        if teacher_recipe(study, setting).teacher.source != "train":
-            raise UsageError(f"{path}: base: teacher.source must be train", "A study trains its own teachers.")
-        for chosen in zip(*study.tune.grid.values(), strict=True):
-            final_cells(study, setting, anywhere, dict(zip(study.tune.grid, chosen, strict=True)))
+        if teacher_recipe(study, setting).teacher.source not in ("train", "finetune"):
+            raise UsageError(
+                f"{path}: base: teacher.source must be train or finetune", "A study trains its own teachers."
+            )
+        for chosen in zip(*study.grid.values(), strict=True):
+            final_cells(study, setting, anywhere, dict(zip(study.grid, chosen, strict=True)))
     return study
 
 
 def teacher_recipe(study: Study, setting: str) -> Recipe:
     """Whose teacher serves all runs of the setting: it is trained without the part of train that is held out."""
-    return _recipe(study, f"teacher of {setting}", study.settings[setting], {"data.holdout": study.tune.holdout})
+    holdout = {} if study.tune is None else {"data.holdout": study.tune.holdout}
+    return _recipe(study, f"teacher of {setting}", study.settings[setting], holdout)
 
 
 def tuning_cells(study: Study, teacher: Path) -> list[Cell]:
     """Every configuration of every arm with every tuning seed. Cell.arm is ARM#NUMBER."""
+    if study.tune is None:
+        return []
     cells = []
     for arm in study.arms:
         for number, values in enumerate(study.tune.grid[arm.name]):
@@ -128,7 +140,9 @@ def final_cells(study: Study, setting: str, teacher: Path, chosen: Mapping[str, 
     for arm in study.arms:
         for seed in study.seeds:
             name = final_name(setting, arm.name, seed)
-            own = _of_run(arm, seed, teacher, chosen[arm.name]) | {"data.holdout": 0.0}
+            own = _of_run(arm, seed, teacher, chosen[arm.name])
+            if study.tune is not None:
+                own |= {"data.holdout": 0.0}
             recipe = _recipe(study, name, study.settings[setting], own)
             cells.append(Cell(name, arm.name, seed, recipe, study.folder / name))
     return cells

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from plan import Study, Values, final_cells
+from plan import Study, Tuning, Values, final_cells
 from plots import CAPTIONS, MEASURES_SHOWN, confusion, plots, shown
 from run import Progress, Tried, planned, tuning_results, winners
 from scipy.stats import mannwhitneyu
@@ -31,9 +31,8 @@ from export.report.sweep_results import Difference, Sweep, SweepRun, compare, pa
 
 SCHEMA_VERSION = 1
 _COMPARED = (
-    "What won there is used in every setting. Each setting has one teacher, trained on the rest of train, in tuning "
-    "and afterwards. The final students are trained on all of train and evaluated on the official split after the "
-    "last epoch. Differences are paired by seed."
+    "Each setting has one teacher, trained on what tuning left of train. The final students are trained on all of "
+    "train and evaluated on the official split after the last epoch. Differences are paired by seed."
 )
 _SEARCHED = "It is a search alone, without final runs."
 
@@ -96,7 +95,8 @@ def collect(progress: Progress) -> dict[str, Any]:
         "study_sha256": study.sha256,
         "date": now(),
         "baseline": study.baseline,
-        "tuning": {
+        "tuning": study.tune
+        and {
             **study.tune.model_dump(mode="json", exclude={"grid"}),
             "arms": {arm: [_tried(one, tried[0], chosen[arm]) for one in tried] for arm, tried in tuning.items()},
         },
@@ -158,15 +158,12 @@ def _run(cell: Cell) -> dict[str, Any]:
 
 
 def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: dict[str, str]) -> str:
-    tuning = content["tuning"]
     lines = [
         f"# Study {study.name}",
         "",
         f"Made by `python tools/study/reproduce.py {_shown(study_file)}`, in any number of calls "
-        f"(`--budget-minutes M --resume`). Every arm was tuned with {len(next(iter(study.tune.grid.values())))} "
-        f"configurations on {100 * study.tune.holdout:g} % of the training images of {study.tune.setting}, which "
-        "neither students nor teacher were trained on; runs of one seed share initial weights, batches and "
-        f"augmentation. {_COMPARED if study.seeds else _SEARCHED}",
+        f"(`--budget-minutes M --resume`). {_tuned(study)} Runs of one seed share initial weights, and batches and "
+        f"augmentation where their data is the same. {_COMPARED if study.seeds else _SEARCHED}",
     ]
     for name, setting in content["settings"].items():
         lines += ["", *_setting_lines(name, setting, Sweep.model_validate(setting["comparison"]))]
@@ -174,22 +171,8 @@ def markdown(study: Study, content: dict[str, Any], study_file: Path, figures: d
         lines += ["", f"## {title}", "", "| arm | seeds | points | p | p, Holm |", "|---|---:|---:|---:|---:|"]
         lines += [_across_line(arm, Difference.model_validate(found)) for arm, found in arms.items()]
         lines += ["", "Both have the same teacher; differences are paired by seed as above."]
-    lines += [
-        "",
-        "## Tuning",
-        "",
-        f"Epochs: {study.tune.epochs}; seeds: {_list(study.tune.seeds)}. Top-1 on what was held "
-        "out, after the last epoch. The best mean wins, of equal ones the first.",
-        "",
-        "| arm | configuration, beside what the arm sets | held-out top-1 | less the first, points, by seed | |",
-        "|---|---|---:|---:|---|",
-    ]
-    for arm, tried in tuning["arms"].items():
-        for one in tried:
-            score = "failed" if one["mean"] is None else percent(one["mean"])
-            less = ", ".join(map(points, one["differences"] or [])) or "–"
-            won = "chosen" if one["chosen"] else ""
-            lines.append(f"| {arm} | {_values(one['values'])} | {score} | {less} | {won} |")
+    if study.tune is not None:
+        lines += _tuning_lines(study.tune, content["tuning"]["arms"])
     lines += ["", "## Arms", "", "| arm | method | sets |", "|---|---|---|"]
     lines += [
         f"| {arm.name} | {f'`{arm.method}`' if arm.method else 'of the setting'} | {_values(arm.set)} |"
@@ -261,6 +244,36 @@ def _mean_sd(values: list[float]) -> str:
     if not values:
         return "–"
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def _tuned(study: Study) -> str:
+    if study.tune is None:
+        return "No arm was tuned."
+    return (
+        f"Every arm was tuned with {len(next(iter(study.grid.values())))} configurations on "
+        f"{100 * study.tune.holdout:g} % of the training images of {study.tune.setting}, which neither students nor "
+        "teacher were trained on. What won there is used in every setting."
+    )
+
+
+def _tuning_lines(tune: Tuning, arms: dict[str, Any]) -> list[str]:
+    lines = [
+        "",
+        "## Tuning",
+        "",
+        f"Epochs: {tune.epochs}; seeds: {_list(tune.seeds)}. Top-1 on what was held "
+        "out, after the last epoch. The best mean wins, of equal ones the first.",
+        "",
+        "| arm | configuration, beside what the arm sets | held-out top-1 | less the first, points, by seed | |",
+        "|---|---|---:|---:|---|",
+    ]
+    for arm, tried in arms.items():
+        for one in tried:
+            score = "failed" if one["mean"] is None else percent(one["mean"])
+            less = ", ".join(map(points, one["differences"] or [])) or "–"
+            won = "chosen" if one["chosen"] else ""
+            lines.append(f"| {arm} | {_values(one['values'])} | {score} | {less} | {won} |")
+    return lines
 
 
 def _values(values: Values) -> str:

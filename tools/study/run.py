@@ -62,15 +62,16 @@ class Tried:
 def run_study(progress: Progress) -> None:
     """Raises Interrupted once all that runs is saved in its folder, and a CompressError where anything fails."""
     study = progress.study
-    in_tuning = study.tune.setting
+    in_tuning = [] if study.tune is None else [study.tune.setting]
     resolved = {
         setting: resolve(teacher_recipe(study, setting), progress.device)
-        for setting in dict.fromkeys([in_tuning, *progress.settings])
+        for setting in dict.fromkeys([*in_tuning, *progress.settings])
     }
     for setting, recipe in resolved.items():
         progress.teachers[setting] = teachers_root() / teacher_hash(recipe, _data(recipe))
-    _train_teacher(progress, in_tuning, resolved[in_tuning])
-    _run_groups(progress, tuning_cells(study, progress.teachers[in_tuning]), measured=False)
+    for setting in in_tuning:
+        _train_teacher(progress, setting, resolved[setting])
+        _run_groups(progress, tuning_cells(study, progress.teachers[setting]), measured=False)
     chosen = winners(tuning_results(study))
     for setting in progress.settings:
         _train_teacher(progress, setting, resolved[setting])
@@ -117,12 +118,13 @@ def _refuse_other_teacher(run: Run) -> None:
 
 
 def tuning_results(study: Study) -> dict[str, list[Tried]]:
-    """What every arm tried, in the order of its grid, from the manifests of its runs."""
+    """What every arm tried, in the order of its grid, from the manifests of its runs. Without tuning: what it is."""
+    seeds = [] if study.tune is None else study.tune.seeds
     found: dict[str, list[Tried]] = {}
     for arm in study.arms:
         found[arm.name] = []
-        for number, values in enumerate(study.tune.grid[arm.name]):
-            folders = [study.folder / tuned_name(arm.name, number, seed) for seed in study.tune.seeds]
+        for number, values in enumerate(study.grid[arm.name]):
+            folders = [study.folder / tuned_name(arm.name, number, seed) for seed in seeds]
             top1 = [Run(folder).result.student_top1 for folder in folders if is_finished(folder)]
             found[arm.name].append(Tried(values, top1, len(folders) - len(top1)))
     return found
@@ -142,12 +144,16 @@ def winners(results: dict[str, list[Tried]]) -> dict[str, Values]:
 def planned(progress: Progress) -> list[tuple[str, str, int]]:
     """Every run: the name of its folder, its setting, and its epochs."""
     study, tune = progress.study, progress.study.tune
-    rows = [
-        (tuned_name(arm, number, seed), tune.setting, tune.epochs)
-        for arm, grid in tune.grid.items()
-        for number in range(len(grid))
-        for seed in tune.seeds
-    ]
+    rows = (
+        [
+            (tuned_name(arm, number, seed), tune.setting, tune.epochs)
+            for arm, grid in study.grid.items()
+            for number in range(len(grid))
+            for seed in tune.seeds
+        ]
+        if tune is not None
+        else []
+    )
     epochs = {setting: teacher_recipe(study, setting).training.epochs for setting in progress.settings}
     return rows + [
         (final_name(setting, arm.name, seed), setting, epochs[setting])
