@@ -16,6 +16,7 @@ import quantizers
 import scaling
 import scaling_points
 import torch
+from PIL import Image
 
 from compress.data.augment import Images
 from compress.recipe import Augment
@@ -115,6 +116,24 @@ def test_the_loop_prints_one_json_object_with_its_ratio() -> None:
     speeds = found["loop_images_per_s"], found["roofline_images_per_s"]
     assert math.isclose(found["ratio"], speeds[0] / speeds[1], rel_tol=0.02)  # of one round, rounded
     assert "resnet18 -> resnet18, stock stem, 32 px, batch 4, bf16, kd" in found["setting"]
+
+
+@pytest.mark.slow
+def test_as_many_links_as_asked_for_are_streamed_and_drawn(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(3):
+                pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
+    asked = ("--photos", tmp_path / "photos", "--files", 100, "--files", 130, "--batches", 2)
+    result = bench("files.py", *asked, "--plot", tmp_path / "files.png", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["files"] for row in rows] == [100, 130]
+    assert rows == json.loads((tmp_path / "files.json").read_text())["rows"]
+    assert all(row["first_s"] > 0 and row["images_per_s"] > 0 for row in rows)
+    assert Image.open(tmp_path / "files.png").format == "PNG"
 
 
 @pytest.mark.slow
