@@ -48,6 +48,7 @@ _STYLE: dict[Any, Any] = {
 # Narrow, so that the text keeps its size on a phone.
 _WIDTH = 4.8
 CLASSES_SHOWN = 20
+_LABELS = 8
 
 
 def primary_latency(benchmark: Benchmark, name: str) -> Latency | None:
@@ -83,23 +84,37 @@ def pareto(benchmark: Benchmark) -> str:
         front = [points[name] for name in benchmark.verdict.pareto if name in points]
         axes.plot(*zip(*front, strict=True), color=_GOOD, linewidth=1.2, zorder=1) if front else None
         axes.set_xscale("log")
-        axes.margins(0.15, 0.25)
+        axes.margins(0.2, 0.25)
         batch, threads = benchmark.settings.batches[0], benchmark.settings.threads[0]
         axes.set_xlabel(f"median latency, ms (batch {batch}, threads {threads})")
         axes.set_ylabel("top-1, %")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        _label(axes, {name.removesuffix(".onnx"): point for name, point in points.items()})
+        named = _named(benchmark, points)
+        _label(axes, {name.removesuffix(".onnx"): points[name] for name in named}, list(points.values()))
         return _svg(figure, f"pareto {benchmark.run}", "Top-1 accuracy against latency of every model")
 
 
-def _label(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+def _named(benchmark: Benchmark, points: Mapping[str, object]) -> list[str]:
+    """What is named in the plot: all, or where that is too much what a decision is about."""
+    if len(points) <= _LABELS:
+        return list(points)
+    recommended = benchmark.verdict.recommended
+    wanted = {recommended, *benchmark.verdict.pareto}
+    wanted |= {entry.name for entry in benchmark.candidates if entry.runtime == "torch"}
+    timed = None if recommended is None else primary_latency(benchmark, recommended)
+    if timed is not None and timed.like_for_like is not None:
+        wanted.add(timed.like_for_like.reference)
+    return [name for name in points if name in wanted]
+
+
+def _label(axes: Axes, named: Mapping[str, tuple[float, float]], points: Sequence[tuple[float, float]]) -> None:
     """Writes each name above or below its point, as near as it goes without covering a name or another point."""
     axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
-    places = axes.transData.transform(list(points.values())) if points else []
+    places = axes.transData.transform(points) if points else []
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in places]
-    for name, point in sorted(points.items(), key=lambda item: item[1]):
+    for name, point in sorted(named.items(), key=lambda item: item[1]):
         own = axes.annotate(name, point, (0, 0), textcoords="offset points", ha="center", fontsize=8)
         for line in range(12):
             own.set_position((0, 7 + 10 * (line // 2) if line % 2 == 0 else -15 - 10 * (line // 2)))

@@ -1,0 +1,45 @@
+"""Names in the plot of accuracy against latency: those of a decision, and none above another."""
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib.text
+import pytest
+from matplotlib.figure import Figure
+
+from export.report import plots
+
+
+def benchmark(number: int) -> Any:
+    names = ["teacher.torch", "student.torch", *(f"file{place}" for place in range(number))]
+    candidates = [SimpleNamespace(name=name, runtime=name.partition(".")[2] or "ort") for name in names]
+    return SimpleNamespace(
+        candidates=candidates, verdict=SimpleNamespace(recommended="file3", pareto=["file3", "file5"])
+    )
+
+
+def test_of_many_models_those_are_named_that_a_decision_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    fair = SimpleNamespace(like_for_like=SimpleNamespace(reference="file7"))
+    monkeypatch.setattr(plots, "primary_latency", lambda _, name: fair if name == "file3" else None)
+    for number, expected in (
+        (4, ["teacher.torch", "student.torch", "file0", "file1", "file2", "file3"]),
+        (18, ["teacher.torch", "student.torch", "file3", "file5", "file7"]),
+    ):
+        given = benchmark(number)
+        points = {candidate.name: (1.0, 80.0) for candidate in given.candidates}
+        assert plots._named(given, points) == expected
+
+
+def test_no_name_covers_another_where_points_are_close() -> None:
+    figure = Figure(figsize=(4.8, 3.4))
+    axes = figure.subplots()
+    points = {f"a rather long name {place}": (2 + place / 50, 82 + place / 10) for place in range(8)}
+    axes.scatter(*zip(*points.values(), strict=True))
+    axes.set(xscale="log", xlim=(1, 50), ylim=(76, 88))
+    plots._label(axes, points, list(points.values()))
+    figure.draw_without_rendering()
+    texts = [child for child in axes.get_children() if isinstance(child, matplotlib.text.Annotation)]
+    assert len(texts) == len(points)
+    for one, other in itertools.combinations(texts, 2):
+        assert not one.get_window_extent().overlaps(other.get_window_extent())
