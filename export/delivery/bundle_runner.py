@@ -17,6 +17,7 @@ import numpy as np
 HERE = Path(__file__).parent
 about = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
 Run = Callable[[np.ndarray], np.ndarray]
+_MODULES, _PACKAGES = {"ort": "onnxruntime"}, {"PIL": "pillow"}
 
 
 def in_onnxruntime(path: Path, options: dict[str, str]) -> Run:
@@ -74,13 +75,31 @@ def classify(batches: list[np.ndarray], model: str) -> np.ndarray:
     return np.concatenate([back(prepare(pixels)) for pixels in batches])
 
 
-if __name__ == "__main__":
-    models = [argument for argument in sys.argv[1:] if argument in about["models"]]
-    paths = [Path(argument) for argument in sys.argv[1:] if argument not in models]
+def main(arguments: list[str]) -> str | None:
+    """Prints a class for each picture. Returns what is wrong, or None."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return None
+    models = [argument for argument in arguments if argument in about["models"]]
+    paths = [Path(argument) for argument in arguments if argument not in models]
     model = models[0] if models else about["default_model"]
-    answers = classify([read(path) for path in paths or [HERE / name for name in about["golden"]]], model)
+    runtime = about["models"][model]["runtime"]
+    try:
+        answers = classify([read(path) for path in paths or [HERE / name for name in about["golden"]]], model)
+    except ModuleNotFoundError as error:
+        others = [name for name, each in about["models"].items() if each["runtime"] != runtime]
+        without = others if error.name == _MODULES.get(runtime, runtime) else []
+        hint = f", or name a model of another runtime: {', '.join(without)}" if without else ""
+        return f"{model} needs {error.name}: pip install {_PACKAGES.get(error.name or '', error.name)}{hint}"
+    except (OSError, ValueError) as error:
+        return f"{error} (pictures, then one of {', '.join(about['models'])})"
     for row in answers:
         print(about["class_names"][int(row.argmax())])
     if not paths:
         difference = np.abs(answers - np.load(HERE / "golden.npz")[model]).max()
         print("largest difference from the recorded answers:", float(difference))
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit((wrong := main(sys.argv[1:])) and f"error: {wrong}")

@@ -61,6 +61,31 @@ def test_the_runner_needs_numpy_and_openvino_alone(bundle: Path, trained: nn.Mod
     assert done.stdout.split("\n")[:-1] == [data.class_names[number] for number in expected]
 
 
+OTHER = "or name a model of another runtime:"
+
+
+@pytest.mark.parametrize(
+    ("missing", "asked", "words"),
+    [
+        ("openvino", [], f"student.xml needs openvino: pip install openvino, {OTHER} student.onnx"),
+        ("onnxruntime", ["student.onnx"], f"needs onnxruntime: pip install onnxruntime, {OTHER} student.xml"),
+        ("PIL", [], "student.xml needs PIL: pip install pillow"),
+        ("", ["nowhere.png"], "'nowhere.png' (pictures, then one of student.xml, student.onnx)"),
+    ],
+)
+def test_the_runner_says_in_a_line_what_it_lacks(bundle: Path, missing: str, asked: list[str], words: str) -> None:
+    code = (
+        f"import sys, runpy; sys.modules.update({{{missing!r}: None}});"
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-P", "-c", code, bundle / "run.py", *asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith(words)
+
+
 def test_the_golden_answers_are_those_of_openvino(bundle: Path, data: Digits) -> None:
     from PIL import Image
 
