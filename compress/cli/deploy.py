@@ -142,6 +142,8 @@ def benchmark(
 ) -> None:
     """Measure the student of RUN (default: the newest finished one) against its teacher, and judge it.
 
+    Where the teacher has no last layer, the student's files are measured against the student in PyTorch.
+
     \b
     compress benchmark --batch 1 --batch 64 --threads 1
     compress benchmark runs/NAME --runtime ort --gate

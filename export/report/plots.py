@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from export.benchmark import AccuracyResult, Benchmark, ClassChange, Latency, NotRun
+from export.report.reference import reference_words
 from export.report.sweep_results import Sweep
 
 # Stand-ins; matplotlib knows no CSS variables.
@@ -116,7 +117,8 @@ def waterfall(benchmark: Benchmark) -> str:
         for place, step in enumerate(steps):
             level = 100 * step.top1.value
             if step.drop is None:
-                axes.plot([place - 0.4, place + 0.4], [level, level], color=_TEACHER, linewidth=3)
+                color = _TEACHER if step.candidate == "teacher.torch" else _STUDENT
+                axes.plot([place - 0.4, place + 0.4], [level, level], color=color, linewidth=3)
             else:
                 drop, low, high = (100 * value for value in (step.drop.value, step.drop.low, step.drop.high))
                 before = level + drop
@@ -137,7 +139,8 @@ def waterfall(benchmark: Benchmark) -> str:
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom - 0.3 * (top - bottom), min(top, 100.0))
         axes.set_ylabel("top-1, %")
-        return _svg(figure, f"waterfall {benchmark.run}", "Top-1 accuracy after each step from teacher to INT8")
+        names = ", ".join(step.name for step in steps)
+        return _svg(figure, f"waterfall {benchmark.run}", f"Top-1 accuracy after each step: {names}")
 
 
 def curves(run: str, metrics: Sequence[dict[str, Any]]) -> str:
@@ -156,12 +159,13 @@ def curves(run: str, metrics: Sequence[dict[str, Any]]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("top-1, %")
-        return _svg(figure, f"curves {run}", "Top-1 accuracy over the epochs of teacher and student")
+        return _svg(figure, f"curves {run}", "Top-1 accuracy over the epochs of training")
 
 
 def reliability(benchmark: Benchmark) -> str:
-    """SVG: accuracy against confidence, of the teacher and the recommended file. A point's area is its images."""
-    shown = [("teacher.torch", _TEACHER), (benchmark.verdict.recommended or "student.torch", _STUDENT)]
+    """SVG: accuracy against confidence, of the reference and the recommended file. A point's area is its images."""
+    color = _TEACHER if benchmark.reference == "teacher.torch" else _INK
+    shown = [(benchmark.reference, color), (benchmark.verdict.recommended or "student.torch", _STUDENT)]
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(3.4)
         axes.plot([0, 100], [0, 100], color=_LINE, linewidth=1)
@@ -206,7 +210,7 @@ def classes(benchmark: Benchmark) -> str:
         axes.invert_yaxis()
         axes.axvline(0, color=_INK, linewidth=0.8)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("change of accuracy against the teacher, points")
+        axes.set_xlabel(f"change of accuracy against {reference_words(benchmark.reference).the}, points")
         return _svg(figure, f"classes {benchmark.run}", "Change of accuracy of each class, the worst first")
 
 
