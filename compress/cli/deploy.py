@@ -212,6 +212,7 @@ def push(run: Path, repo: str, private: bool, dry_run: bool, json_: bool) -> Non
     """Put the student of RUN on the Hugging Face Hub as REPO, in timm's format, with a card of what was measured.
 
     REPO is USER/NAME, or ORGANISATION/NAME. Of the run's export the ONNX files for ONNX Runtime go with it.
+    A module that `distill` was given is pushed from Python, by export.push_run.
 
     \b
     compress push runs/NAME you/cifar100-resnet18 --dry-run

@@ -63,7 +63,6 @@ def test_files_of_an_explicit_export_stay_and_stay_recorded(
     kept = ("settings", "formats", "precisions", "versions")
     assert [getattr(now, name) for name in kept] == [getattr(record, name) for name in kept]
     assert now.calibration
-    assert now.calibration.indices == sorted(now.calibration.indices)
 
 
 def test_what_was_made_to_compare_with_has_passed_no_limit_and_is_made_anew_where_it_is_exported(run: Run) -> None:
