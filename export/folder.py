@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compress.runs.folder import Run
 from compress.system.errors import InputError
+from compress.system.files import sha256_file
 from compress.system.paths import user_path
 from export.records import ExportRecord, Precision
 
@@ -105,6 +106,14 @@ def sidecar(engine: Path) -> Path:
 def given_run(run: Run | str | Path) -> Run:
     """The run that a caller named by its folder, or handed over."""
     return run if isinstance(run, Run) else Run(user_path(run))
+
+
+def check_intact(path: Path, recorded: str) -> None:
+    """Raises InputError where a file is not the one whose hash the record of its export has."""
+    if not path.is_file() or sha256_file(path) != recorded:
+        raise InputError(
+            f"{path} is missing or was altered: its hash is not export.json's", "Run `compress export` again."
+        )
 
 
 def read_export(run: Run, name: str = STUDENT) -> ExportRecord:

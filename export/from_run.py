@@ -64,7 +64,7 @@ def export_run(
 
     Raises:
         UsageError: an override is wrong; a compute capability names no GPU, or is given without the format trt; or bf16
-            without openvino.
+            without openvino. Or the teacher is wanted and has no last layer.
         InputError: the run is not finished, or its weights or data are not those of its manifest.
         GateError: a file misses a limit of the recipe. Those that passed are there, and so is the bundle of them.
         MachineError: engines are wanted and TensorRT is missing, or IRs and OpenVINO is, or bf16 and the CPU has none;
@@ -73,6 +73,11 @@ def export_run(
     if "bf16" in precisions and "openvino" not in formats:
         raise UsageError("only OpenVINO computes in bf16 here", "Add --format openvino, or leave out --precision bf16.")
     run = finished_run(given_run(run).path)
+    if teacher and not run.result.teacher_classifies:
+        raise UsageError(
+            f"the teacher of {run.path} has no last layer: it classifies nothing that a file could be measured by",
+            "Leave out --teacher.",
+        )
     recipe = changed_recipe(run.recipe, overrides, section="export")
     settings = _settings(recipe.export, formats, compute_capabilities)
     wanted = Wanted(formats, precisions, preprocess, threads)

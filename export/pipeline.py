@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,8 +19,8 @@ from compress.data.originals import pixels, stratified
 from compress.recipe import Export
 from compress.system.attempts import attempting
 from compress.system.distribution import version
-from compress.system.errors import CompressError, GateError, InputError, MachineError
-from compress.system.files import sha256_file
+from compress.system.errors import CompressError, GateError, MachineError
+from export.earlier import continue_earlier
 from export.folder import ExportFolder
 from export.gates import Source, Stage, gated, parity
 from export.int8 import int8_files
@@ -37,7 +36,7 @@ from export.onnx import (
     write_emulation,
 )
 from export.openvino import openvino, openvino_files
-from export.records import PRECISIONS, ExportRecord, FileRecord, Format, RunPrecision
+from export.records import PRECISIONS, ExportRecord, Format, RunPrecision
 from export.runtimes import batches, normalise
 from export.tensorrt import LIBRARIES, engine_files, tensorrt
 from export.tensorrt.library import capabilities
@@ -48,17 +47,26 @@ _OTHER_MODEL = "The exporter cannot take this model: choose another architecture
 _OTHER_FORMAT = "The other files stay: export without it, or choose another architecture. --debug shows where."
 _PICTURES = 64  # on which the graph that takes pixels is compared with the evaluation
 _RANGE_BATCH = 32
-_ENGINE_SETTINGS = ("workspace_mb", "version_compatible", "hardware_compatible", "compute_capabilities")
+_UNLIMITED = {
+    "max_fp16_top1_drop": 0.999,
+    "max_int8_top1_drop": 0.999,
+    "min_agreement": 1e-9,
+    "min_int8_agreement": 1e-9,
+}
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which files an export makes. threads: of ONNX Runtime while it measures; None for what this process may use."""
+    """Which files an export makes.
+
+    threads: of ONNX Runtime while it measures; None for what this process may use. to_compare: no limit stops a file.
+    """
 
     formats: Collection[Format] = ("onnx",)
     precisions: Collection[RunPrecision] = ("fp32",)
     preprocess: bool = False
     threads: int | None = None
+    to_compare: bool = False
 
 
 def export_model(source: Source, folder: ExportFolder, settings: Export, wanted: Wanted) -> ExportRecord:
@@ -83,15 +91,19 @@ def export_model(source: Source, folder: ExportFolder, settings: Export, wanted:
     """
     if "openvino" in wanted.formats:
         openvino()
-    stage = Stage(source, folder, settings, wanted.threads, _header(source, folder, settings, wanted))
-    _continue_earlier(stage)
+    header = _header(source, folder, settings, wanted)
+    if wanted.to_compare:
+        settings = settings.model_copy(update=_UNLIMITED)
+    stage = Stage(source, folder, settings, wanted.threads, header, to_compare=wanted.to_compare)
+    continue_earlier(stage)
     if "trt" in wanted.formats:
         _note_tensorrt(stage)
     try:
         with attempting(f"exporting {folder.onnx().name}", hint=_OTHER_MODEL):
             _fp32(stage)
         _others(stage, wanted)
-        stage.note(failures={name: str(error) for name, error in stage.errors.items()})
+        before = {name: why for name, why in stage.record.failures.items() if name not in stage.record.files}
+        stage.note(failures={**before, **{name: str(error) for name, error in stage.errors.items()}})
         stage.raise_failure()
     except BaseException as error:
         stage.note(failed=str(error) if isinstance(error, CompressError) else type(error).__name__)
@@ -150,34 +162,6 @@ def _note_tensorrt(stage: Stage) -> None:
     if "tensorrt" not in stage.record.versions:
         names = ", ".join(LIBRARIES)
         logger.info(f"none of {names} is installed: only the ONNX files for TensorRT will be written")
-
-
-def _continue_earlier(stage: Stage) -> None:
-    """Takes over what an earlier export left, where everything that determines its ONNX files is the same."""
-
-    def determined_by(record: ExportRecord) -> tuple[Any, ...]:
-        settings = {key: value for key, value in record.settings.items() if key not in _ENGINE_SETTINGS}
-        versions = {key: value for key, value in record.versions.items() if key not in ("tensorrt", "openvino")}
-        source = {key: value for key, value in record.provenance.items() if key != "run"}  # it may be renamed
-        return settings, versions, source, record.data_sha256, record.eval_images, record.int8_input_ranges
-
-    def intact(name: str, entry: FileRecord) -> bool:
-        path = stage.folder.file(name)
-        return path.exists() and sha256_file(path) == entry.sha256
-
-    try:
-        earlier = stage.folder.record()
-        known = stage.record.provenance.get("weights_sha256")
-        if not known or determined_by(earlier) != determined_by(stage.record):
-            return
-        stage.earlier = {name: entry for name, entry in earlier.files.items() if intact(name, entry)}
-    except (OSError, InputError):
-        return
-    stage.note(
-        calibration=earlier.calibration,
-        layer_sensitivity=earlier.layer_sensitivity,
-        layer_sensitivity_trt=earlier.layer_sensitivity_trt,
-    )
 
 
 def _warn_of_others(stage: Stage) -> None:

@@ -86,6 +86,8 @@ class FileRecord(Record):
     executions: dict[str, ExecutionRecord] | None = None
     """Of an IR that is computed in bf16 or f16, by OpenVINO's name of it."""
     checked_on_gpu: bool | None = None
+    to_compare: bool | None = None
+    """Whether `compress benchmark` made it, to compare with: no limit of the recipe stopped it."""
 
     @property
     def undecided(self) -> str:
@@ -120,7 +122,9 @@ class ExportRecord(Record):
     name: str = "student"
     provenance: dict[str, str] = Field(default={})
     formats: list[str] = Field(default=[])
+    """What the last export was asked for. `files` has what is there, of earlier ones too."""
     precisions: list[str] = Field(default=[])
+    """The same."""
     settings: dict[str, Any] = Field(default={})
     """The recipe's export section."""
     data_sha256: str = ""

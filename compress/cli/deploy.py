@@ -142,6 +142,8 @@ def benchmark(
 ) -> None:
     """Measure the student of RUN (default: the newest finished one) against its teacher, and judge it.
 
+    Where the teacher has no last layer, the student's files are measured against the student in PyTorch.
+
     \b
     compress benchmark --batch 1 --batch 64 --threads 1
     compress benchmark runs/NAME --runtime ort --gate
@@ -210,6 +212,7 @@ def push(run: Path, repo: str, private: bool, dry_run: bool, json_: bool) -> Non
     """Put the student of RUN on the Hugging Face Hub as REPO, in timm's format, with a card of what was measured.
 
     REPO is USER/NAME, or ORGANISATION/NAME. Of the run's export the ONNX files for ONNX Runtime go with it.
+    A module that `distill` was given is pushed from Python, by export.push_run.
 
     \b
     compress push runs/NAME you/cifar100-resnet18 --dry-run

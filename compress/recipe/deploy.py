@@ -76,7 +76,11 @@ class BenchmarkLimits(Section):
         default=None, gt=0, description="90th percentile of latency in ms, at batch 1, of the model alone."
     )
     max_top1_drop: float | None = Field(
-        default=0.02, ge=0, le=1, description="Top-1 that the student may lose against its teacher."
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Top-1 that the student may lose against its teacher. Where that has no last layer: a file of the "
+        "student against the student in PyTorch.",
     )
     max_class_drop: float | None = Field(default=None, ge=0, le=1, description="The same, for the worst class.")
     max_size_mb: float | None = Field(default=None, gt=0, description="Size of the recommended file in MB.")

@@ -165,6 +165,11 @@ class FinishedManifest(Manifest):
     student_sha256: str  # type: ignore[assignment]
 
     @property
+    def teacher_classifies(self) -> bool:
+        """Whether the teacher has a last layer. One without teaches by its features, and answers nothing."""
+        return self.teacher_top1 is not None
+
+    @property
     def teacher_accuracy(self) -> str:
         """For people. A teacher without a last layer has none."""
-        return "without a last layer" if self.teacher_top1 is None else f"{self.teacher_top1:.2%}"
+        return "no last layer" if self.teacher_top1 is None else f"{self.teacher_top1:.2%}"

@@ -20,7 +20,8 @@ from compress.runs.folder import Run
 from compress.runs.student import load_student
 from compress.system.errors import CompressError, InputError
 from compress.system.files import sha256_file
-from export.folder import ExportFolder, read_export
+from export.benchmark.results import Reference
+from export.folder import ExportFolder, check_intact, read_export
 from export.onnx import get_metadata
 from export.openvino import Execution, OpenVinoRuntime, installed, own_execution, session_options
 from export.records import PRECISIONS, FileRecord, Precision, RunPrecision
@@ -30,7 +31,9 @@ from export.sources import load_teacher
 RuntimeName = Literal["torch", "ort", "openvino", "trt"]
 Role = Literal["teacher", "student"]
 RUNTIMES: tuple[RuntimeName, ...] = ("torch", "ort", "openvino", "trt")
-TEACHER, STUDENT, STUDENT_FILE = "teacher.torch", "student.torch", "student.onnx"
+TEACHER: Reference = "teacher.torch"
+STUDENT: Reference = "student.torch"
+STUDENT_FILE = "student.onnx"
 
 _KINDS: tuple[tuple[RuntimeName, Precision, Callable[[ExportFolder, Precision], Path]], ...] = (
     *(("ort", precision, ExportFolder.onnx) for precision in PRECISIONS),
@@ -89,7 +92,7 @@ def find_candidates(
     """Teacher, student, and the files that their exports recorded, in the order of the waterfall.
 
     Args:
-        run: a finished run that was exported.
+        run: a finished run that was exported. Where its teacher has no last layer, it is no candidate.
         runtimes: where openvino is among them and installed, the ONNX files are candidates in it, too.
         student: the module to fill with the student's weights, where `distill` was given one.
         teacher: the same for the teacher.
@@ -99,12 +102,13 @@ def find_candidates(
             recorded.
     """
     files = {"student": read_export(run).files, "teacher": {}}
-    if ExportFolder(run.export, "teacher").record_file.exists():
-        files["teacher"] = read_export(run, "teacher").files
-    in_torch = [
-        _torch_candidate("teacher", load_teacher(run, teacher), run.teacher, lambda: data_of_teacher(run)),
-        _torch_candidate("student", load_student(run, model=student), run.student, lambda: data_of_student(run)),
-    ]
+    own_student = load_student(run, model=student)
+    in_torch = [_torch_candidate("student", own_student, run.student, lambda: data_of_student(run))]
+    if run.result.teacher_classifies:
+        if ExportFolder(run.export, "teacher").record_file.exists():
+            files["teacher"] = read_export(run, "teacher").files
+        own_teacher = load_teacher(run, teacher)
+        in_torch.insert(0, _torch_candidate("teacher", own_teacher, run.teacher, lambda: data_of_teacher(run)))
     exported: list[Candidate] = []
     for runtime, precision, path_in in _KINDS:
         for own in in_torch:
@@ -120,9 +124,14 @@ def find_candidates(
     return in_torch + exported + others
 
 
+def reference_of(run: Run) -> Reference:
+    """The candidate that others are compared with: the teacher, or the student where the teacher answers nothing."""
+    return TEACHER if run.result.teacher_classifies else STUDENT
+
+
 def _exported(path: Path, recorded: str, own: Candidate, runtime: RuntimeName, precision: Precision) -> Candidate:
     """A file that is what export.json says. `own`: the model that it was made of."""
-    _check_intact(path, recorded)
+    check_intact(path, recorded)
     mean, std = _normalisation(path) if path.suffix == ".onnx" else (own.mean, own.std)
     return Candidate(path.name, own.role, runtime, precision, path, recorded, path.stat().st_size, mean, std)
 
@@ -143,7 +152,7 @@ def _in_openvino(
             continue
         weights = path.with_suffix(".bin")
         for each in (path, weights):
-            _check_intact(each, files[folder.key(each)].sha256)
+            check_intact(each, files[folder.key(each)].sha256)
         held.add(files[name].made_of)
         size = path.stat().st_size + weights.stat().st_size
         ir = Candidate(name, own.role, "openvino", precision, path, files[name].sha256, size, own.mean, own.std)
@@ -165,14 +174,6 @@ def _executions(candidate: Candidate, lower: Execution) -> Iterator[Candidate]:
         precision: RunPrecision = "int8" if candidate.precision == "int8" else _PRECISION_OF[lower]
         name = f"{candidate.name}:{lower}"
         yield dataclasses.replace(candidate, name=name, precision=precision, execution=lower)
-
-
-def _check_intact(path: Path, recorded: str) -> None:
-    """Raises InputError where a file is not the one that export.json has."""
-    if not path.is_file() or sha256_file(path) != recorded:
-        raise InputError(
-            f"{path} is missing or was altered: its hash is not export.json's", "Run `compress export` again."
-        )
 
 
 def reason_not_timed(candidate: Candidate, runtimes: Collection[str]) -> str | None:

@@ -19,7 +19,15 @@ from compress.runs.folder import Run, finished_run, now
 from compress.runs.locks import held
 from compress.system.errors import InputError, UsageError
 from export.benchmark import latency, scoring
-from export.benchmark.candidates import RUNTIMES, Candidate, Role, find_candidates, reason_not_timed, try_evaluate
+from export.benchmark.candidates import (
+    RUNTIMES,
+    Candidate,
+    Role,
+    find_candidates,
+    reason_not_timed,
+    reference_of,
+    try_evaluate,
+)
 from export.benchmark.executions import missed_gates
 from export.benchmark.file import write_benchmark
 from export.benchmark.machine import this_machine
@@ -49,6 +57,9 @@ def benchmark_run(
     overrides: Sequence[str] = (),
 ) -> Benchmark:
     """Measures a finished run and its export, judges it, and writes RUN/benchmark.json.
+
+    All is compared with the teacher. One that has no last layer answers nothing, and the student in torch takes its
+    place.
 
     Args:
         run: a finished run that was exported, or its folder.
@@ -86,22 +97,22 @@ def benchmark_run(
     if "openvino" in runtimes:
         openvino()
     with held(run.path):
-        if run.result.teacher_top1 is None:
-            raise InputError(
-                f"the teacher of {run.path} has no last layer, and a benchmark compares the student with its answers",
-                "Benchmark a run whose teacher classifies, such as the same recipe with teacher.source: finetune.",
-            )
-        if {"ort", "openvino"} & set(settings.runtimes):
+        reference = reference_of(run)
+        if not run.result.teacher_classifies:
+            logger.info(f"the teacher has no last layer, so its student's files are compared with {reference}")
+        elif {"ort", "openvino"} & set(settings.runtimes):
             make_teacher_files(run, teacher, threads=settings.threads[0])
         candidates = find_candidates(run, settings.runtimes, student=student, teacher=teacher)
         dataset = data_of_student(run)
-        images: dict[Role, np.ndarray] = {"student": dataset.eval_images, "teacher": data_of_teacher(run).eval_images}
+        images: dict[Role, np.ndarray] = {"student": dataset.eval_images}
+        if run.result.teacher_classifies:
+            images["teacher"] = data_of_teacher(run).eval_images
         _say_plan(candidates, settings, len(dataset.eval_labels))
         logits, scores = _score(candidates, images, dataset.eval_labels, settings.threads[0])
         chosen = [candidate for candidate in candidates if reason_not_timed(candidate, settings.runtimes) is None]
-        timed, aa = time_candidates(chosen, images, settings)
+        timed, aa = time_candidates(chosen, images, settings, reference)
         refused = missed_gates(candidates, logits, dataset.eval_labels, run.recipe.export)
-        measured = Measured(dataset, logits, scores, timed, aa, settings, refused)
+        measured = Measured(dataset, logits, scores, timed, aa, settings, reference, refused)
         results = [candidate_result(candidate, measured) for candidate in candidates]
         verdict = judged(results, measured)
         benchmark = summary(run, machine, measured, results, verdict)

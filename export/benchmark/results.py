@@ -15,6 +15,8 @@ from export.records import Outcome
 SCHEMA_VERSION = 2
 
 Source = Literal["measured", "proxy"]
+Reference = Literal["teacher.torch", "student.torch"]
+"""The candidate that others are compared with: the student in torch where its teacher has no last layer."""
 LimitName = Literal["p90_ms", "max_top1_drop", "max_class_drop", "max_size_mb"]
 
 
@@ -77,7 +79,7 @@ class Latency(Section):
     mad_ms: float = Field(description="Median absolute deviation from the median.")
     noisy: bool = Field(description="mad_ms above 5 % of p50_ms.")
     busy: float = Field(description="Share of rounds in which other work kept a CPU from a candidate.")
-    speedup: Interval | None = Field(description="Against the teacher in torch, in the same rounds; null if too busy.")
+    speedup: Interval | None = Field(description="Against the reference, in the same rounds; null if too busy.")
     like_for_like: LikeForLike | None = Field(description="Against the teacher's file in the same runtime.")
 
 
@@ -249,6 +251,7 @@ class Benchmark(Section):
     data: DataFacts
     machine: Machine
     settings: Settings
+    reference: Reference = Field(default="teacher.torch", description="The candidate that others are compared with.")
     verdict: Verdict
     candidates: list[CandidateResult]
     waterfall: list[Step]

@@ -129,7 +129,7 @@ def waterfall(
     latencies: Mapping[str, Latency],
     sizes: Mapping[str, int],
 ) -> list[Step]:
-    """teacher -> student -> ONNX -> FP16 -> INT8, each against the step before it, without steps that were not run.
+    """teacher -> student -> ONNX -> FP16 -> INT8, each against the step before it, without steps that there are not.
 
     Args:
         logits: [N, C] by candidate.

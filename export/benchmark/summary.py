@@ -13,7 +13,7 @@ from compress.recipe import BenchmarkLimits
 from compress.runs.folder import Run
 from export import statistics
 from export.benchmark import scoring
-from export.benchmark.candidates import STUDENT, STUDENT_FILE, TEACHER, Candidate, reason_not_timed
+from export.benchmark.candidates import STUDENT, STUDENT_FILE, Candidate, reason_not_timed
 from export.benchmark.latency import MAX_BUSY
 from export.benchmark.memory import peak_memory
 from export.benchmark.results import (
@@ -26,6 +26,7 @@ from export.benchmark.results import (
     Latency,
     Machine,
     NotRun,
+    Reference,
     Settings,
     Thumbnail,
     Verdict,
@@ -40,7 +41,10 @@ _NAMED = 3  # in a warning
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of all candidates, by name. `logits` [N, C] are those of the images that `labels` [N] name."""
+    """What was measured of all candidates, by name. `logits` [N, C] are those of the images that `labels` [N] name.
+
+    reference: the candidate that others are compared with.
+    """
 
     dataset: Dataset
     logits: dict[str, np.ndarray]
@@ -48,6 +52,7 @@ class Measured:
     timed: dict[str, list[Latency]]
     aa: list[AARun]
     settings: Settings
+    reference: Reference
     refused: Mapping[str, str] = field(default_factory=dict)
     """Candidates that miss a gate here, and by what."""
 
@@ -113,7 +118,7 @@ def _evidence(result: CandidateResult, measured: Measured) -> Evidence | None:
     if not isinstance(result.accuracy, AccuracyResult):
         return None
     labels, timed = measured.labels, measured.primary.get(result.name)
-    before, after = measured.logits[TEACHER], measured.logits[result.name]
+    before, after = measured.logits[measured.reference], measured.logits[result.name]
     return Evidence(
         name=result.name,
         top1=result.accuracy.top1.value,
@@ -137,7 +142,7 @@ def summary(
     calibration = record.calibration
     comparisons = _comparisons(measured, {result.name: result for result in results})
     shown = verdict.recommended or STUDENT
-    classes = scoring.named_classes(logits[TEACHER], logits[shown], labels, dataset.class_names)
+    classes = scoring.named_classes(logits[measured.reference], logits[shown], labels, dataset.class_names)
     sizes = {result.name: result.size_bytes for result in results}
     return Benchmark(
         run=run.path.resolve().name,
@@ -160,12 +165,13 @@ def summary(
         ),
         machine=machine,
         settings=measured.settings,
+        reference=measured.reference,
         verdict=verdict,
         candidates=results,
         waterfall=scoring.waterfall(logits, labels, measured.scores, measured.primary, sizes),
         comparisons=comparisons,
         classes=scoring.class_changes(classes),
-        thumbnails=_thumbnails(comparisons, shown, dataset),
+        thumbnails=_thumbnails(comparisons, measured.reference, shown, dataset),
         aa=measured.aa,
         warnings=[*data_warnings(dataset), *_warnings(record, measured)],
         sha256="",
@@ -173,9 +179,9 @@ def summary(
 
 
 def _comparisons(measured: Measured, results: Mapping[str, CandidateResult]) -> list[Comparison]:
-    """Every form of the student against the teacher, and every precision against FP32."""
-    plain, logits = (STUDENT, STUDENT_FILE), measured.logits
-    pairs = [(TEACHER, other) for other in logits if other != TEACHER]
+    """Every candidate against the reference, and every precision against FP32."""
+    plain, logits, first = (STUDENT, STUDENT_FILE), measured.logits, measured.reference
+    pairs: list[tuple[str, str]] = [(first, other) for other in logits if other != first]
     pairs += [(STUDENT_FILE, other) for other in logits if results[other].role == "student" and other not in plain]
     found = []
     for reference, other in pairs:
@@ -185,11 +191,13 @@ def _comparisons(measured: Measured, results: Mapping[str, CandidateResult]) -> 
     return found
 
 
-def _thumbnails(comparisons: Sequence[Comparison], shown: str, dataset: Dataset) -> list[Thumbnail]:
+def _thumbnails(
+    comparisons: Sequence[Comparison], reference: Reference, shown: str, dataset: Dataset
+) -> list[Thumbnail]:
     return [
         thumbnail
         for comparison in comparisons
-        if comparison.reference != TEACHER or comparison.candidate == shown
+        if comparison.reference != reference or comparison.candidate == shown
         for thumbnail in scoring.thumbnails(comparison, dataset.eval_images, dataset.class_names)
     ]
 

@@ -5,40 +5,55 @@ In: a run whose student was exported. Out: RUN/export/teacher*.onnx, so that lik
 
 import logging
 
+from pydantic import ValidationError
 from torch import nn
 
+from compress.recipe import Export
 from compress.runs.folder import Run
 from compress.system.errors import CompressError, InputError
 from export.folder import ExportFolder, read_export
 from export.pipeline import Wanted, export_model
-from export.records import PRECISIONS, Precision
+from export.records import PRECISIONS, ExportRecord, Precision
 from export.sources import teacher_source
 
 logger = logging.getLogger(__name__)
 
-_UNLIMITED = {
-    "max_fp16_top1_drop": 0.999,
-    "max_int8_top1_drop": 0.999,
-    "min_agreement": 1e-9,
-    "min_int8_agreement": 1e-9,
-}
-"""The limits are for what is deployed. The teacher's file is compared with as it is, and its accuracy is shown."""
-
 
 def make_teacher_files(run: Run, model: nn.Module | None = None, *, threads: int | None = None) -> None:
-    """Exports the teacher for ONNX Runtime, unless its files are there. Where that fails it is said, and no more."""
+    """Exports the teacher for ONNX Runtime in the precisions that it lacks. Where that fails it is said, and no more.
+
+    What `compress export --teacher` made stays, and its settings are those of what is added. No limit stops a file: the
+    limits are for what is deployed. The teacher's file is compared with as it is, and its accuracy is shown.
+    """
     names = read_export(run).files
     student, teacher = ExportFolder(run.export), ExportFolder(run.export, "teacher")
-    wanted: list[Precision] = [precision for precision in PRECISIONS if student.onnx(precision).name in names]
-    try:
-        there = read_export(run, "teacher").files if teacher.record_file.exists() else {}
-    except InputError:
-        there = {}
-    if all(teacher.onnx(precision).name in there for precision in wanted):
+    there = _exported_before(run, teacher)
+    missing: list[Precision] = [
+        precision
+        for precision in PRECISIONS
+        if student.onnx(precision).name in names and (there is None or teacher.onnx(precision).name not in there.files)
+    ]
+    if not missing:
         return
-    logger.info(f"exporting the teacher as {', '.join(wanted)}, to compare like with like")
+    logger.info(f"exporting the teacher as {', '.join(missing)}, to compare like with like")
     try:
-        settings = run.recipe.export.model_copy(update=_UNLIMITED)
-        export_model(teacher_source(run, model), teacher, settings, Wanted(("onnx",), wanted, threads=threads))
+        settings = run.recipe.export if there is None else _settings(there, run.recipe.export)
+        wanted = Wanted(("onnx",), missing, threads=threads, to_compare=True)
+        export_model(teacher_source(run, model), teacher, settings, wanted)
     except CompressError as error:
         logger.warning(f"the student is not compared with files of the teacher: {error.message}")
+
+
+def _exported_before(run: Run, teacher: ExportFolder) -> ExportRecord | None:
+    """The record of the teacher's export. None where there is none that is whole and of its weights."""
+    try:
+        return read_export(run, "teacher") if teacher.record_file.exists() else None
+    except InputError:
+        return None
+
+
+def _settings(record: ExportRecord, otherwise: Export) -> Export:
+    try:
+        return Export.model_validate(record.settings)
+    except ValidationError:  # of another version
+        return otherwise

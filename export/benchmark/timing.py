@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from export.benchmark import latency
-from export.benchmark.candidates import STUDENT_FILE, TEACHER, Candidate, Role
+from export.benchmark.candidates import STUDENT_FILE, Candidate, Role
 from export.benchmark.latency import Series, Timed
 from export.benchmark.opened import Opened, open_candidate
-from export.benchmark.results import AARun, Interval, Latency, LikeForLike, Settings
+from export.benchmark.results import AARun, Interval, Latency, LikeForLike, Reference, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +25,13 @@ _TWIN = " (again)"
 
 
 def time_candidates(
-    candidates: Sequence[Candidate], images: Mapping[Role, np.ndarray], settings: Settings
+    candidates: Sequence[Candidate], images: Mapping[Role, np.ndarray], settings: Settings, reference: Reference
 ) -> tuple[dict[str, list[Latency]], list[AARun]]:
     """Times all candidates in turns, for each number of threads, batch size and scope. One goes twice, as an A/A run.
 
     Args:
         images: uint8 [N, H, W, 3], as teacher and student see them.
+        reference: the candidate over which speedups are, where it is among them.
 
     Returns:
         The entries by candidate, and the A/A runs.
@@ -54,9 +55,9 @@ def time_candidates(
                         calls, min_seconds=settings.min_seconds, min_runs=settings.min_runs, seed=batch
                     )
                     logger.info(f"timed batch {batch}, {threads} threads, {scope}")
-                    references = {candidate.name: like_for_like(candidate, candidates) for candidate in candidates}
                     for candidate in candidates:
-                        own = _latency(candidate, series, references[candidate.name], scope, batch, threads)
+                        over = reference, like_for_like(candidate, candidates)
+                        own = _latency(candidate, series, over, scope, batch, threads)
                         timed[candidate.name].append(own)
                     if twin and scope == "model":
                         differs, ratio = latency.differs(series[twin], series[twin + _TWIN])
@@ -101,12 +102,19 @@ def like_for_like(candidate: Candidate, candidates: Sequence[Candidate]) -> str 
 
 
 def _latency(
-    candidate: Candidate, series: dict[str, Series], reference: str | None, scope: Scope, batch: int, threads: int
+    candidate: Candidate,
+    series: dict[str, Series],
+    over: tuple[Reference, str | None],
+    scope: Scope,
+    batch: int,
+    threads: int,
 ) -> Latency:
+    """over: the reference, and the file that it is like for like with."""
     name = candidate.name
     own = latency.summarise(series[name])
     images = latency.Range(*(value * batch for value in own.runs_per_s))
     told = not series[name].contended
+    reference, like = over
     return Latency(
         scope=scope,
         clock="cuda events" if candidate.engine and scope == "model" else "host",
@@ -122,10 +130,8 @@ def _latency(
         mad_ms=own.mad_ms,
         noisy=own.noisy,
         busy=series[name].busy,
-        speedup=_factor(series, TEACHER, name) if told and TEACHER in series and name != TEACHER else None,
-        like_for_like=LikeForLike(reference=reference, speedup=_factor(series, reference, name))
-        if told and reference
-        else None,
+        speedup=_factor(series, reference, name) if told and reference in series and name != reference else None,
+        like_for_like=LikeForLike(reference=like, speedup=_factor(series, like, name)) if told and like else None,
     )
 
 

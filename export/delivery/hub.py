@@ -1,11 +1,11 @@
-"""`compress push`: a finished run as a model repository of the Hugging Face Hub, in timm's format.
+"""`compress push`: a finished run as a model repository of the Hugging Face Hub, in timm's format where timm made it.
 
 In: a run. Out: RUN/hub, the repository's folder as it will be, and with a token the repository itself.
 """
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,34 +13,44 @@ import timm
 from huggingface_hub import EvalResult, HfApi, ModelCardData, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from torch import nn
 
 from compress import models
-from compress.models import small_stem
 from compress.recipe import Data, Model, Recipe, Student, recipe_yaml
-from compress.runs.folder import Run
+from compress.runs.folder import Run, finished_run
 from compress.runs.locks import held
 from compress.runs.student import load_student
 from compress.system.errors import InputError, MachineError, UsageError
-from compress.system.files import cannot_write
-from export.benchmark import find_candidates
-from export.folder import ExportFolder
+from compress.system.files import cannot_write, write_json
+from export.delivery.opening import how_to_open, hub_config, made_by_timm, student_name
+from export.folder import ExportFolder, check_intact, given_run, read_export
+from export.records import PRECISIONS
 from export.report import markdown
 
 M = TypeVar("M", bound=Model)
 _ON_THE_HUB = {"cifar100": ["uoft-cs/cifar100"], "tinyimagenet": ["zh-plus/tiny-imagenet"]}
 
 
-def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
+def push_run(
+    run: Run | str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    model: nn.Module | None = None,
+) -> dict[str, Any]:
     """Writes RUN/hub and, unless it is a dry run or there is no token, uploads it.
 
-    The folder holds the student as timm reads it, the recipe, the export's ONNX files for ONNX Runtime and a model card
-    with what `compress benchmark` measured. Where the run was not exported or benchmarked, that is left out.
+    The folder holds the student, the recipe, the export's ONNX files for ONNX Runtime and a model card with what
+    `compress benchmark` measured. Where the run was not exported or benchmarked, that is left out. timm reads the
+    student, unless it is a module of the caller's own: the card then says what is needed to open it.
 
     Args:
-        run: a finished run.
+        run: a finished run, or its folder.
         repo: the repository, "user/name".
         private: create it as private.
         dry_run: upload nothing.
+        model: a module to fill with the student's weights, where `distill` was given one.
 
     Returns:
         repo, folder, files, and url, which is None where nothing was uploaded.
@@ -48,7 +58,8 @@ def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = Fals
     Raises:
         UsageError: the Hub does not take that name, or the repository is public and is to be private. Nothing is
             uploaded.
-        InputError: weights or files are not those of the run's manifest, or timm did not make the student.
+        InputError: the run is not finished, or weights or files are not those of its manifest; or timm did not make the
+            student, and `model` is missing or another.
         MachineError: the Hub refuses or cannot be reached.
     """
     try:
@@ -58,8 +69,15 @@ def push_run(run: Run, repo: str, *, private: bool = False, dry_run: bool = Fals
         raise UsageError(f"{repo!r} is no name for a repository: {reason}", "For example: you/cifar100.") from None
     if "/" not in repo:  # the Hub would create it below the user's name, and take no files for it without one
         raise UsageError(f"{repo!r} does not say whose repository it is", f"For example: you/{repo}.")
+    run = finished_run(given_run(run).path)
+    config = models.read_config(run.student)
+    if model is None and not made_by_timm(config):
+        raise InputError(
+            f"the student of {run.path} is a module that was handed over ({config.get('module')}), not one of timm's",
+            "Push it from Python: export.push_run(run, repo, model=...).",
+        )
     with held(run.path):
-        load_student(run)
+        load_student(run, model=model)
         folder = _write_folder(run, repo)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     outcome: dict[str, Any] = {"repo": repo, "folder": str(folder), "files": names, "url": None}
@@ -95,13 +113,15 @@ def _write_folder(run: Run, repo: str) -> Path:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=run.path) as scratch:
             made = Path(scratch) / folder.name
             made.mkdir()
-            for name in (models.CONFIG, models.WEIGHTS):
-                shutil.copyfile(run.student / name, made / name)
+            config = hub_config(run)
+            write_json(made / models.CONFIG, config)
+            shutil.copyfile(run.student / models.WEIGHTS, made / models.WEIGHTS)
             (made / run.recipe_file.name).write_text(recipe_yaml(_public(run.recipe)), encoding="utf-8")
-            for path in _onnx_files(run):
+            onnx = list(_onnx_files(run))
+            for path in onnx:
                 (made / "onnx").mkdir(exist_ok=True)
                 shutil.copyfile(path, made / "onnx" / path.name)
-            (made / "README.md").write_text(_card(run, repo), encoding="utf-8")
+            (made / "README.md").write_text(_card(run, repo, config, onnx), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
     except OSError as error:
@@ -137,9 +157,14 @@ def _public(recipe: Recipe) -> Recipe:
 
 def _onnx_files(run: Run) -> Iterator[Path]:
     """The student's files for ONNX Runtime, each the one that its export recorded."""
-    if ExportFolder(run.export).record_file.exists():
-        candidates = find_candidates(run)
-        yield from (each.path for each in candidates if each.role == "student" and each.runtime == "ort")
+    folder = ExportFolder(run.export)
+    if not folder.record_file.exists():
+        return
+    recorded = read_export(run).files
+    for path in map(folder.onnx, PRECISIONS):
+        if path.name in recorded:
+            check_intact(path, recorded[path.name].sha256)
+            yield path
 
 
 def _base_model(student: Student) -> str | None:
@@ -158,11 +183,9 @@ def _datasets(data: Data) -> list[str] | None:
     return [data.repo] if data.repo else _ON_THE_HUB.get(data.name)
 
 
-def _card(run: Run, repo: str) -> str:
-    manifest, config = run.result, models.read_config(run.student)
-    architecture = config.get("architecture")
-    if not architecture:
-        raise InputError(f"the student of {run.path} was not made by timm, whose format the Hub is to have")
+def _card(run: Run, repo: str, config: dict[str, Any], onnx: Sequence[Path]) -> str:
+    """config: of the student, as `hub_config` has it."""
+    manifest, of_timm = run.result, made_by_timm(config)
     data, top1 = manifest.data, manifest.student_top1
     result = EvalResult(
         task_type="image-classification",
@@ -173,13 +196,14 @@ def _card(run: Run, repo: str) -> str:
         metric_name="top-1",
         metric_value=round(top1, 6),
     )
+    library = "timm" if of_timm else "pytorch"
     head = ModelCardData(
-        library_name="timm",
+        library_name=library,
         pipeline_tag="image-classification",
-        tags=["timm", "image-classification", "knowledge-distillation"],
+        tags=[library, "image-classification", "knowledge-distillation"],
         metrics=["accuracy"],
         model_name=repo.rsplit("/")[-1],
-        base_model=_base_model(run.recipe.student),
+        base_model=_base_model(run.recipe.student) if of_timm else None,
         datasets=_datasets(run.recipe.data),
         license=(config.get("pretrained_cfg") or {}).get("license"),
         eval_results=[result],
@@ -188,20 +212,12 @@ def _card(run: Run, repo: str) -> str:
     return f"""---
 {head.to_yaml()}
 ---
-# {architecture}, {data.num_classes} classes of {data.name}
+# {student_name(config)}, {data.num_classes} classes of {data.name}
 
 Distilled with `{manifest.method}` from {models.read_config(run.teacher).get("architecture") or "a module"}: top-1
-{top1:.2%} on {data.eval_split} ({data.eval_images:,} images), its teacher {manifest.teacher_accuracy}. How it
+{top1:.2%} on {data.eval_split} ({data.eval_images:,} images), its teacher has {manifest.teacher_accuracy}. How it
 was trained stands in `recipe.yaml`, from which paths are left out; the hash of the recipe is
 `{manifest.recipe_sha256}`.
 
-```python
-{small_stem.import_line(architecture)}import timm
-
-model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()
-```
-
-Images come as RGB in 0..1, resized and cropped as `crop_pct` and `interpolation` of `config.json` say, and normalised
-with its `mean` and `std`: `timm.data.create_transform(**timm.data.resolve_model_data_config(model))` does it.
-
+{how_to_open(config, repo, [path.name for path in onnx])}
 {measured}"""

@@ -51,7 +51,7 @@ class Stage:
     """One export. `record` becomes export.json.
 
     earlier: the entries of files that need not be made again. threads: of ONNX Runtime, None for what this process may
-    use. errors: what files failed with, by name.
+    use. errors: what files failed with, by name. to_compare: no limit stops a file, which is for comparison alone.
     """
 
     source: Source
@@ -61,6 +61,7 @@ class Stage:
     record: ExportRecord
     earlier: Mapping[str, FileRecord] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict)
+    to_compare: bool = False
 
     @property
     def data(self) -> Dataset:
@@ -77,9 +78,12 @@ class Stage:
         return OrtRuntime(path, self.data.mean, self.data.std, threads=self.threads, literal=literal)
 
     def unchanged(self, path: Path) -> bool:
-        """Whether an earlier export left this file, from the same of everything that determines it, and intact."""
+        """Whether an earlier export left this file, from the same of everything that determines it, and intact.
+
+        What was made to compare with has passed no limit, so it is none for an export with limits.
+        """
         name = self.folder.key(path)
-        if name not in self.earlier:
+        if name not in self.earlier or (self.earlier[name].to_compare and not self.to_compare):
             return False
         self.record.files[name] = self.earlier[name]
         logger.info(f"{path.name}: unchanged")
@@ -89,6 +93,8 @@ class Stage:
     def keep(self, path: Path, measured: Mapping[str, Any]) -> None:
         """Records a file that passed its gates, with what they measured. It says where they could not decide."""
         entry = {"sha256": sha256_file(path), "bytes": path.stat().st_size, **measured}
+        if self.to_compare:
+            entry["to_compare"] = True
         name = self.folder.key(path)
         self.record.files[name] = FileRecord.model_validate(entry)
         logger.info(f"{name}: {path.stat().st_size / 1e6:.1f} MB")

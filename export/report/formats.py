@@ -80,6 +80,11 @@ def code(text: object) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
+def capital(text: str) -> str:
+    """Text with a capital letter at its start, and else as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def scored(candidate: CandidateResult) -> bool:
     """Whether its accuracy was measured."""
     return isinstance(candidate.accuracy, AccuracyResult)
@@ -91,4 +96,4 @@ def timed(candidate: CandidateResult) -> bool:
 
 
 _NUMBERS = (percent, percent_range, points, points_range, ms, ms_range, megabytes, factor, factors, limit_value)
-FILTERS = {function.__name__: function for function in (*_NUMBERS, md, prose, code, as_run, scored, timed)}
+FILTERS = {function.__name__: function for function in (*_NUMBERS, md, prose, code, capital, as_run, scored, timed)}

@@ -32,6 +32,7 @@ from export.report import plots
 from export.report.baseline import plain_training
 from export.report.formats import FILTERS, factor, factors, megabytes, ms, than
 from export.report.names import told_apart
+from export.report.reference import ReferenceWords, reference_words
 
 CLASSES_IN_MARKDOWN = 5
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
@@ -86,7 +87,9 @@ def _content(runs: Sequence[Run]) -> dict[str, Any]:
     benchmarks = told_apart([read_benchmark(run) for run in runs], [run.path for run in runs])
     views = [View.read(run, benchmark) for run, benchmark in zip(runs, benchmarks, strict=True)]
     _check_same_data(views)
-    return {"views": views, "outcomes": _OUTCOMES, "advice": _ADVICE}
+    names = {view.words.name for view in views}
+    reference_name = names.pop() if len(names) == 1 else "reference"
+    return {"views": views, "outcomes": _OUTCOMES, "advice": _ADVICE, "reference_name": reference_name}
 
 
 def environment() -> jinja2.Environment:
@@ -125,7 +128,7 @@ class View:
         return {
             "pareto": ("Accuracy against latency", Markup(plots.pareto(self.benchmark))),
             "waterfall": ("What each step costs", Markup(plots.waterfall(self.benchmark))),
-            "classes": (f"Classes: {shown} against the teacher", Markup(plots.classes(self.benchmark))),
+            "classes": (f"Classes: {shown} against {self.words.the}", Markup(plots.classes(self.benchmark))),
             "reliability": ("Can its confidence be trusted?", Markup(plots.reliability(self.benchmark))),
             "curves": ("Training", Markup(plots.curves(self.benchmark.run, self.metrics))),
         }
@@ -137,8 +140,14 @@ class View:
         return self.benchmark.candidate(name) if name else None
 
     @property
-    def teacher(self) -> CandidateResult:
-        return self.benchmark.candidate("teacher.torch")
+    def reference(self) -> CandidateResult:
+        """What all others are compared with."""
+        return self.benchmark.candidate(self.benchmark.reference)
+
+    @property
+    def words(self) -> ReferenceWords:
+        """What the reference is called."""
+        return reference_words(self.benchmark.reference)
 
     @property
     def cpu_flags(self) -> str:
@@ -147,24 +156,22 @@ class View:
 
     @property
     def savings(self) -> list[tuple[str, str]]:
-        """What the recommended file saves against the teacher in torch: (how much, of what)."""
-        chosen, teacher = self.recommended, self.teacher
+        """What the recommended file saves against the reference: (how much, of what)."""
+        chosen, reference = self.recommended, self.reference
         if chosen is None:
             return []
         found = []
         timed = self.primary(chosen)
-        for speedup, reference in self.factors_of_speed(chosen):
-            if timed and (before := self.primary(self.benchmark.candidate(reference))):
-                times = (
-                    f"than {reference}: {ms(before.p50_ms.value)} → {ms(timed.p50_ms.value)} ms at batch {timed.batch}"
-                )
+        for speedup, slower in self.factors_of_speed(chosen):
+            if timed and (before := self.primary(self.benchmark.candidate(slower))):
+                times = f"than {slower}: {ms(before.p50_ms.value)} → {ms(timed.p50_ms.value)} ms at batch {timed.batch}"
                 found.append((than(speedup.value, "faster", "slower"), f"{times}; 95 % interval {factors(speedup)}"))
-        sizes = f"{megabytes(teacher.size_bytes)} → {megabytes(chosen.size_bytes)} MB on disk"
-        found.append((than(teacher.size_bytes / chosen.size_bytes, "smaller", "larger"), sizes))
-        if not isinstance(chosen.memory, NotRun) and not isinstance(teacher.memory, NotRun):
-            peaks = f"{teacher.memory.peak_mb:.0f} → {chosen.memory.peak_mb:.0f} MB with libraries"
-            found.append((than(teacher.memory.peak_mb / chosen.memory.peak_mb, "less memory", "more memory"), peaks))
-        costs = self.cost(teacher), self.cost(chosen)
+        sizes = f"{megabytes(reference.size_bytes)} → {megabytes(chosen.size_bytes)} MB on disk"
+        found.append((than(reference.size_bytes / chosen.size_bytes, "smaller", "larger"), sizes))
+        if not isinstance(chosen.memory, NotRun) and not isinstance(reference.memory, NotRun):
+            peaks = f"{reference.memory.peak_mb:.0f} → {chosen.memory.peak_mb:.0f} MB with libraries"
+            found.append((than(reference.memory.peak_mb / chosen.memory.peak_mb, "less memory", "more memory"), peaks))
+        costs = self.cost(reference), self.cost(chosen)
         if costs[0] is not None and costs[1] is not None:
             found.append(
                 (f"{factor(costs[0] / costs[1])} cheaper", f"{costs[0]:.3g} → {costs[1]:.3g} for a million images")
@@ -172,10 +179,10 @@ class View:
         return found
 
     def factors_of_speed(self, candidate: CandidateResult) -> list[tuple[Interval, str]]:
-        """How many times faster it is, and than what: first the teacher's own file, then the teacher in torch."""
+        """How many times faster it is, and than what: first the teacher's own file, then the reference."""
         timed = self.primary(candidate)
         fair = [(timed.like_for_like.speedup, timed.like_for_like.reference)] if timed and timed.like_for_like else []
-        return fair + ([(timed.speedup, self.teacher.name)] if timed and timed.speedup else [])
+        return fair + ([(timed.speedup, self.benchmark.reference)] if timed and timed.speedup else [])
 
     @property
     def not_run(self) -> list[tuple[str, list[str]]]:
@@ -201,19 +208,16 @@ class View:
         price, best = self.benchmark.settings.limits.get("price_per_hour"), self.best_throughput(candidate)
         return price / 3600 * 1e6 / best.images_per_s.value if price and best else None
 
-    def against_teacher(self, name: str) -> Comparison | None:
-        return self._comparison("teacher.torch", name)
-
-    def _comparison(self, reference: str, name: str) -> Comparison | None:
-        pairs = self.benchmark.comparisons
+    def against_reference(self, name: str) -> Comparison | None:
+        reference, pairs = self.benchmark.reference, self.benchmark.comparisons
         return next((entry for entry in pairs if (entry.reference, entry.candidate) == (reference, name)), None)
 
     @property
     def lossy(self) -> list[Comparison]:
-        """The comparisons whose flips are listed: the recommended file against the teacher, precisions against FP32."""
+        """Those whose flips are listed: the recommended file against the reference, and precisions against FP32."""
         chosen = self.benchmark.verdict.recommended
         pairs = self.benchmark.comparisons
-        return [entry for entry in pairs if entry.reference != "teacher.torch" or entry.candidate == chosen]
+        return [entry for entry in pairs if entry.reference != self.benchmark.reference or entry.candidate == chosen]
 
 
 def _is_another(run: Run, measured: CandidateResult) -> bool:

@@ -3,8 +3,6 @@
 In: a Benchmark and the lines of metrics.jsonl. Out: SVG text. Colours stand in for variables of the page's CSS.
 """
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +14,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from export.benchmark import AccuracyResult, Benchmark, ClassChange, Latency, NotRun
+from export.report.reference import reference_words
+from export.report.svg import inline_svg
 from export.report.sweep_results import Sweep
 
 # Stand-ins; matplotlib knows no CSS variables.
@@ -93,7 +93,7 @@ def pareto(benchmark: Benchmark) -> str:
         axes.xaxis.set_minor_formatter(NullFormatter())
         named = _named(benchmark, points)
         _label(axes, {name.removesuffix(".onnx"): points[name] for name in named}, list(points.values()))
-        return _svg(figure, f"pareto {benchmark.run}", "Top-1 accuracy against latency of every model")
+        return inline_svg(figure, f"pareto {benchmark.run}", "Top-1 accuracy against latency of every model", _CSS)
 
 
 def _named(benchmark: Benchmark, points: Mapping[str, object]) -> list[str]:
@@ -131,7 +131,8 @@ def waterfall(benchmark: Benchmark) -> str:
         for place, step in enumerate(steps):
             level = 100 * step.top1.value
             if step.drop is None:
-                axes.plot([place - 0.4, place + 0.4], [level, level], color=_TEACHER, linewidth=3)
+                color = _TEACHER if step.candidate == "teacher.torch" else _STUDENT
+                axes.plot([place - 0.4, place + 0.4], [level, level], color=color, linewidth=3)
             else:
                 drop, low, high = (100 * value for value in (step.drop.value, step.drop.low, step.drop.high))
                 before = level + drop
@@ -152,7 +153,8 @@ def waterfall(benchmark: Benchmark) -> str:
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom - 0.3 * (top - bottom), min(top, 100.0))
         axes.set_ylabel("top-1, %")
-        return _svg(figure, f"waterfall {benchmark.run}", "Top-1 accuracy after each step from teacher to INT8")
+        names = ", ".join(step.name for step in steps)
+        return inline_svg(figure, f"waterfall {benchmark.run}", f"Top-1 accuracy after each step: {names}", _CSS)
 
 
 def curves(run: str, metrics: Sequence[dict[str, Any]]) -> str:
@@ -171,12 +173,13 @@ def curves(run: str, metrics: Sequence[dict[str, Any]]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("top-1, %")
-        return _svg(figure, f"curves {run}", "Top-1 accuracy over the epochs of teacher and student")
+        return inline_svg(figure, f"curves {run}", "Top-1 accuracy over the epochs of training", _CSS)
 
 
 def reliability(benchmark: Benchmark) -> str:
-    """SVG: accuracy against confidence, of the teacher and the recommended file. A point's area is its images."""
-    shown = [("teacher.torch", _TEACHER), (benchmark.verdict.recommended or "student.torch", _STUDENT)]
+    """SVG: accuracy against confidence, of the reference and the recommended file. A point's area is its images."""
+    color = _TEACHER if benchmark.reference == "teacher.torch" else _INK
+    shown = [(benchmark.reference, color), (benchmark.verdict.recommended or "student.torch", _STUDENT)]
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(3.4)
         axes.plot([0, 100], [0, 100], color=_LINE, linewidth=1)
@@ -193,7 +196,7 @@ def reliability(benchmark: Benchmark) -> str:
         axes.legend(loc="lower right", fontsize=8)
         axes.set_xlabel("confidence, %")
         axes.set_ylabel("accuracy, %")
-        return _svg(figure, f"reliability {benchmark.run}", "Accuracy against confidence")
+        return inline_svg(figure, f"reliability {benchmark.run}", "Accuracy against confidence", _CSS)
 
 
 def classes(benchmark: Benchmark) -> str:
@@ -221,8 +224,8 @@ def classes(benchmark: Benchmark) -> str:
         axes.invert_yaxis()
         axes.axvline(0, color=_INK, linewidth=0.8)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("change of accuracy against the teacher, points")
-        return _svg(figure, f"classes {benchmark.run}", "Change of accuracy of each class, the worst first")
+        axes.set_xlabel(f"change of accuracy against {reference_words(benchmark.reference).the}, points")
+        return inline_svg(figure, f"classes {benchmark.run}", "Change of accuracy of each class, the worst first", _CSS)
 
 
 def dots(sweep: Sweep) -> str:
@@ -246,7 +249,7 @@ def dots(sweep: Sweep) -> str:
         axes.set_ylim(len(sweep.arms) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("top-1, %")
-        return _svg(figure, f"dots {sweep.recipe}", "Top-1 accuracy of every run, by arm")
+        return inline_svg(figure, f"dots {sweep.recipe}", "Top-1 accuracy of every run, by arm", _CSS)
 
 
 def _short(name: str) -> str:
@@ -269,31 +272,3 @@ def _axes(height: float) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)
     return figure, axes
-
-
-def _svg(figure: Figure, salt: str, label: str) -> str:
-    """Inline SVG without size, date or font, whose ids differ from those of the page's other plots."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": salt}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", "sans-serif", text)
-    number = iter(range(10**6))
-    prefix = re.sub(r"[^a-z0-9]+", "-", salt.lower())
-    names = {name: f"{prefix}-{next(number)}" for name in re.findall(r'\bid="([^"]+)"', text)}
-    text = re.sub(r'\bid="([^"]+)"', lambda m: f'id="{names[m[1]]}"', text)
-    text = re.sub(r'"#([^"]+)"|url\(#([^)]+)\)', lambda m: _link(m, names), text)
-    for stand_in, css in _CSS.items():
-        text = text.replace(stand_in, css)
-    return text
-
-
-def _link(match: re.Match[str], names: dict[str, str]) -> str:
-    name = match[1] or match[2]
-    target = names.get(name, name)
-    return f'"#{target}"' if match[1] else f"url(#{target})"

@@ -36,8 +36,14 @@ def test_a_teacher_without_a_last_layer_teaches_by_its_features(
     assert manifest.get("teacher_top1") is None
     lines = [json.loads(line) for line in (tmp_path / manifest["run"] / "metrics.jsonl").read_text().splitlines()]
     assert all(line["fitnet"] > 0 for line in lines)
-    assert command("export", tmp_path / manifest["run"], cwd=tmp_path).returncode == 0
-    assert_fails(command("benchmark", tmp_path / manifest["run"], cwd=tmp_path), 3, "has no last layer")
+    run = tmp_path / manifest["run"]
+    assert_fails(command("export", run, "--teacher", cwd=tmp_path), 2, "has no last layer", "Leave out --teacher")
+    assert command("export", run, cwd=tmp_path).returncode == 0
+    briefly = ("--runtime", "ort", "--batch", "1", "--seconds", "0")
+    measured = command("benchmark", run, *briefly, "--json", cwd=tmp_path)
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads(measured.stdout)["reference"] == "student.torch"
+    assert command("report", run, cwd=tmp_path).returncode == 0
 
 
 def test_only_the_features_of_a_teacher_of_other_classes_are_used(

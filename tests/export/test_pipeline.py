@@ -16,7 +16,7 @@ from torch import nn
 
 from compress.recipe import Export
 from export.int8 import Quantizer
-from export.records import ExportRecord
+from export.records import ExportRecord, FileRecord
 from tests.helpers.classifiers import Digits, float_logits, normalised
 from tests.helpers.exporting import SETTINGS, export_to
 
@@ -146,10 +146,33 @@ def test_what_an_earlier_export_made_of_the_same_is_left_as_it_is_and_what_was_a
     _, after, lines = export(engines, precisions=["int8"])
     assert after.keys() == now.keys()
     assert {line.split()[-1] for line in lines} == {"unchanged"}, "only engines depend on it"
-    for change in ({"settings": SETTINGS.model_copy(update={"calibration_seed": 1})}, {"weights": "others"}):
+    for change in ({"settings": SETTINGS.model_copy(update={"max_logit_diff": 2e-4})}, {"weights": "others"}):
         record, _, lines = export(**change)
         assert not any(line.endswith("unchanged") for line in lines)
         assert set(record.files) == {"student.onnx"}, "the other files are of other settings or weights"
+
+
+def test_a_setting_of_one_precision_leaves_files_of_the_others_and_their_record(
+    trained: nn.Module, data: Digits, tmp_path: Path
+) -> None:
+    def export(**settings: Any) -> dict[str, FileRecord]:
+        changed, provenance = SETTINGS.model_copy(update=settings), {"weights_sha256": "w"}
+        return export_to(tmp_path, trained, data, changed, provenance=provenance, **wanted).files
+
+    wanted: dict[str, Any] = {"precisions": ["fp32", "fp16", "int8"], "preprocess": True}
+    first = export()
+    wanted = {"precisions": ["fp16"]}
+    looser = export(max_fp16_top1_drop=0.1)
+    assert looser.keys() == first.keys()
+    assert {name: looser[name] for name in first if "fp16" not in name} == {
+        name: entry for name, entry in first.items() if "fp16" not in name
+    }
+    wanted = {"precisions": ["fp32"]}
+    assert export(max_fp16_top1_drop=0.1) == looser
+    pixels = {"student.onnx", "student.pixels.onnx"}
+    assert set(export(max_fp16_top1_drop=0.1, calibration_seed=1)) == pixels, "both others are calibrated"
+    record = json.loads((tmp_path / "export.json").read_text())
+    assert "calibration" not in record
 
 
 def test_a_record_opens_that_has_less_or_more_than_is_known_now(result: tuple[Path, dict], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The IRs of an export pass gates with OpenVINO's own answers, and are recorded by their hashes."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.helpers.classifiers import MEAN, STD, Digits, float_logits, normalise
 from tests.helpers.exporting import export_to
 
 ALL_PRECISIONS = ("fp32", "fp16", "int8")
+PROVENANCE = {"weights_sha256": "of the weights"}
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +28,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def record(folder: Path, trained: nn.Module, data: Digits) -> ExportRecord:
-    provenance = {"weights_sha256": "of the weights"}
     wanted = {"formats": ("openvino",), "precisions": ALL_PRECISIONS, "threads": 1}
-    return export_to(folder, trained, data, provenance=provenance, **wanted)
+    return export_to(folder, trained, data, provenance=PROVENANCE, **wanted)
+
+
+def test_an_export_for_another_runtime_keeps_the_irs_and_says_of_which_openvino_they_are(
+    record: ExportRecord, folder: Path, trained: nn.Module, data: Digits, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    again = export_to(copy, trained, data, provenance=PROVENANCE, precisions=("int8",), threads=1)
+    assert again.files == record.files
+    assert again.versions == record.versions
+    assert ExportRecord.read(copy / "export.json") == again
 
 
 def answers(path: Path, images: np.ndarray) -> np.ndarray:

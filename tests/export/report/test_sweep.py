@@ -127,6 +127,14 @@ def test_other_teachers_in_one_seed_are_said_and_other_teachers_by_seed_are_not(
             assert ("learned from different teachers" in path.read_text()) is said
 
 
+def test_a_teacher_without_an_accuracy_leaves_its_cell_empty(tmp_path: Path) -> None:
+    content = [row("ce", 0, 0.7, teacher_top1=None), row("kd", 0, 0.71)]
+    page = write_sweep(compare("r", content, "ce"), tmp_path)[0].read_text()
+    runs = page[page.index('data-table="runs"') :]
+    cells = [re.findall(r'data-value="([^"]*)"', line) for line in runs.splitlines() if line.startswith("<tr><td")]
+    assert cells == [["0", "0.7", ""], ["0", "0.71", "0.8"]]
+
+
 def test_a_table_with_runs_that_the_new_one_lacks_is_kept(tmp_path: Path) -> None:
     write_sweep(compare("r", rows(ce=[0.7, 0.71], kd=[0.72, 0.73]), "ce"), tmp_path)
     more = rows(ce=[0.7, 0.71, 0.7], kd=[0.72, 0.73, 0.74])
