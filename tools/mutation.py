@@ -36,7 +36,7 @@ from mutation_tests import Watched, forked, tests_under
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("tests/losses", "tests/training", "tests/runs", "tests/cli", "tests/sweeps")
+TESTS = ("tests/losses", "tests/training", "tests/runs", "tests/cli", "tests/sweeps", "tests/faults/test_models.py")
 QUICK = "not faults and not gpu and not realdata and not slow"
 IMPORTED = (
     *("torch", "torchvision", "timm", "torch.onnx", "onnx", "onnxscript", "scipy.stats", "sklearn.datasets"),
