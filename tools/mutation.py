@@ -70,7 +70,8 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
 
     def called(node: Any) -> str:
         function = getattr(node, "func", None)
-        return getattr(getattr(function, "attr", function), "value", "") if isinstance(node, libcst.Call) else ""
+        name = getattr(getattr(function, "attr", function), "value", "") if isinstance(node, libcst.Call) else ""
+        return name if isinstance(name, str) else ""
 
     def left_out(node: Any) -> bool:
         name = called(node)

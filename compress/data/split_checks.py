@@ -58,8 +58,8 @@ def cut_away(source: Source, fit: Fit) -> list[str]:
     if not sizes or narrow < _OFTEN * len(sizes):
         return []
     return [
-        f"{narrow / len(sizes):.0%} of the pictures are more than twice as long as wide, and the square in their centre "
-        "shows less than half: data.fit: pad shows them whole, stretch squeezes them"
+        f"{narrow / len(sizes):.0%} of the pictures are more than twice as long as wide, and the square in their "
+        "centre shows less than half: data.fit: pad shows them whole, stretch squeezes them"
     ]
 
 
