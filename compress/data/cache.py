@@ -25,7 +25,7 @@ from compress.data.decode import Square, read_images, unreadable
 from compress.data.fingerprint import of_files, of_source
 from compress.data.picture_files import PictureFiles
 from compress.data.source import Source, Split
-from compress.data.split_checks import constant_classes, overlap
+from compress.data.split_checks import constant_classes, cut_away, overlap
 from compress.data.statistics import channel_statistics
 from compress.system import files
 from compress.system.errors import InputError
@@ -176,7 +176,7 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
     if left_out:
         raise_unless_skipped(left_out, len(source.train.labels) + len(evaluation.labels), skip=wanted.skip)
     compared = source.class_names and len(source.train.labels) <= _COMPARED
-    warnings = [*(overlap(source) if compared else []), *constant]
+    warnings = [*(overlap(source) if compared else []), *constant, *cut_away(source, square.fit)]
     hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in wanted.arrays}
     meta = {
         "class_names": source.class_names,

@@ -3,6 +3,7 @@
 In: a Source, or pixels with labels. Out: a sentence for each finding.
 """
 
+import contextlib
 import filecmp
 import hashlib
 import os
@@ -11,10 +12,15 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.data.decode import opened, pillow_quiet
+from compress.data.preprocessing import Fit
 from compress.data.source import Source
+from compress.system.errors import InputError
 
 _CHUNK = 64
 _END_BYTES = 4096
+_LOOKED_AT = 300
+_OFTEN = 0.1
 
 
 def overlap(source: Source) -> list[str]:
@@ -37,6 +43,34 @@ def overlap(source: Source) -> list[str]:
         f"{len(twins):,} of {whole:,} pictures to evaluate on are also in train ({path} is {twin}): "
         "accuracies are of pictures that were trained on"
     ]
+
+
+def cut_away(source: Source, fit: Fit) -> list[str]:
+    """Pictures of which a square shows less than half, where a good part of those that are looked at is such.
+
+    Only their headers are read.
+    """
+    images = source.train.images
+    if fit != "crop" or not isinstance(images, list):
+        return []
+    sizes = sizes_of_some(images)
+    narrow = sum(2 * min(size) < max(size) for size in sizes)
+    if not sizes or narrow < _OFTEN * len(sizes):
+        return []
+    return [
+        f"{narrow / len(sizes):.0%} of the pictures are more than twice as long as wide, and the square in their "
+        "centre shows less than half: data.fit: pad shows them whole, stretch squeezes them"
+    ]
+
+
+def sizes_of_some(paths: list[str]) -> list[tuple[int, int]]:
+    """Width and height of some pictures, evenly over all. Those that cannot be opened are passed over."""
+    sizes = []
+    with pillow_quiet():
+        for path in paths[:: max(1, len(paths) // _LOOKED_AT)]:
+            with contextlib.suppress(InputError), opened(path) as picture:
+                sizes.append(picture.size)
+    return sizes
 
 
 def constant_classes(images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: list[str]) -> list[str]:

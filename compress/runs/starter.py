@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from compress.data.class_folders import EVALUATIONS
-from compress.data.decode import opened, pillow_quiet
 from compress.data.findings import FEW_TO_EVALUATE, UNEQUAL
 from compress.data.sources import every_nth, read_folder
+from compress.data.split_checks import sizes_of_some
 from compress.recipe import Data
 from compress.system.errors import InputError
 from compress.system.paths import user_path
@@ -26,7 +26,6 @@ MOST_ON_CPU = 160
 SEEN = 30_000
 """Pictures that a training sees in all, within the limits of epochs."""
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
-_LOOKED_AT = 300
 _NAMED = 8
 
 
@@ -196,16 +195,8 @@ def _counts(labels: np.ndarray, names: list[str]) -> dict[str, int]:
 
 
 def _median_size(paths: list[str]) -> tuple[int, int] | None:
-    """Of some pictures, evenly over all. Only their headers are read."""
-    sizes = []
-    step = max(1, len(paths) // _LOOKED_AT)
-    with pillow_quiet():
-        for path in paths[::step]:
-            try:
-                with opened(path) as picture:
-                    sizes.append(picture.size)
-            except InputError:
-                continue
+    """Of some pictures, evenly over all."""
+    sizes = sizes_of_some(paths)
     if not sizes:
         return None
     width, height = np.median(sizes, axis=0)

@@ -126,3 +126,20 @@ def test_workers_do_not_import_from_the_working_folder(tmp_path: Path, monkeypat
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     assert len(load(data).train_labels) == 12
     assert not os.path.exists(tmp_path / "seen")
+
+
+@pytest.mark.parametrize(
+    ("size", "narrow", "said"), [((20, 8), 10, ""), ((16, 8), 10, None), ((8, 24), 1, "10%"), ((8, 24), 0, None)]
+)
+def test_pictures_of_which_a_square_shows_less_than_half_are_said(
+    tmp_path: Path, size: tuple[int, int], narrow: int, said: str | None
+) -> None:
+    for split, count in (("train", 5), ("val", 2)):
+        for number, name in enumerate(("left", "right")):
+            write_images(tmp_path / split / name, count, seed=number + count)
+    for path in sorted((tmp_path / "train").rglob("*.png"))[:narrow]:
+        Image.new("RGB", size, (narrow, 7, len(path.parent.name))).save(path)
+    found = [text for text in load(tmp_path).warnings if "more than twice as long as wide" in text]
+    assert len(found) == (said is not None)
+    assert all(said in text and "data.fit: pad" in text for text in found if said)
+    assert not [text for text in load(tmp_path, fit="pad").warnings if "as long as wide" in text]
