@@ -11,6 +11,7 @@ random crops. `own_mb`: the most memory of its own that the process has above wh
 import itertools
 import json
 import os
+import random
 import tempfile
 import time
 from pathlib import Path
@@ -35,6 +36,7 @@ BATCH, SIZE = 32, 160
 def linked(photos: Path, folder: Path, files: int) -> Path:
     """train/ with so many links to the photos, in turns, and the photos' own validation/."""
     paths = sorted(path for path in (photos / "train").rglob("*") if path.is_file())
+    random.Random(0).shuffle(paths)
     for number, path in zip(range(files), itertools.cycle(paths), strict=False):
         link = folder / "train" / path.parent.name / f"{number}{path.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
