@@ -74,3 +74,9 @@ def test_an_objective_hands_them_on(method: str) -> None:
     objective = Objective.of(supervision, label_smoothing=0.0, class_weights=weights)
     found = objective(student, None if method == "ce" else teacher, labels)
     torch.testing.assert_close(found["ce"], cross_entropy(student, labels, class_weights=weights))
+
+
+def test_a_class_of_one_image_has_its_weight() -> None:
+    labels = torch.tensor([0, 0, 0, 0, 1, 2, 2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
+    torch.testing.assert_close(balanced_weights(labels, 3).double(), torch.from_numpy(expected), rtol=1e-6, atol=0)
