@@ -121,6 +121,8 @@ def forked(action: Callable[[], int], timeout: float, *, group: bool = True) -> 
 
     group: whether the process has a group of its own, which ends with it.
     """
+    if sys.platform == "win32":
+        raise NotImplementedError("Windows cannot fork")
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
