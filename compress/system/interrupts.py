@@ -80,6 +80,10 @@ class _Deferral:
     blocks = 0
 
 
+def _note(number: int, _: Any) -> None:
+    _Deferral.flag.signal_number = _Deferral.flag.signal_number or number
+
+
 @contextmanager
 def deferred() -> Iterator[Flag]:
     """Yields a Flag that the first signal sets. Later signals change nothing.
@@ -91,12 +95,11 @@ def deferred() -> Iterator[Flag]:
         yield Flag()
         return
 
-    def handler(number: int, _: Any) -> None:
-        _Deferral.flag.signal_number = _Deferral.flag.signal_number or number
-
     if _Deferral.blocks == 0:
         _Deferral.flag = Flag()
-        _Deferral.before = [signal.signal(number, handler) for number in _SIGNALS]
+        _Deferral.before = [signal.getsignal(number) for number in _SIGNALS]
+    for number in _SIGNALS:  # also where a library, such as Ray, has put a handler of its own in place meanwhile
+        signal.signal(number, _note)
     _Deferral.blocks += 1
     try:
         yield _Deferral.flag

@@ -41,6 +41,14 @@ finally:
     send()
     print("tidied up")
 """,
+    "where a library put its own handler in place within another block": """
+with deferred():
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with deferred() as stop:
+        send()
+        print("step finished")
+        stop.raise_if_set()
+""",
     "in a weak reference's callback": """
 node = Node()
 reference = weakref.ref(node, send)
@@ -58,6 +66,7 @@ time.sleep(10)
 PRINTED = {
     "again while it tidies up": "tidied up\n",
     "after the block that waited for the step": "step finished\ntidied up\n",
+    "where a library put its own handler in place within another block": "step finished\n",
     "in a weak reference's callback": "its exception was dropped\n",
     "in a finalizer": "its exception was dropped\n",
 }
