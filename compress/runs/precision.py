@@ -42,6 +42,8 @@ _STEP_S = 0.8
 _CLASSES = 10
 _WAY = 2
 """Of computing in bf16, `compress.training.autocast`. A decision about another one is none."""
+_SMALL_MAP = 2
+"""Models with such maps stay in fp32: they are so small that noise would decide, and differently for each student."""
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -118,10 +120,27 @@ def measured(name: str, args: dict[str, Any], image_size: int) -> tuple[Precisio
         images = torch.randn(_MOST_IMAGES, 3, image_size, image_size).to(memory_format=torch.channels_last)
         model = in_channels_last(model, images.device).train()
         try:
+            if _has_small_maps(model, images):
+                return "fp32", None
             gain = _gain(model, images)
         except Exception:  # noqa: BLE001 - a model that cannot take these images: the run says so
             return "fp32", None
     return ("bf16" if gain is not None and gain >= GAIN else "fp32"), gain
+
+
+def _has_small_maps(model: nn.Module, images: Tensor) -> bool:
+    """Whether a convolution with a kernel of more than a pixel sees a map of one or two pixels a side."""
+    small: list[bool] = []
+
+    def look(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        small.append(max(module.kernel_size) > 1 and min(inputs[0].shape[2:]) <= _SMALL_MAP)
+
+    hooks = [module.register_forward_pre_hook(look) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    with torch.no_grad():
+        model(images[:2])
+    for hook in hooks:
+        hook.remove()
+    return any(small)
 
 
 def _gain(model: nn.Module, images: Tensor) -> float | None:

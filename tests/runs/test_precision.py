@@ -76,6 +76,13 @@ def test_a_machine_that_is_too_slow_to_tell_means_fp32(monkeypatch: pytest.Monke
     assert measured("test_vit", {}, 32) == ("fp32", None)
 
 
+def test_models_with_maps_of_two_pixels_are_not_trained_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_gain", lambda model, images: 2.0)
+    small = {"channels": [8, 8, 8, 8]}
+    assert measured("resnet10t", small, 64) == ("fp32", None)  # its last stage sees 4 x 4, and then 2 x 2 pixels
+    assert measured("resnet10t", small, 128) == ("bf16", 2.0)
+
+
 def test_the_measurement_leaves_torchs_random_stream_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
