@@ -122,7 +122,7 @@ def forked(action: Callable[[], int], timeout: float, *, group: bool = True) -> 
     group: whether the process has a group of its own, which ends with it.
     """
     if sys.platform == "win32":
-        raise NotImplementedError("Windows cannot fork")
+        raise OSError("Windows cannot fork, as the mutation score needs")
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()

@@ -79,6 +79,18 @@ def _write_config(model: nn.Module, folder: Path, dataset: Dataset) -> None:
     )
 
 
+def pictures_cfg(dataset: Dataset) -> dict[str, Any]:
+    """How the pictures of the data set are made ready for a model, by the names of timm's pretrained_cfg."""
+    return {
+        "input_size": [3, dataset.image_size, dataset.image_size],
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "interpolation": dataset.interpolation,
+        "crop_pct": dataset.crop_pct,
+        "crop_mode": CROP_MODES[dataset.fit],
+    }
+
+
 def _write_ensemble(model: Ensemble, folder: Path, dataset: Dataset) -> None:
     """Writes one file of weights, and for each member a folder with timm's config.json."""
     members = []
@@ -97,12 +109,7 @@ def _write_ensemble(model: Ensemble, folder: Path, dataset: Dataset) -> None:
         "pretrained_cfg": {
             "architecture": ENSEMBLE,
             "num_classes": dataset.num_classes,
-            "input_size": [3, dataset.image_size, dataset.image_size],
-            "mean": list(dataset.mean),
-            "std": list(dataset.std),
-            "interpolation": dataset.interpolation,
-            "crop_pct": dataset.crop_pct,
-            "crop_mode": CROP_MODES[dataset.fit],
+            **pictures_cfg(dataset),
         },
         "members": members,
     }

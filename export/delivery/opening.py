@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from compress import models
-from compress.data.preprocessing import CROP_MODES
 from compress.models import small_stem
+from compress.models.folder import pictures_cfg
 from compress.runs.data import data_of_student
 from compress.runs.folder import Run
 
@@ -37,14 +37,7 @@ def hub_config(run: Run) -> dict[str, Any]:
         **config,
         "num_classes": data.num_classes,
         "label_names": data.class_names,
-        "pretrained_cfg": {
-            "input_size": [3, data.image_size, data.image_size],
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "interpolation": data.interpolation,
-            "crop_pct": data.crop_pct,
-            "crop_mode": CROP_MODES[data.fit],
-        },
+        "pretrained_cfg": pictures_cfg(data),
     }
 
 

@@ -114,6 +114,19 @@ def run(
     )
 
 
+def by_labels(folder: Path, settings: recipe.TrainSettings) -> Job:
+    """Two epochs by labels alone, on images as they are."""
+    return Job(
+        phase="student",
+        epochs=2,
+        objective=Objective.of(supervision([], "ce"), label_smoothing=0.0),
+        settings=settings,
+        augment=recipe.Augment(crop=0, flip=False),
+        files=TrainingFiles.below(folder),
+        provenance={},
+    )
+
+
 def newest(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of the newest checkpoint."""
     return load_file(sorted((folder / "checkpoints").glob("*.safetensors"))[-1])

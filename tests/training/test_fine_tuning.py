@@ -18,12 +18,12 @@ from compress.models.wrappers import Adapted
 from compress.system.errors import Interrupted, UsageError
 from compress.training.evaluate import accuracy, logits_of
 from compress.training.freezing import names_up_to
-from compress.training.loop import Job, TrainingFiles, finish
+from compress.training.loop import finish
 from compress.training.qat import fine_tune
 from compress.training.state import Training
 from tests.helpers.networks import Staged, equal, with_statistics
 from tests.helpers.terms import STAGED_HINT, supervision
-from tests.helpers.training import newest, repeatable_metrics, run, splits, stop_after, trained
+from tests.helpers.training import by_labels, newest, repeatable_metrics, run, splits, stop_after, trained
 
 
 @pytest.mark.parametrize(
@@ -199,15 +199,7 @@ def test_the_fine_tuning_for_int8_keeps_frozen_weights_and_trains_the_rest_at_on
         {"epochs": 2, "batch_size": 16, "lr": 0.05, "quantize": "int8", "quantize_epochs": 1, "quantize_lr": 0.01}
         | options
     )
-    job = Job(
-        phase="student",
-        epochs=2,
-        objective=Objective.of(supervision([], "ce"), label_smoothing=0.0),
-        settings=settings,
-        augment=recipe.Augment(crop=0, flip=False),
-        files=TrainingFiles.below(tmp_path),
-        provenance={},
-    )
+    job = by_labels(tmp_path, settings)
     finish(fine_tune(student, job, splits(), checkpoints=tmp_path / "qat", teacher=None))
     weights = {name for name, _ in before.named_parameters()}
     frozen = {name for name in weights if name.startswith(("stem.", "layer1."))} if "freeze" in options else set()

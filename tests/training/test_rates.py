@@ -9,14 +9,11 @@ import pytest
 import torch
 
 from compress import recipe
-from compress.losses.objective import Objective
 from compress.system.errors import Interrupted
 from compress.training import train
-from compress.training.loop import Job, TrainingFiles
 from compress.training.metrics import read_metrics
 from tests.helpers.networks import network
-from tests.helpers.terms import supervision
-from tests.helpers.training import newest, run, splits, stop_after
+from tests.helpers.training import by_labels, newest, run, splits, stop_after
 
 LR, FIRST, EPOCHS, STEPS = 0.05, 1e-5, 6, 3
 """timm warms up from 1e-5. 50 images in batches of 16 make 3 steps an epoch."""
@@ -82,15 +79,7 @@ def test_the_moving_average_is_that_of_all_weights_and_statistics_and_is_what_co
     """Weights w of steps 1, 2, ...: a = d a + (1 - d) w. d is 0 at first, then 1 - (1 + t)^(-2/3), at most 0.6."""
     model = network(1)
     settings = recipe.TrainSettings.model_validate({"epochs": 2, "batch_size": 16, "lr": 0.2, "ema": 0.6})
-    job = Job(
-        phase="student",
-        epochs=2,
-        objective=Objective.of(supervision([], "ce"), label_smoothing=0.0),
-        settings=settings,
-        augment=recipe.Augment(crop=0, flip=False),
-        files=TrainingFiles.below(tmp_path),
-        provenance={},
-    )
+    job = by_labels(tmp_path, settings)
     steps, weights = train(model, job, splits()), []
     while True:
         try:
