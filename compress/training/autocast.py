@@ -19,8 +19,8 @@ def in_bf16(device: torch.device, *, enabled: bool) -> Iterator[None]:
     """Autocast to bfloat16 around a forward pass that is trained.
 
     On a CPU two kinds of convolutions compute in float32, and give bfloat16. Depthwise ones with kernels above 3 or
-    with strides: their gradients take oneDNN 2 to 6 times as long in bfloat16. Those with kernels above 1 on maps of
-    one or two pixels: their gradients are sometimes not finite with AMX (recipes/results/training.md).
+    with strides: with their gradients they take oneDNN 2 to 7 times as long in bfloat16. Those with kernels above 1 on
+    maps of one or two pixels: their gradients are sometimes not finite with AMX (recipes/results/training.md).
     """
     with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
         if enabled and device.type == "cpu":
