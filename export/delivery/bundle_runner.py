@@ -6,6 +6,7 @@ python run.py PICTURE... [MODEL]   JPEG, PNG, ... or .npy with uint8 RGB [N, H, 
 A picture may have any size: preprocess.onnx makes of it what the models take. Pictures but .npy need Pillow, too.
 """
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -31,11 +32,17 @@ def in_onnxruntime(path: Path, options: dict[str, str]) -> Run:
     return lambda inputs: np.asarray(session.run(None, {taken: inputs})[0])
 
 
-def in_openvino(path: Path, options: dict[str, str], fixed: bool = True) -> Run:
-    """fixed: the model is compiled for each shape of its input, which makes it faster."""
+@functools.cache
+def _core() -> Any:
+    """The one of this process: where two end in the order in which they began, OpenVINO breaks signals."""
     import openvino
 
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def in_openvino(path: Path, options: dict[str, str], fixed: bool = True) -> Run:
+    """fixed: the model is compiled for each shape of its input, which makes it faster."""
+    core = _core()
     requests: dict[tuple[int, ...], Any] = {}
 
     def run(inputs: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from export.gates import Stage, parity
 from export.onnx import get_metadata, load
 from export.openvino.fastest import fastest
 from export.openvino.runtime import OpenVinoRuntime
-from export.openvino.session import EXECUTION, Execution, openvino, own_execution
+from export.openvino.session import EXECUTION, Execution, core, openvino, own_execution
 from export.openvino.weights import store_int8_weights
 from export.records import RunPrecision
 
@@ -111,13 +111,12 @@ def _runtime(stage: Stage, path: Path, execution: Execution = EXECUTION["fp32"])
 
 def _write(source: Path, target: Path, *, half: bool) -> None:
     """An IR with the metadata of the ONNX file below "compress" in its rt_info."""
-    ov = openvino()
     proto = load(source)
     store_int8_weights(proto)
-    model = ov.Core().read_model(proto.SerializeToString(), b"")
+    model = core().read_model(proto.SerializeToString(), b"")
     for key, value in sorted(get_metadata(source).items()):
         model.set_rt_info(value, ["compress", key])
-    ov.save_model(model, str(target), compress_to_fp16=half)
+    openvino().save_model(model, str(target), compress_to_fp16=half)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,16 @@ def openvino() -> ModuleType:
         raise MachineError("OpenVINO is not installed", install_extra("openvino")) from None
 
 
+@functools.cache
+def core() -> Any:
+    """The one Core of this process, since OpenVINO breaks signals where two end in the order in which they began.
+
+    Each puts a signal stack of its own in place, and puts back the one that it found, which may be freed by then: the
+    next Ctrl-C kills the process (2026.2, `SigAltStackSetup` of its CPU plugin).
+    """
+    return openvino().Core()
+
+
 def installed() -> bool:
     """Whether the library is here. It is not imported."""
     try:
@@ -42,7 +52,7 @@ def installed() -> bool:
 @functools.cache
 def own_execution() -> Execution:
     """What OpenVINO computes in on this CPU where nobody says otherwise: bf16 where the CPU has it, f16 on some ARM."""
-    chosen = openvino().Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+    chosen = core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
     names: dict[str, Execution] = {"bf16": "bf16", "f16": "f16"}
     return names.get(chosen, "f32")
 
@@ -80,8 +90,7 @@ class Session:
         self, path: Path, threads: int | None = None, *, execution: Execution = "f32", fixed: bool = True
     ) -> None:
         self.path, self.options, self.fixed = path, session_options(threads, execution), fixed
-        self._core = openvino().Core()
-        self._model = self._opened(lambda: self._core.read_model(str(path)))
+        self._model = self._opened(lambda: core().read_model(str(path)))
         self.input: str = self._model.inputs[0].get_any_name()
         self._requests: dict[tuple[int, ...], Any] = {}
         if not fixed:
@@ -117,7 +126,7 @@ class Session:
         return self._compiled(model)
 
     def _compiled(self, model: Any) -> Any:
-        return self._opened(lambda: self._core.compile_model(model, "CPU", self.options)).create_infer_request()
+        return self._opened(lambda: core().compile_model(model, "CPU", self.options)).create_infer_request()
 
     def _opened(self, step: Any) -> Any:
         try:

@@ -28,7 +28,7 @@ from export.benchmark.latency import Timed, interleave, ratio
 from export.int8 import Quantizer
 from export.int8.layouts import fastest_layout
 from export.onnx import INPUT_NAME, export_onnx, open_session
-from export.openvino import Session, installed, own_execution
+from export.openvino import Session, core, installed, openvino, own_execution
 from export.runtimes import normalise
 
 MODELS = {
@@ -95,11 +95,10 @@ def with_nncf(fp32: Path, inputs: np.ndarray, folder: Path) -> Path | None:
         import nncf
     except ImportError:
         return None
-    import openvino
 
     data = nncf.Dataset([{INPUT_NAME: image[None]} for image in inputs])
-    model = nncf.quantize(openvino.Core().read_model(str(fp32)), data, preset=nncf.QuantizationPreset.MIXED)
-    openvino.save_model(model, str(folder / "nncf.xml"))
+    model = nncf.quantize(core().read_model(str(fp32)), data, preset=nncf.QuantizationPreset.MIXED)
+    openvino().save_model(model, str(folder / "nncf.xml"))
     return folder / "nncf.xml"
 
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 
 from compress.recipe import Export
@@ -16,7 +15,7 @@ from compress.system.errors import InputError
 from export import benchmark_run, export_run
 from export.benchmark import AccuracyResult, Benchmark, find_candidates
 from export.benchmark.executions import missed_gates
-from export.openvino import own_execution
+from export.openvino import core, own_execution
 from export.runtimes import normalise
 from tests.helpers.paths import ROOT
 
@@ -61,7 +60,7 @@ def test_accuracies_are_those_of_openvino_itself(measured: Benchmark, run: Run) 
     inputs = normalise(data.eval_images, data.mean, data.std)
     for name in ("openvino/student.xml", f"openvino/student.xml:{LOWER}" if LOWER != "f32" else "openvino/student.xml"):
         entry = measured.candidate(name)
-        compiled = openvino.Core().compile_model(str(run.export / entry.file), "CPU", entry.options)
+        compiled = core().compile_model(str(run.export / entry.file), "CPU", entry.options)
         top1 = float((compiled(inputs)[0].argmax(1) == data.eval_labels).mean())
         assert isinstance(entry.accuracy, AccuracyResult)
         assert entry.accuracy.top1.value == pytest.approx(top1, abs=1.5 / len(data.eval_labels))

@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 from torch import nn
 
 from compress.system.errors import InputError
 from compress.system.platform import processor
 from export.delivery import Recommended, make_bundle, verify_bundle
-from export.openvino import session_options
+from export.openvino import core, session_options
 from export.records import BundledModel
 from tests.helpers.bundles import sign
 from tests.helpers.classifiers import Digits, float_logits, normalised
 from tests.helpers.exporting import export_to
+from tests.helpers.signals import assert_signals_are_heard
 
 OPTIONS = session_options(1, "f32")
 FLAGS = ["avx2", "avx512f", "amx_int8"]
@@ -86,12 +86,24 @@ def test_the_runner_says_in_a_line_what_it_lacks(bundle: Path, missing: str, ask
     assert line.endswith(words)
 
 
+def test_a_server_hears_signals_after_two_runners_ended_in_the_order_in_which_they_began(bundle: Path) -> None:
+    assert_signals_are_heard(
+        f"""
+        from run import in_openvino
+        def opened():
+            runner = in_openvino(Path("1/student.xml"), {OPTIONS!r})
+            return runner, runner(np.zeros((1, 3, 16, 16), np.float32))
+        """,
+        cwd=bundle,
+    )
+
+
 def test_the_golden_answers_are_those_of_openvino(bundle: Path, data: Digits) -> None:
     from PIL import Image
 
     names = json.loads((bundle / "manifest.json").read_text())["golden"]
     pictures = np.stack([np.asarray(Image.open(bundle / name)) for name in names])
-    compiled = openvino.Core().compile_model(str(bundle / "1" / "student.xml"), "CPU", OPTIONS)
+    compiled = core().compile_model(str(bundle / "1" / "student.xml"), "CPU", OPTIONS)
     recorded = np.load(bundle / "golden.npz")["student.xml"]
     np.testing.assert_allclose(recorded, compiled(normalised(pictures))[0], atol=1e-4)
 

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from compress.system.errors import GateError
-from export.openvino import files, own_execution
+from export.openvino import core, files, own_execution
 from export.records import ExportRecord
 from tests.helpers.classifiers import MEAN, STD, Digits, float_logits, normalised
 from tests.helpers.exporting import export_to
@@ -45,7 +45,7 @@ def test_an_export_for_another_runtime_keeps_the_irs_and_says_of_which_openvino_
 def answers(path: Path, images: np.ndarray) -> np.ndarray:
     """By OpenVINO's own API, without this package."""
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
-    return openvino.Core().compile_model(str(path), "CPU", hint)({"input": normalised(images)})["logits"]
+    return core().compile_model(str(path), "CPU", hint)({"input": normalised(images)})["logits"]
 
 
 @pytest.mark.parametrize(("name", "least_agreement"), [("student", 1.0), ("student.fp16", 1.0), ("student.int8", 0.97)])
@@ -81,7 +81,7 @@ def test_fp16_halves_the_weights_and_int8_quarters_them(record: ExportRecord) ->
 def test_the_int8_ir_computes_its_convolutions_in_8_bits(record: ExportRecord, folder: Path) -> None:
     """As OpenVINO's own plan of execution says it."""
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(folder / "openvino" / "student.int8.xml"), "CPU", hint)
+    compiled = core().compile_model(str(folder / "openvino" / "student.int8.xml"), "CPU", hint)
     plan = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     kinds = [
         str(info["runtimePrecision"].astype(str)) for info in plan if info["layerType"].astype(str) == "Convolution"
@@ -92,7 +92,7 @@ def test_the_int8_ir_computes_its_convolutions_in_8_bits(record: ExportRecord, f
 
 
 def test_the_metadata_goes_with_the_ir(record: ExportRecord, folder: Path, data: Digits) -> None:
-    model = openvino.Core().read_model(str(folder / "openvino" / "student.int8.xml"))
+    model = core().read_model(str(folder / "openvino" / "student.int8.xml"))
     assert model.get_rt_info(["compress", "class_names"]).astype(str).split("\n") == data.class_names
     assert [float(value) for value in model.get_rt_info(["compress", "mean"]).astype(str).split(",")] == MEAN
     assert [float(value) for value in model.get_rt_info(["compress", "std"]).astype(str).split(",")] == STD

@@ -11,9 +11,10 @@ from torch import nn
 from compress.data.decode import Square
 from compress.system.errors import InputError
 from export.onnx import export_preprocessing
-from export.openvino import OpenVinoPictures, OpenVinoRuntime, Session, own_execution, session_options
+from export.openvino import OpenVinoPictures, OpenVinoRuntime, Session, core, own_execution, session_options
 from export.runtimes import OrtRuntime, PictureRuntime
 from tests.helpers.classifiers import MEAN, SIZE, STD, Digits, Exported, float_logits
+from tests.helpers.signals import assert_signals_are_heard
 
 has_bf16 = pytest.mark.skipif(own_execution() != "bf16", reason="this CPU has no bf16")
 
@@ -45,15 +46,24 @@ def test_bf16_is_computed_only_where_it_is_asked_for(trained: nn.Module, trained
 
 
 def test_openvino_takes_the_options_as_they_are_said(trained_onnx: Path) -> None:
-    compiled = openvino.Core().compile_model(str(trained_onnx), "CPU", session_options(1, "f32"))
+    compiled = core().compile_model(str(trained_onnx), "CPU", session_options(1, "f32"))
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("NUM_STREAMS") == 1
     assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
 
 
 def test_what_it_computes_in_by_itself_is_what_a_session_without_options_has(trained_onnx: Path) -> None:
-    own = openvino.Core().compile_model(str(trained_onnx), "CPU").get_property("INFERENCE_PRECISION_HINT")
+    own = core().compile_model(str(trained_onnx), "CPU").get_property("INFERENCE_PRECISION_HINT")
     assert own.to_string() == own_execution()
+
+
+def test_a_signal_is_heard_after_two_models_that_ended_in_the_order_in_which_they_began(trained_onnx: Path) -> None:
+    assert_signals_are_heard(f"""
+        from export.openvino import Session
+        def opened():
+            session = Session(Path({str(trained_onnx)!r}))
+            return session, session.run(np.zeros((1, 3, 16, 16), np.float32))
+    """)
 
 
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
