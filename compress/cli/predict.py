@@ -41,7 +41,7 @@ def predict(model: Path, images: list[Path], *, top: int = 3) -> list[dict[str, 
     Raises:
         InputError: `model` is neither of the two, its weights were altered, or a file is no image.
     """
-    names, classify = _from_onnx(model) if model.suffix == ".onnx" else _from_run(model)
+    names, classify = _from_onnx(model) if model.suffix.lower() == ".onnx" else _from_run(model)
     rows = []
     for path in _files(images):
         probabilities = classify(read_rgb(path))

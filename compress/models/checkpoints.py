@@ -95,7 +95,7 @@ def _content(path: Path) -> Any:
                 raise InputError(f"{path} is a pointer of Git LFS, not the weights", "Fetch them with `git lfs pull`.")
         if path.name in _INDEXES:
             return _shards(path)
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # timm's train.py saves its arguments
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -133,7 +133,7 @@ def _is_cut_short(path: Path, error: Exception) -> bool:
     try:
         with path.open("rb") as file:
             start, size = file.read(8), path.stat().st_size
-            if path.suffix != ".safetensors":
+            if path.suffix.lower() != ".safetensors":
                 return start.startswith(_ZIP) and not zipfile.is_zipfile(path)
             length = int.from_bytes(start, "little")
             if length > _MAX_HEADER_BYTES:  # it is another format

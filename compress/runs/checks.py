@@ -34,7 +34,8 @@ def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe) -> None:
     """Refuses a teacher whose accuracy is that of chance. Whoever guesses the most frequent class has that accuracy.
 
     Chance must not explain the number of right answers (one-sided binomial test, 1 %; ours). Fewer than 100 images to
-    evaluate on say too little, and any teacher is allowed.
+    evaluate on say too little, and any teacher is allowed whose number of right answers is not below that of a blind
+    draw of classes by the same test: such a one knows the classes, but in another order.
 
     Args:
         top1: of the teacher.
@@ -46,10 +47,12 @@ def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe) -> None:
     """
     if recipe.supervision.method == "ce" and not recipe.supervision.terms:
         return
-    if (images := len(dataset.eval_labels)) < _ENOUGH:
-        return
+    images = len(dataset.eval_labels)
     chance = float(np.bincount(dataset.eval_labels).max() / images)
-    if binomtest(round(top1 * images), images, chance, alternative="greater").pvalue >= _DOUBT:
+    right, drawn = round(top1 * images), 1 / dataset.num_classes
+    above = binomtest(right, images, chance, alternative="greater").pvalue < _DOUBT
+    below = binomtest(right, images, drawn, alternative="less").pvalue < _DOUBT
+    if below or (images >= _ENOUGH and not above):
         raise InputError(
             f"the teacher's top-1 of {top1:.2%} on {images:,} images is not above chance ({chance:.2%})",
             "A student cannot learn from it: train it longer, choose other weights, or name its classes in order.",

@@ -101,7 +101,7 @@ def make_bundle(
             files={name: sha256_file(folder / name) for name in bundle_files(folder)},
         )
         write_manifest(folder, manifest)
-        if target.suffix == ".zip":
+        if target.suffix.lower() == ".zip":
             with replacing(target) as temporary:
                 _zip(folder, temporary)
         else:

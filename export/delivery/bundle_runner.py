@@ -9,6 +9,7 @@ A picture may have any size: preprocess.onnx makes of it what the models take. P
 import functools
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,19 @@ def in_openvino(path: Path, options: dict[str, str], fixed: bool = True) -> Run:
 
 def read(path: Path) -> np.ndarray:
     """A file as uint8 [N, H, W, 3]."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return np.load(path, allow_pickle=False)
     sys.path.insert(0, str(HERE))
     from PIL import Image
     from rgb import rgb, upright  # type: ignore  # the file beside this one
 
-    with Image.open(path) as image:
-        return np.asarray(rgb(upright(image)), dtype=np.uint8)[None]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return np.asarray(rgb(upright(image)), dtype=np.uint8)[None]
+    except (OSError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def classify(batches: list[np.ndarray], model: str) -> np.ndarray:

@@ -19,7 +19,7 @@ def recipe(method: str = "kd", terms: str = "") -> Recipe:
 
 
 def judged(labels: list[int], right: int, of: Recipe) -> None:
-    dataset: Any = SimpleNamespace(eval_labels=np.array(labels))
+    dataset: Any = SimpleNamespace(eval_labels=np.array(labels), num_classes=len(set(labels)))
     check_above_chance(right / len(labels), dataset, of)
 
 
@@ -35,8 +35,18 @@ def test_chance_must_not_explain_the_right_answers(labels: list[int], chance: fl
         judged(labels, fewest - 1, recipe())
 
 
+@pytest.mark.parametrize(("images", "classes"), [(18, 3), (99, 2), (60, 10)])
+def test_of_few_images_a_teacher_must_not_be_right_less_often_than_a_blind_draw(images: int, classes: int) -> None:
+    labels = [number % classes for number in range(images)]
+    fewest = next(right for right in range(images) if binom.cdf(right, images, 1 / classes) >= 0.01)
+    judged(labels, fewest, recipe())
+    if fewest > 0:
+        with pytest.raises(InputError, match="is not above chance"):
+            judged(labels, fewest - 1, recipe())
+
+
 def test_few_images_and_methods_without_a_teacher_are_not_judged() -> None:
-    judged([0, 1] * 49 + [1], 0, recipe())
+    judged([0, 1] * 49 + [1], 50, recipe())
     with pytest.raises(InputError):
         judged([0, 1] * 50, 0, recipe())
     judged([0, 1] * 50, 0, recipe("ce"))

@@ -70,7 +70,11 @@ OTHER = "or name a model of another runtime:"
         ("openvino", [], f"student.xml needs openvino: pip install openvino, {OTHER} student.onnx"),
         ("onnxruntime", ["student.onnx"], f"needs onnxruntime: pip install onnxruntime, {OTHER} student.xml"),
         ("PIL", [], "student.xml needs PIL: pip install pillow"),
-        ("", ["nowhere.png"], "'nowhere.png' (pictures, then one of student.xml, student.onnx)"),
+        (
+            "",
+            ["nowhere.png"],
+            "No such file or directory (pictures, then one of student.xml, student.onnx)",
+        ),
     ],
 )
 def test_the_runner_says_in_a_line_what_it_lacks(bundle: Path, missing: str, asked: list[str], words: str) -> None:
