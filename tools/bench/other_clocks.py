@@ -104,7 +104,7 @@ def main(folder: Path, threads: int, seconds: float, rounds: int, as_json: bool)
         (path, None) for path in map(export.joinpath, ("student.onnx", "student.int8.onnx")) if path.is_file()
     ]
     if installed():
-        executions = dict.fromkeys(("f32", own_execution()))
+        executions: list[Execution] = list(dict.fromkeys(("f32", own_execution())))
         cases += [(path, execution) for path in sorted(export.glob("openvino/*.xml")) for execution in executions]
     if not cases:
         raise InputError(f"no export in {folder}", "Make one with `compress export`.")
