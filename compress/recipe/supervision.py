@@ -171,7 +171,7 @@ Term = Annotated[
 class Supervision(Section):
     """The losses: the method on logits, and the terms that are added to it."""
 
-    method: str = Field(default="ka-ps+dtd-flsw", description=METHOD_HELP, json_schema_extra={"enum": list(SPELLINGS)})
+    method: str = Field(default="kd", description=METHOD_HELP, json_schema_extra={"enum": list(SPELLINGS)})
     temperature: float = Field(
         default=4.0, gt=0, description="Temperature T. With DTD it is T_0, around which each sample's moves."
     )

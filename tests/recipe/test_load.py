@@ -32,7 +32,7 @@ def test_the_four_recipes_of_the_card_are_there() -> None:
 
 def test_a_short_recipe_gets_the_documented_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL))
-    assert recipe.supervision.method == "ka-ps+dtd-flsw"
+    assert recipe.supervision.method == "kd"
     assert (recipe.supervision.temperature, recipe.supervision.dtd.beta, recipe.supervision.dtd.floor) == (
         4.0,
         40.0,

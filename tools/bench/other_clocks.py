@@ -8,6 +8,7 @@ theirs take turns, file by file, in rounds. The ratio is the median over rounds,
     python tools/bench/other_clocks.py runs/NAME --threads 1
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -100,12 +101,10 @@ def clocks(
 def main(folder: Path, threads: int, seconds: float, rounds: int, as_json: bool) -> None:
     """The files of the run in FOLDER, by our clock and by others."""
     export = Run(folder).export
-    cases: list[tuple[Path, Execution | None]] = [
-        (path, None) for path in map(export.joinpath, ("student.onnx", "student.int8.onnx")) if path.is_file()
-    ]
-    if installed():
-        executions: list[Execution] = list(dict.fromkeys(("f32", own_execution())))
-        cases += [(path, execution) for path in sorted(export.glob("openvino/*.xml")) for execution in executions]
+    executions: list[Execution] = list(dict.fromkeys(("f32", own_execution()))) if installed() else []
+    onnx = [path for path in (export / "student.onnx", export / "student.int8.onnx") if path.is_file()]
+    irs = itertools.product(sorted(export.glob("openvino/*.xml")), executions)
+    cases: list[tuple[Path, Execution | None]] = [*((path, None) for path in onnx), *irs]
     if not cases:
         raise InputError(f"no export in {folder}", "Make one with `compress export`.")
     rows: list[dict[str, Any]] = []
