@@ -37,7 +37,8 @@ class PictureFiles:
     def of(cls, paths: Sequence[str], folder: Path, square: Square) -> Self:
         """Of paths below the folder or elsewhere."""
         start = f"{folder}/"
-        relative = [path.removeprefix(start).encode("utf-8", "surrogateescape") for path in paths]
+        names = (path[len(start) :] if path.startswith(start) else str(Path(path).absolute()) for path in paths)
+        relative = [name.encode("utf-8", "surrogateescape") for name in names]
         ends = np.cumsum([len(path) for path in relative], dtype=np.int64)
         return cls(str(folder), np.frombuffer(b"".join(relative), dtype=np.uint8), ends, square)
 
@@ -54,7 +55,7 @@ class PictureFiles:
     def followed_by(self, others: Self, rows: NDArray[np.int64]) -> Self:
         """These pictures, and those rows of the others after them, as squares of the same kind."""
         begins = np.concatenate([[0], others.ends[:-1]])
-        root = np.frombuffer(f"{others.folder}/".encode("utf-8", "surrogateescape"), dtype=np.uint8)
+        root = np.frombuffer(f"{Path(others.folder).absolute()}/".encode("utf-8", "surrogateescape"), dtype=np.uint8)
         parts = [np.concatenate([root, others.paths[begins[row] : others.ends[row]]]) for row in rows]
         ends = self.ends[-1] + np.cumsum([len(part) for part in parts], dtype=np.int64)
         return replace(self, paths=np.concatenate([self.paths, *parts]), ends=np.concatenate([self.ends, ends]))

@@ -58,6 +58,19 @@ def test_they_come_last_without_a_label_and_statistics_are_of_the_others(
 
 
 @LOADERS
+def test_folders_may_be_named_from_where_one_is(
+    root: Path, tmp_path: Path, loader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "more", 6, seed=51, shade=170)
+    expected = with_unlabeled(loaded(root, loader=loader), str(tmp_path / "more"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "another cache"))
+    data = with_unlabeled(loaded(Path("data"), loader=loader), "more")
+    assert data.unlabeled == 6
+    assert np.array_equal(data.train_images[:], expected.train_images[:])
+
+
+@LOADERS
 @pytest.mark.parametrize("crop_pct", [1.0, 0.875])
 def test_copies_of_pictures_to_evaluate_on_are_left_out_and_counted(
     root: Path,
