@@ -110,7 +110,7 @@ def int8(case: Architecture) -> dict[str, Any]:
             "snr_db": case.signal_to_noise_db(case.keep(target)),
         }
         if coverage < MIN_INT8:
-            raise GateError(f"{coverage:.0%} of the multiply-adds are INT8 for {target}, {MIN_INT8:.0%} are wanted")
+            raise GateError(f"{coverage:.1%} of the multiply-adds are INT8 for {target}, {MIN_INT8:.0%} are wanted")
     return found
 
 

@@ -27,7 +27,7 @@ _NAMES = {
         deit_tiny_distilled_patch16_224 eva02_tiny_patch14_224 gmlp_ti16_224 repvgg_a0 hrnet_w18_small dla34
         ese_vovnet19b_dw densenet121 efficientnetv2_rw_t tf_efficientnetv2_b0 regnetz_005 nf_regnet_b0 eca_nfnet_l0
         gernet_s vgg11_bn fastvit_sa12 csatv2 resnet50 resnet50d seresnet50 resnext26ts resnetv2_50 resnetblur18
-        res2net50_26w_4s resnest14d skresnet18 botnet26t_256 halonet26t cspresnet50 cspdarknet53 selecsls42b dpn48b
+        res2net50_26w_4s resnest14d skresnet18 botnet26t_256 cspresnet50 cspdarknet53 selecsls42b dpn48b
         poolformer_s12 convformer_s18 caformer_s18 vitamin_small_224 mixer_s32_224 resmlp_12_224 cait_xxs24_224
         flexivit_small vit_relpos_small_patch16_224 focalnet_tiny_srf davit_tiny rdnet_tiny sequencer2d_s
         convmixer_768_32 tresnet_m iformer_t lowformer_b0 efficientvim_m1 mobilenetv4_hybrid_medium
@@ -43,6 +43,7 @@ _NAMES = {
         crossvit_tiny_240 convit_tiny mvitv2_tiny gcvit_xxtiny tnt_s_legacy_patch16_224 twins_pcpvt_small
         twins_svt_small volo_d1_224
     """,
+    256: "halonet26t",
 }
 ZOO: dict[str, int] = {name: size for size, names in _NAMES.items() for name in names.split()}
 
