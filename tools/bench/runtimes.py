@@ -234,7 +234,9 @@ def main(
         here = this_machine()
         settings = [f"--batch {batch}" for batch in batches] + [f"--threads {count}" for count in threads]
         command = " ".join(["python tools/bench/runtimes.py", *settings, "--optimum FOLDER" if optimum else ""]).strip()
-        shown = f"{here.cpu}; ONNX Runtime {onnxruntime.__version__}, OpenVINO {openvino().__version__}"
+        shown = (
+            f"{here.cpu}; ONNX Runtime {onnxruntime.__version__}, OpenVINO {openvino().__version__.partition('-')[0]}"
+        )
         page.write_text(_PAGE.format(command=command, rows="\n".join(map(_row, rows)), machine=shown), encoding="utf-8")
     show({"rows": rows}, map(_line, rows), as_json=as_json)
 
