@@ -30,17 +30,18 @@ _DOUBT = 0.01
 _ENOUGH = 100
 
 
-def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe) -> None:
+def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe, source: str) -> None:
     """Refuses a teacher whose accuracy is that of chance. Whoever guesses the most frequent class has that accuracy.
 
     Chance must not explain the number of right answers (one-sided binomial test, 1 %; ours). Fewer than 100 images to
-    evaluate on say too little, and any teacher is allowed whose number of right answers is not below that of a blind
-    draw of classes by the same test: such a one knows the classes, but in another order.
+    evaluate on say too little, and any teacher is allowed, but for one whose weights come from a checkpoint and that is
+    right less often than a blind draw of classes, by the same test: it knows the classes, but in another order.
 
     Args:
         top1: of the teacher.
         dataset: on whose evaluation split it was measured.
         recipe: method ce without terms does not use the teacher, so any is allowed.
+        source: where the teacher comes from, as in its record.
 
     Raises:
         InputError: the teacher is not above chance.
@@ -52,7 +53,7 @@ def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe) -> None:
     right, drawn = round(top1 * images), 1 / dataset.num_classes
     above = binomtest(right, images, chance, alternative="greater").pvalue < _DOUBT
     below = binomtest(right, images, drawn, alternative="less").pvalue < _DOUBT
-    if below or (images >= _ENOUGH and not above):
+    if (source == "checkpoint" and below) or (images >= _ENOUGH and not above):
         raise InputError(
             f"the teacher's top-1 of {top1:.2%} on {images:,} images is not above chance ({chance:.2%})",
             "A student cannot learn from it: train it longer, choose other weights, or name its classes in order.",
