@@ -35,7 +35,7 @@ def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe, source: st
 
     Chance must not explain the number of right answers (one-sided binomial test, 1 %; ours). Fewer than 100 images to
     evaluate on say too little, and any teacher is allowed, but for one whose weights come from a checkpoint and that is
-    right less often than a blind draw of classes, by the same test: it knows the classes, but in another order.
+    never right, where a blind draw of classes would be, by the same test: it knows the classes, but in another order.
 
     Args:
         top1: of the teacher.
@@ -52,8 +52,8 @@ def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe, source: st
     chance = float(np.bincount(dataset.eval_labels).max() / images)
     right, drawn = round(top1 * images), 1 / dataset.num_classes
     above = binomtest(right, images, chance, alternative="greater").pvalue < _DOUBT
-    below = binomtest(right, images, drawn, alternative="less").pvalue < _DOUBT
-    if (source == "checkpoint" and below) or (images >= _ENOUGH and not above):
+    never = right == 0 and binomtest(0, images, drawn, alternative="less").pvalue < _DOUBT
+    if (source == "checkpoint" and never) or (images >= _ENOUGH and not above):
         raise InputError(
             f"the teacher's top-1 of {top1:.2%} on {images:,} images is not above chance ({chance:.2%})",
             "A student cannot learn from it: train it longer, choose other weights, or name its classes in order.",
