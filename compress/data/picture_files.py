@@ -4,6 +4,7 @@ In: paths or pixels. Out: Pillow images. The paths are one block of bytes, which
 million strings would take 150 MB in each process that holds it.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,7 +38,8 @@ class PictureFiles:
     def of(cls, paths: Sequence[str], folder: Path, square: Square) -> Self:
         """Of paths below the folder or elsewhere."""
         start = f"{folder}/"
-        names = (path[len(start) :] if path.startswith(start) else str(Path(path).absolute()) for path in paths)
+        here = os.getcwd()
+        names = (path[len(start) :] if path.startswith(start) else os.path.join(here, path) for path in paths)
         relative = [name.encode("utf-8", "surrogateescape") for name in names]
         ends = np.cumsum([len(path) for path in relative], dtype=np.int64)
         return cls(str(folder), np.frombuffer(b"".join(relative), dtype=np.uint8), ends, square)

@@ -36,7 +36,7 @@ def core() -> Any:
     """The one Core of this process, since OpenVINO breaks signals where two end in the order in which they began.
 
     Each puts a signal stack of its own in place, and puts back the one that it found, which may be freed by then: the
-    next Ctrl-C kills the process (2026.2, `SigAltStackSetup` of its CPU plugin).
+    next Ctrl-C kills the process (2026.4.1, `SigAltStackSetup` of its CPU plugin).
     """
     return openvino().Core()
 

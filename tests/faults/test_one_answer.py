@@ -70,6 +70,11 @@ def plain(image: Image.Image, path: Path) -> None:
     image.save(path)
 
 
+def web_page(path: Path) -> None:
+    """What a download leaves where the picture is gone."""
+    path.write_text("<html>404</html>")
+
+
 READ: dict[str, Write] = {
     "jpeg.jpg": plain,
     "upper.JPG": plain,
@@ -99,7 +104,7 @@ REFUSED: dict[str, Callable[[Path], None]] = {
     "cut.png": truncate,
     "empty.png": empty,
     "text.png": not_an_image,
-    "page.png": lambda path: path.write_text("<html>404</html>") and None,
+    "page.png": web_page,
     "huge.png": huge,
 }
 

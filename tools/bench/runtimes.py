@@ -233,7 +233,8 @@ def main(
     if page is not None:
         here = this_machine()
         settings = [f"--batch {batch}" for batch in batches] + [f"--threads {count}" for count in threads]
-        command = " ".join(["python tools/bench/runtimes.py", *settings, "--optimum FOLDER" if optimum else ""]).strip()
+        settings += [f"--seconds {seconds:g}", *(["--optimum FOLDER"] if optimum else [])]
+        command = " ".join(["python tools/bench/runtimes.py", *settings])
         shown = (
             f"{here.cpu}; ONNX Runtime {onnxruntime.__version__}, OpenVINO {openvino().__version__.partition('-')[0]}"
         )
@@ -243,7 +244,7 @@ def main(
 
 def _row(row: dict[str, Any]) -> str:
     value, low, high = row["ours_over_rival"]
-    ours, rival = (row["p50_ms"][f"{kind}: {row[name]}"] for kind, name in (("ours", "ours"), ("rival", "rival")))
+    ours, rival = (row["p50_ms"][f"{kind}: {row[kind]}"] for kind in ("ours", "rival"))
     cells = [row["model"], row["batch"], row["threads"], row["ours"], f"{ours:.2f}", row["rival"], f"{rival:.2f}"]
     return f"| {' | '.join(map(str, cells))} | {value:.2f} ({low:.2f} to {high:.2f}) |"
 
