@@ -5,8 +5,9 @@ The changes are those of mutmut. They are drawn by place and kind, so that a pla
 Left out are texts for people (what is raised or logged), annotations, decorators, imports and assertions.
 
 A copy of the checkout is changed, and a process that has imported torch and timm is forked for each mutant. It runs the
-quick tests that reach the changed lines, up to so many seconds of them, and stops at the first that fails. What was run
-is kept in mutants.jsonl, so the same command goes on where it was ended.
+quick tests that reach the changed lines, up to so many seconds of them, and stops at the first that fails. What they
+let pass is given to pyright, as in `make check`. What was run is kept in mutants.jsonl, so the same command goes on
+where it was ended.
 
     pip install --target FOLDER --no-deps mutmut libcst
     PYTHONPATH=FOLDER python tools/mutation.py losses training runs --sample 100 --seed 0 --out FOLDER
@@ -42,6 +43,8 @@ IMPORTED = (
     *("torch", "torchvision", "timm", "torch.onnx", "onnx", "onnxscript", "scipy.stats", "sklearn.datasets"),
     *("sklearn.metrics", "matplotlib.pyplot", "jinja2", "rich.progress", "hypothesis", "pydantic", "yaml", "filelock"),
 )
+PYRIGHT = (str(Path(sys.executable).with_name("pyright")), "--pythonpath", sys.executable)
+CAUGHT = ("caught", "timeout", "typed")
 OF_PEOPLE = {"Raise", "Assert", "Annotation", "Decorator", "Import", "ImportFrom"}
 OF_TYPES = {"TypeVar", "ParamSpec", "getLogger", "TypeAdapter", "ConfigDict"}
 
@@ -175,6 +178,8 @@ def outcome(mutant: Mutant, copy: Path, known: dict[str, Any], work: Path, budge
         limit = 60 + 4 * sum(known["tests"][name]["seconds"] for name in tests)
         ended = forked(lambda: tests_under(Watched(None), ["-x", *tests], work / "mutant.log"), limit)
         status = {0: "survived", None: "timeout"}.get(ended, "caught")
+        if status == "survived" and subprocess.run([*PYRIGHT, mutant.file], cwd=copy, capture_output=True).returncode:
+            status = "typed"
         path.write_text(source)
     seconds = round(time.monotonic() - began, 1)
     own = {"file": mutant.file, "line": mutant.lines[0], "kind": mutant.kind, "number": mutant.number, "diff": diff}
@@ -190,7 +195,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for package in sorted({str(Path(file).parent) for file in modules}):
         own = {file: states for file, states in modules.items() if str(Path(file).parent) == package}
         for name, states in [*own.items(), (f"**{package}**", [*itertools.chain(*own.values())])]:
-            caught = states.count("caught") + states.count("timeout")
+            caught = sum(state in CAUGHT for state in states)
             low, high = binomtest(caught, len(states)).proportion_ci(method="wilson")
             score = f"{caught / len(states):.1%} ({low:.1%} to {high:.1%})" if name.startswith("**") else ""
             counts = [len(states), caught, states.count("survived"), states.count("unreached")]
@@ -233,7 +238,7 @@ def main() -> None:
     gc.freeze()
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     if given.again:
-        rows = [row for row in rows if row["status"] in ("caught", "timeout")]
+        rows = [row for row in rows if row["status"] in CAUGHT]
         (work / "tests.json").unlink(missing_ok=True)
         results.write_text("".join(json.dumps(row) + "\n" for row in rows))
     known = map_of_tests(copy, work, given.tests, QUICK.removesuffix(" and not slow") if given.slow else QUICK)

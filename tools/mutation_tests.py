@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-A_FUNCTION = 3
+A_FUNCTION = 8
 """Sets of parameters of one test function that are run."""
 Lines = set[tuple[str, int]]
 

@@ -173,6 +173,28 @@ def test_of_tokens_with_the_size_of_their_grid_the_tokens_are_taken() -> None:
         torch.testing.assert_close(found[stage], reference, msg=stage)
 
 
+class FewPatches(nn.Module):
+    """A square of 2 x 2 patches behind more class and register tokens than there are patches."""
+
+    num_prefix_tokens = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        patches = nn.functional.adaptive_avg_pool2d(x, 2).flatten(2).mT
+        return self.tokens(torch.cat([patches.new_zeros(len(x), 5, 3), patches], dim=1)).mean(1)
+
+
+def test_few_patches_behind_many_tokens_are_a_square() -> None:
+    tap = Tap(model := FewPatches(), ["tokens"], images(), role="student")
+    with tap.recording():
+        model(images())
+    expected = nn.functional.adaptive_avg_pool2d(images(), 2)
+    torch.testing.assert_close(tap.features()["tokens"], expected)
+
+
 def test_a_list_of_modules_is_no_feature() -> None:
     assert "has no feature 'stages'" in refusal(timm.create_model("mvitv2_tiny", **SMALL["mvitv2_tiny"]), "stages")
 

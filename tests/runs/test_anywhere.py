@@ -8,10 +8,12 @@ import torch
 
 from compress.recipe import Student, load_recipe
 from compress.runs import distill
-from compress.runs.data import data_of_student, data_of_teacher
+from compress.runs.data import data_of_student, data_of_teacher, loaded_data
 from compress.runs.folder import Run, finished_run, new_run, read_manifest
 from compress.runs.precision import fast_precision
 from compress.system.errors import InputError, MachineError, UsageError
+from compress.training.memo import Memo
+from tests.helpers.published import publish
 
 
 @pytest.fixture
@@ -34,6 +36,36 @@ def test_a_run_with_a_relative_root_works_from_any_folder(begun: Path, monkeypat
     monkeypatch.chdir("/")
     with pytest.raises(InputError, match="photos"):
         data_of_student(Run(moved / "run"))
+
+
+def test_the_pictures_of_a_run_are_those_below_the_folder_in_which_it_was_begun(
+    begun: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where one works now, other pictures lie under the same name."""
+    shutil.copytree(begun.parent / "photos", tmp_path / "photos")
+    for path in sorted((tmp_path / "photos").rglob("*.png"))[::2]:
+        path.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert data_of_student(Run(begun)).sha256 == run_sha256(begun)
+
+
+def test_a_saved_student_sees_pictures_as_its_published_weights_do(
+    here: Path, folder_data: Path, tiny_recipe: Path
+) -> None:
+    small = {"channels": [8, 8, 8, 8]}
+    publish("resnet10t", here / "published", args=small, mean=(0.1, 0.2, 0.3), crop_pct=0.5)
+    student = f"student={{model: resnet10t, pretrained: {here / 'published'}}}"
+    options = [student, f"data.root={folder_data}", "train.epochs=1", "data.image_size=32"]
+    run = distill(load_recipe(tiny_recipe, method="ce", overrides=options), out="run")
+    seen = data_of_student(run)
+    assert seen.mean == pytest.approx((0.1, 0.2, 0.3))
+    assert seen.sha256 == run.result.data.sha256
+
+
+def test_a_student_of_random_weights_does_not_see_as_its_published_namesake(tiny_recipe: Path) -> None:
+    recipe = load_recipe(tiny_recipe, overrides=["student={model: inception_v3}"])  # timm: mean 0.5
+    dataset, _ = loaded_data(recipe, torch.device("cpu"), Memo())
+    assert dataset.mean == dataset.own_mean
 
 
 def run_sha256(path: Path) -> str:

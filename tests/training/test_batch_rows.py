@@ -78,6 +78,12 @@ def test_two_and_four_processes_make_the_pairs_of_one(unlabeled: int, epoch: int
         assert all(one.partners(epoch).equal(alone.partners(epoch)) for one in processes)
 
 
+def test_batches_that_processes_cannot_share_by_pairs_are_shared_in_their_order() -> None:
+    alone = rows(50, 0, batch=6, paired=True).of_epoch(1)
+    processes = in_each_process(2, labeled=50, unlabeled=0, batch=6, paired=True)
+    assert torch.cat([one.of_epoch(1) for one in processes], dim=1).equal(alone)
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_partners_are_those_of_the_batches_and_a_row_in_no_batch_is_its_own(size: int) -> None:
     for source in in_each_process(size, labeled=50, unlabeled=0, batch=12, paired=True):

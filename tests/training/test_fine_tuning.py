@@ -17,7 +17,7 @@ from compress.losses.objective import Objective
 from compress.models.wrappers import Adapted
 from compress.system.errors import Interrupted, UsageError
 from compress.training.evaluate import accuracy, logits_of
-from compress.training.freezing import names_up_to
+from compress.training.freezing import Freezing, names_up_to
 from compress.training.loop import finish
 from compress.training.qat import fine_tune
 from compress.training.state import Training
@@ -49,6 +49,12 @@ def test_a_module_and_all_before_it_are_what_its_output_depends_on(name: str, la
     found = names_up_to(model, last)
     assert {one for one in found if one in dict(model.named_parameters())} == expected
     assert names_up_to(Adapted(model, torch.ones(3), torch.zeros(3)), last) >= expected
+
+
+def test_a_change_of_what_is_trained_is_told_once() -> None:
+    settings = recipe.TrainSettings.model_validate({"epochs": 3, "freeze_epochs": 1.0})
+    freezing = Freezing(Staged(1), settings, 3)
+    assert [freezing.before_step(updates) for updates in (0, 1, 2, 3, 4)] == [True, False, False, True, False]
 
 
 def changed(before: nn.Module, after: nn.Module) -> set[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,16 @@ def test_metrics_hold_what_the_contract_names(tmp_path: Path) -> None:
     for line in lines:
         assert line.keys() >= expected
         assert line["temperature_min"] <= line["temperature_mean"] <= line["temperature_max"]
+        assert line["images_per_s"] * line["seconds"] == pytest.approx(3 * 16)  # steps of an epoch, images of a step
     run(tmp_path / "ce", method="ce")
     assert "kd" not in read_metrics(tmp_path / "ce" / "metrics.jsonl")[0]
+
+
+def test_no_epoch_is_said_to_take_longer_than_all_of_them(tmp_path: Path) -> None:
+    began = time.perf_counter()
+    run(tmp_path, method="ce", epochs=3)
+    elapsed = time.perf_counter() - began
+    assert 0 < sum(line["seconds"] for line in read_metrics(tmp_path / "metrics.jsonl")) <= elapsed
 
 
 def test_the_teacher_is_bit_identical_after_training_and_the_student_in_train_mode_within(tmp_path: Path) -> None:
