@@ -84,8 +84,12 @@ def test_limits_may_change_where_a_run_is_resumed_and_count_from_then_on(begun: 
     longer = distill(load_recipe(tiny_recipe, overrides=[*root, "train.epochs=2"]), out=begun, resume=True)
     assert longer.recipe.benchmark == before.benchmark
     assert longer.manifest.student_sha256 != weights
-    with pytest.raises(UsageError, match=r"train\.lr"):
-        distill(load_recipe(tiny_recipe, overrides=[*root, *changes, "train.lr=0.1"]), out=begun, resume=True)
+    for key in ("train.lr", "teacher.train.lr"):
+        with pytest.raises(UsageError, match=key.replace(".", r"\.")):
+            distill(load_recipe(tiny_recipe, overrides=[*root, *changes, f"{key}=0.1"]), out=begun, resume=True)
+    housekeeping = ["teacher.train.keep_checkpoints=3", "train.keep_checkpoints=3", "train.epochs=2"]
+    again = distill(load_recipe(tiny_recipe, overrides=[*root, *housekeeping]), out=begun, resume=True)
+    assert again.manifest.student_sha256 == longer.manifest.student_sha256
 
 
 def test_a_file_where_a_run_is_expected_is_said_to_be_one(tmp_path: Path, tiny_recipe: Path) -> None:

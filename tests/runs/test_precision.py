@@ -81,6 +81,10 @@ def test_models_with_maps_of_two_pixels_are_not_trained_in_bf16(monkeypatch: pyt
     small = {"channels": [8, 8, 8, 8]}
     assert measured("resnet10t", small, 64) == ("fp32", None)  # its last stage sees 4 x 4, and then 2 x 2 pixels
     assert measured("resnet10t", small, 128) == ("bf16", 2.0)
+    assert measured("mobilenetv3_small_050", {}, 128) == (
+        "bf16",
+        2.0,
+    )  # squeeze-and-excite sees 1 x 1 with a kernel of 1
 
 
 def test_the_measurement_leaves_torchs_random_stream_alone() -> None:
