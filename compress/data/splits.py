@@ -14,6 +14,7 @@ from compress.data.augment import Images
 from compress.data.dataset import Dataset
 from compress.data.picture_files import PictureFiles, PixelPictures
 from compress.data.stream import StreamedImages
+from compress.system.errors import MachineError, is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,22 @@ def on_device(dataset: Dataset, device: torch.device, *, processes: int = 1) -> 
 
     Args:
         processes: of the training on this machine, which share its processors.
+
+    Raises:
+        MachineError: the device has not the memory for them.
     """
     mean, std = (torch.tensor(values, device=device) for values in (dataset.mean, dataset.std))
 
     def resident(pixels: NDArray[np.uint8], labels: NDArray[np.int64], unlabeled: int = 0) -> Images:
-        return Images(torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device), mean, std, unlabeled)
+        try:
+            moved = torch.from_numpy(pixels).to(device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            what = f"{len(pixels):,} pictures of {dataset.image_size} pixels take {pixels.nbytes / 1e9:,.1f} GB"
+            hint = f"Set {'' if dataset.streamed else 'data.loader: stream, or '}a smaller data.image_size."
+            raise MachineError(f"{what}, for which the {device.type} device has not the memory", hint) from error
+        return Images(moved, torch.from_numpy(labels).to(device), mean, std, unlabeled)
 
     evaluation = resident(dataset.eval_images, dataset.eval_labels)
     pixels = dataset.train_images

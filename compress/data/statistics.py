@@ -3,16 +3,19 @@
 import numpy as np
 from numpy.typing import NDArray
 
+_PIXELS = 2**20  # at a time: numpy counts them as int64, so they take 8 MB
+
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in 0..1, exactly, from histograms."""
     values = np.arange(256) / 255
+    at_once = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
     mean: list[float] = []
     std: list[float] = []
     for channel in range(3):
         counts = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(images), 4096):
-            counts += np.bincount(images[start : start + 4096, ..., channel].reshape(-1), minlength=256)
+        for start in range(0, len(images), at_once):
+            counts += np.bincount(images[start : start + at_once, ..., channel].reshape(-1), minlength=256)
         average = float((counts * values).sum() / counts.sum())
         variance = float((counts * (values - average) ** 2).sum() / counts.sum())
         mean.append(round(average, 4))

@@ -59,7 +59,7 @@ class AssistantStep:
 
 
 def assistant_step(
-    recipe: Recipe, number: int, teacher: Teacher, teacher_sha256: str, dataset: Dataset
+    recipe: Recipe, number: int, teacher: Teacher, teacher_sha256: str, folder: Path, dataset: Dataset
 ) -> AssistantStep:
     """The run of one assistant.
 
@@ -68,6 +68,7 @@ def assistant_step(
         number: of the assistant, from 1.
         teacher: the model from which it learns.
         teacher_sha256: of that model's weights.
+        folder: holds them and that model's config.json.
     """
     settings = recipe.teacher.assistants[number - 1]
     defaults = {key: Train.model_fields[key].default for key in FINE_TUNING}
@@ -78,7 +79,7 @@ def assistant_step(
         supervision=recipe.supervision,
         train=recipe.train.model_copy(update={"seed": recipe.teacher.seed, **defaults}),
     )
-    run = Run(assistants_root() / _key(step, dataset, teacher_sha256))
+    run = Run(assistants_root() / _key(step, dataset, teacher_sha256, folder))
     return AssistantStep(f"assistant {number}, {settings.model}", step, run)
 
 
@@ -168,12 +169,13 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _key(step: Recipe, dataset: Dataset, teacher_sha256: str) -> str:
+def _key(step: Recipe, dataset: Dataset, teacher_sha256: str, folder: Path) -> str:
     recipe = step.dump()
     determines = {
         **current().identity,
         "format": TRAINING_FORMAT,
         "teacher_sha256": teacher_sha256,
+        "teacher_config": files.sha256_file(folder / models.CONFIG),  # equal weights may see pictures in two ways
         "data_sha256": dataset.sha256,
         "data": step.data.anywhere.model_dump(mode="json", exclude={"root"}),
         "train": {key: value for key, value in recipe["train"].items() if key not in HOUSEKEEPING},

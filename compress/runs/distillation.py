@@ -256,9 +256,9 @@ class _Work:
         dataset, _ = loaded_data(recipe, self.device, memo)
         made: list[AssistantRecord] = []
         teacher = recipe.teacher.model_copy(update={"assistants": []})
-        identity, given = measured.identity, self.given_teacher
+        identity, given, folder = measured.identity, self.given_teacher, run.teacher
         for number, settings in enumerate(recipe.teacher.assistants, 1):
-            step = assistant_step(recipe, number, teacher, sha256, dataset)
+            step = assistant_step(recipe, number, teacher, sha256, folder, dataset)
             with step.turn():
                 logger.info(f"{self.label}{step.name}: in {step.run.path}")
                 steps = distill_in_steps(
@@ -275,7 +275,7 @@ class _Work:
                 if manifest.teacher.identity != identity:
                     raise InputError(f"its teacher's weights changed since {run.path} loaded them", "Start again.")
                 current().from_leader(lambda: shutil.rmtree(step.run.checkpoints, ignore_errors=True))  # noqa: B023
-            sha256, given = manifest.student_sha256, None
+            sha256, given, folder = manifest.student_sha256, None, step.run.student
             identity = (sha256,)
             teacher = as_next_teacher(teacher, settings, step.run)
             top1 = manifest.student_top1

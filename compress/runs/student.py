@@ -32,6 +32,7 @@ from compress.system.errors import InputError
 from compress.system.paths import user_path
 from compress.system.seeds import stream
 from compress.training import Position, accuracy, logits_of, qat, train
+from compress.training.evaluate import images_of_a_pass
 from compress.training.loop import Job
 from compress.training.memo import Memo
 from compress.training.metrics import MetricsLog
@@ -214,6 +215,7 @@ def _views(recipe: Recipe, dataset: Dataset, supervisor: Supervisor, device: tor
     return TeacherViews(
         count=recipe.teacher.cache.views,
         samples=len(dataset.train_labels),
+        of_a_pass=images_of_a_pass(dataset.image_size**2),
         device=device,
         determined_by=determined_by,
     )

@@ -104,13 +104,19 @@ def install_extra(name: str) -> str:
     return f"{sys.executable} -m pip install '{DISTRIBUTION}[{name}]'"
 
 
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of the device or the host was too small. torch reports the host's by a plain RuntimeError."""
+    """Whether the memory of the device or the host was too small.
+
+    torch reports the host's, that of cuBLAS and cuDNN, and that of a kernel's start by a plain RuntimeError.
+    """
     torch = sys.modules.get("torch")  # not imported here: an error of torch exists only once torch is imported
     return (
         isinstance(error, MemoryError)
         or (torch is not None and isinstance(error, torch.OutOfMemoryError))
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
     )
 
 

@@ -15,8 +15,8 @@ from compress.distributed.agreement import Agreement
 from compress.distributed.world import current
 from compress.system.modules import evaluating
 
-BATCH = 512
-PIXELS = BATCH * 64 * 64  # larger images come in smaller batches, so that evaluation needs no more memory than training
+_BATCH = 512
+_PIXELS = _BATCH * 64 * 64  # larger images come in smaller batches, so that a pass needs no more memory than training
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Accuracy:
 
     top1: float
     balanced_top1: float
+
+
+def images_of_a_pass(pixels: int) -> int:
+    """How many images of so many pixels each go through a model at once where nothing is trained."""
+    return max(1, min(_BATCH, _PIXELS // pixels))
 
 
 def logits_of(
@@ -55,7 +60,7 @@ def logits_of(
     outputs = []
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     with evaluating(model), torch.inference_mode(), bf16:
-        size = max(1, min(BATCH, PIXELS // (images.images.shape[1] * images.images.shape[2])))
+        size = images_of_a_pass(images.images.shape[1] * images.images.shape[2])
         starts = range(0, len(images.labels), size)
         for turn in range(world.rank, len(starts) + world.rank, world.size):
             if interrupted is not None:

@@ -16,7 +16,6 @@ from compress.system.hashes import sha256_json
 from compress.system.interrupts import Flag
 
 _FORMAT = 2  # raise it when the same key would mean other logits
-_BATCH = 512
 
 
 class TeacherViews:
@@ -25,13 +24,16 @@ class TeacherViews:
     Args:
         count: views of each image. A view does not depend on how many others there are.
         samples: N, the number of images.
+        of_a_pass: images that go through the teacher at once.
         device: where `logits` returns them.
         determined_by: everything that the logits depend on, as JSON.
     """
 
-    def __init__(self, *, count: int, samples: int, device: torch.device, determined_by: dict[str, Any]) -> None:
+    def __init__(
+        self, *, count: int, samples: int, of_a_pass: int, device: torch.device, determined_by: dict[str, Any]
+    ) -> None:
         key = sha256_json({"format": _FORMAT, **determined_by})[:16]
-        self.count, self._samples, self._device = count, samples, device
+        self.count, self._samples, self._of_a_pass, self._device = count, samples, of_a_pass, device
         self.folder = files.cache_folder() / "teacher-logits" / key
         self._open: tuple[int, Tensor] | None = None
 
@@ -79,7 +81,7 @@ class TeacherViews:
             raise files.cannot_write(self.folder, error) from error
         with files.replacing(path) as temporary, temporary.open("wb") as file:
             interrupted.raise_if_set()
-            for number, logits in enumerate(compute(torch.arange(self._samples).split(_BATCH))):
+            for number, logits in enumerate(compute(torch.arange(self._samples).split(self._of_a_pass))):
                 interrupted.raise_if_set()
                 part = logits.to(torch.float16).cpu().numpy()
                 if number == 0:

@@ -73,7 +73,9 @@ def test_a_view_is_written_batch_by_batch_as_numpy_would_save_it_whole(tmp_path:
             alive.append(weakref.ref(part))
             yield part
 
-    views = TeacherViews(count=1, samples=1300, device=torch.device("cpu"), determined_by={"test": str(tmp_path)})
+    views = TeacherViews(
+        count=1, samples=1300, of_a_pass=512, device=torch.device("cpu"), determined_by={"test": str(tmp_path)}
+    )
     found = views.logits(0, compute, Flag())
     assert torch.equal(found, logits)
     assert len(alive) == 3

@@ -16,7 +16,7 @@ from compress.data.decode import Square
 from compress.data.picture_files import PictureFiles, PixelPictures
 from compress.data.training_picture import TrainingPicture, crop_box
 from compress.recipe import Augment, Data
-from compress.system.errors import InputError
+from compress.system.errors import InputError, MachineError
 from tests.helpers.pictures import smooth_picture, write_folder_data
 
 CROPS = Augment(crop=0, flip=True, scale=0.3)
@@ -197,3 +197,18 @@ def test_pixels_in_memory_can_be_streamed_too() -> None:
     assert dataset.sha256 != load_data(Data(name="digits", image_size=8, loader="resident")).sha256
     (batch,) = train.batches([torch.arange(4)], Augment(crop=0, flip=False), seed=0, epoch=0)
     torch.testing.assert_close(batch, train.normalized(slice(0, 4)))
+
+
+def test_pictures_that_a_device_cannot_hold_are_to_be_streamed(
+    folder_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_data(Data(name="folder", root=str(folder_data), image_size=8))
+
+    def full(*args: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", full)
+        with pytest.raises(MachineError, match="pictures of 8 pixels take") as caught:
+            on_device(dataset, CPU)
+    assert "data.loader: stream" in str(caught.value)

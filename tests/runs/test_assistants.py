@@ -1,6 +1,7 @@
 """Assistants of a teacher that was handed over: kept by its weights."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,23 @@ def test_beside_an_ensemble_an_assistant_is_compared_with_the_largest_model(
     check_assistants(recipe, data, None, student)
     words = "assistant 1, resnet10t, has more parameters than the largest model of the teacher"
     assert (words in caplog.text) == warned
+
+
+@pytest.mark.slow
+def test_a_teacher_that_sees_pictures_in_another_way_has_other_assistants(
+    here: Path, finished: Path, tiny_recipe: Path
+) -> None:
+    """Its weights are the same. What it says is not: its config.json names another mean."""
+    weights = here / "weights" / "teacher.safetensors"
+    weights.parent.mkdir()
+    shutil.copy(finished / "teacher" / "model.safetensors", weights)
+    args = "{channels: [8, 8, 16, 16]}"
+    teacher = f"{{model: resnet10t, args: {args}, source: checkpoint, checkpoint: {weights}, "
+    chain = "assistants: [{model: resnet10t, args: {channels: [8, 8, 16, 8]}}]}"
+    recipe = load_recipe(tiny_recipe, overrides=[f"teacher={teacher}{chain}", "train.epochs=1"])
+    folders = []
+    for number, mean in enumerate((0.5, 0.52, 0.5)):
+        config = {"pretrained_cfg": {"mean": [mean] * 3, "std": [0.25] * 3}}
+        (weights.parent / "config.json").write_text(json.dumps(config))
+        folders.append(distill(recipe, out=f"out-{number}").manifest["assistants"][0]["run"])
+    assert folders[0] == folders[2] != folders[1]

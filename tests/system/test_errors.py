@@ -26,4 +26,7 @@ def test_a_host_without_the_memory_is_said_as_the_machine_s_limit(
 
 def test_a_fault_is_not_taken_for_too_little_memory() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    for library in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory"):  # fmt: skip
+        assert is_out_of_memory(RuntimeError(library))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

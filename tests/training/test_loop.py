@@ -16,7 +16,7 @@ from compress.losses.objective import Means, Objective
 from compress.system.errors import DivergedError, Interrupted
 from compress.training.batch_rows import epoch_order
 from compress.training.divergence import DivergenceWatch
-from compress.training.evaluate import accuracy, logits_of
+from compress.training.evaluate import accuracy, images_of_a_pass, logits_of
 from compress.training.metrics import read_metrics
 from tests.helpers.networks import equal, network
 from tests.helpers.training import repeatable_metrics, run, splits, stop_after, trained
@@ -235,3 +235,9 @@ def test_means_are_means_and_extremes_are_extremes() -> None:
     for value in (1.0, 4.0, 1.0):
         means.add({"loss": torch.tensor(value), "t_min": torch.tensor(value), "t_max": torch.tensor(value)})
     assert means.read() == {"loss": 2.0, "t_min": 1.0, "t_max": 4.0}
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 512), (64, 512), (224, 41), (384, 14), (4000, 1)])
+def test_large_images_go_through_a_model_in_smaller_batches(size: int, count: int) -> None:
+    """So many that a pass has no more pixels than 512 images of 64 x 64."""
+    assert images_of_a_pass(size**2) == count

@@ -74,7 +74,7 @@ class Counting(nn.Module):
 
 def test_kept_logits_are_the_teachers_for_the_mixed_pictures_of_the_batch() -> None:
     data, teacher = splits().train, Counting()
-    views = TeacherViews(count=2, samples=50, device=torch.device("cpu"), determined_by={})
+    views = TeacherViews(count=2, samples=50, of_a_pass=64, device=torch.device("cpu"), determined_by={})
     source = Batches(data, MIXED, batch_size=16, seed=7, teacher=teacher, views=views)
     again: list[Batch] = []
     for epoch in range(4):

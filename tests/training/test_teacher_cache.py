@@ -46,7 +46,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def views(count: int = 2, **determined_by: Any) -> TeacherViews:
-    return TeacherViews(count=count, samples=COUNT, device=CPU, determined_by={"teacher": "t", **determined_by})
+    return TeacherViews(
+        count=count, samples=COUNT, of_a_pass=512, device=CPU, determined_by={"teacher": "t", **determined_by}
+    )
 
 
 def batches(images: Images, teacher: Counting, kept: TeacherViews | None) -> Batches:
