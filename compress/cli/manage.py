@@ -53,7 +53,7 @@ def data_prepare(name: str, root: Path | None, url: str | None) -> None:
 @click.option("--yes", is_flag=True, help="Remove them. Without this nothing is touched.")
 @as_json
 def data_prune(unused_days: float, yes: bool, json_: bool) -> None:
-    """List the caches of decoded pictures, and remove what was not used for DAYS or whose data set is gone."""
+    """List the caches of pictures and teachers' logits, and remove what was not used for DAYS or has lost its data."""
     from compress.data.caches import list_caches, prune_caches
 
     caches, chosen = list_caches(), prune_caches(unused_days=unused_days, remove=yes)

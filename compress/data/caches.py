@@ -1,4 +1,4 @@
-"""The caches of decoded pictures and of the Hub's data sets: where they are, what they take, and what can go.
+"""The caches of decoded pictures, the Hub's data sets and teachers' logits: where they are, and what can go.
 
 In: the folder of caches. Out: a row for each, or the paths that were removed. A cache is made anew when it is needed.
 """
@@ -20,7 +20,7 @@ from compress.system import files
 from compress.system.errors import MachineError
 
 META = "meta.json"
-_KINDS = ("data", "hub")
+_KINDS = ("data", "hub", "teacher-logits")
 _DAY_S = 86_400
 
 
@@ -29,7 +29,7 @@ class Cache:
     """A folder of the cache.
 
     Attributes:
-        source: the folder of the data set; empty for one of the Hub.
+        source: the folder of the data set; empty for one of the Hub, and for a teacher's logits.
         unused_days: since it was last read.
     """
 
@@ -64,7 +64,7 @@ def may_only_read(cache: Path) -> bool:
 
 
 def mark_used(record: Path) -> None:
-    """Notes in the cache's JSON file that the cache was read now, where this user may write it."""
+    """Notes in the cache's JSON file, or in its folder, that it was read now, where this user may write it."""
     with contextlib.suppress(OSError):
         os.utime(record)
 

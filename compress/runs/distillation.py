@@ -4,6 +4,7 @@ In: a Recipe. Out: a finished Run. The order is: run folder and manifest, data, 
 """
 
 import contextlib
+import functools
 import logging
 import platform
 import shutil
@@ -219,7 +220,9 @@ class _Work:
         with attempting(f"making {self._named('student')}"):
             student = checked_student(recipe, dataset, self.given_student, self.given_teacher)
             key = ("exportable", recipe.student.model_dump_json(), dataset.image_size, id(self.given_student))
-            memo.once(key, lambda: current().from_leader(lambda: warn_if_not_exportable(student, dataset)))
+            given = self.given_student is not None
+            check = functools.partial(warn_if_not_exportable, student, dataset, to_onnx=given)
+            memo.once(key, lambda: current().from_leader(check))
         with attempting(f"obtaining {self._named('teacher')}"):
             teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo, trackers)
         sha256 = measured.sha256

@@ -81,20 +81,30 @@ def check_steps(
             ) from error
 
 
-def warn_if_not_exportable(model: nn.Module, dataset: Dataset) -> None:
+def warn_if_not_exportable(model: nn.Module, dataset: Dataset, *, to_onnx: bool) -> None:
     """Traces a copy of the student as its export does, and warns where that fails. It takes a second or two.
 
     It is no error, since a student may stay in torch.
+
+    Args:
+        to_onnx: also translates what was traced, which takes ten seconds more. ONNX has all operators of timm's models;
+            a module that was handed over may use others.
     """
     trial = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    for module in trial.modules():
+        if getattr(module, "fused_attn", False):
+            module.fused_attn = False  # type: ignore[assignment]  # the export's second choice, which is never refused
     images = torch.zeros(_IMAGES, 3, dataset.image_size, dataset.image_size)
     try:
         with _one_at_a_time, _quiet(), torch.no_grad():
-            torch.export.export(trial, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            traced = torch.export.export(trial, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            if to_onnx:
+                torch.onnx.export(traced, (), dynamo=True, verbose=False, optimize=False)
     except Exception as error:  # noqa: BLE001 - torch.export answers what it cannot take with any kind of exception
         logger.warning(
-            f"the student {type(model).__name__} can be trained and cannot be exported: {first_line(error)}. Its "
-            "forward must take a batch of any size, without Python decisions on values"
+            f"the student {type(model).__name__} can be trained and cannot be exported: "
+            f"{first_line(error.__cause__ or error)}. Its forward must take a batch of any size, decide nothing by "
+            "values, and use operators that ONNX has"
         )
 
 

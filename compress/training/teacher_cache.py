@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.data.caches import mark_used
 from compress.system import files
 from compress.system.hashes import sha256_json
 from compress.system.interrupts import Flag
@@ -60,6 +61,7 @@ class TeacherViews:
                 self._write(path, lambda batches: compute(view, batches), interrupted)
                 kept = self._read(path)
             assert kept is not None
+            mark_used(self.folder)
             self._open = (view, torch.from_numpy(kept).to(self._device))
         return self._open[1]
 

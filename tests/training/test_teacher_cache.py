@@ -1,5 +1,6 @@
 """The teacher's logits for repeated views: what they are, when the teacher is asked, and that nothing else changes."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from compress import recipe
 from compress.data.augment import Images
+from compress.data.caches import list_caches, prune_caches
 from compress.system.errors import Interrupted, UsageError
 from compress.system.interrupts import Flag
 from compress.training.batches import Batches
@@ -141,3 +143,15 @@ def test_kept_logits_and_terms_that_look_inside_the_teacher_exclude_one_another(
     }
     with pytest.raises(UsageError, match=r"teacher\.cache"):
         recipe.validate_recipe(raw)
+
+
+def test_kept_logits_are_listed_and_go_once_they_are_not_used(images: Images) -> None:
+    old, used = views(teacher="old"), views(teacher="used")
+    for kept in (old, used):
+        epoch(batches(images, Counting(), kept), 0)
+        os.utime(kept.folder, (0, 0))
+    assert {cache.path for cache in list_caches()} == {old.folder, used.folder}
+    epoch(batches(images, Counting(), views(teacher="used")), 0)  # read by a later run
+    assert [cache.path for cache in prune_caches(unused_days=30, remove=True)] == [old.folder]
+    assert used.folder.is_dir()
+    assert not old.folder.exists()
