@@ -122,7 +122,7 @@ def _as_recorded(folder: Path, data: Data) -> tuple[Preprocessing, Data]:
 
 def _recorded(run: Run, folder: Path, data: Data, sha256: str) -> Dataset:
     seen, settings = _as_recorded(folder, data)
-    dataset = load_data(_found_again(run, settings), seen)
+    dataset = load_data(found_again(run, settings), seen)
     if dataset.sha256 != sha256:
         raise InputError(
             f"{run.path} was trained on other {dataset.name} data than is here",
@@ -131,13 +131,19 @@ def _recorded(run: Run, folder: Path, data: Data, sha256: str) -> Dataset:
     return dataset
 
 
-def _found_again(run: Run, data: Data) -> Data:
-    """The data section, with a relative root as the folder has it in which the run was begun, if it is there yet."""
+def found_again(run: Run, data: Data) -> Data:
+    """The data section, with relative places as in the folder where the run was begun, if they are there yet."""
     begun = run.manifest.working_folder
-    if not begun or (data.root is None and find(data.name, None) is not None):
+    if not begun or Path(begun) == Path.cwd():
         return data
-    root = str(Path(begun) / user_path(data.root or "data"))
-    return data if find(data.name, root) is None else data.model_copy(update={"root": root})
+    changes: dict[str, str] = {}
+    if data.unlabeled is not None and (unlabeled := Path(begun) / user_path(data.unlabeled)).is_dir():
+        changes["unlabeled"] = str(unlabeled)
+    if data.root is not None or find(data.name, None) is None:
+        root = str(Path(begun) / user_path(data.root or "data"))
+        if find(data.name, root) is not None:
+            changes["root"] = root
+    return data.model_copy(update=changes)
 
 
 def _left_out(problems: dict[str, str]) -> str:

@@ -22,7 +22,7 @@ from compress.models.answers import answers_hash
 from compress.recipe import Recipe
 from compress.runs.arguments import check_arguments, torch_device
 from compress.runs.assistants import as_next_teacher, assistant_step, keep_assistants, kept_assistants
-from compress.runs.data import loaded_data
+from compress.runs.data import found_again, loaded_data
 from compress.runs.folder import Run, now
 from compress.runs.headless import check_teacher_without_head
 from compress.runs.locks import held, require_common_folder
@@ -209,8 +209,9 @@ class _Work:
 
     def steps(self, trackers: Trackers) -> Generator[Position, None, dict[str, Any]]:
         """Teacher and assistants to their end, then the student step by step. Returns the manifest's results."""
-        run, recipe, memo = self.run, self.recipe, self.memo
+        run, memo = self.run, self.memo
         current().from_leader(lambda: None)  # wait until the leader holds the folder
+        recipe = self.recipe.model_copy(update={"data": found_again(run, self.recipe.data)})
         require_common_folder(run.path)
         newest_checkpoint(run.checkpoints)  # raises where none is valid, before hours of teacher training
         if self.given_teacher is None:
@@ -229,7 +230,7 @@ class _Work:
         if self.given_teacher is not None:  # its code counts, too
             sha256 = sha256_json([sha256, answers_hash(teacher, dataset.image_size)])
         supervisor = Supervisor(teacher, sha256, run.teacher)
-        if assistants := self._assistants(measured, sha256):
+        if assistants := self._assistants(recipe, measured, sha256):
             last = assistants[-1].sha256
             supervisor = Supervisor(loaded_teacher(run.assistant, last, dataset, memo), last, run.assistant)
         with attempting(f"training {self._named('student')}", hint="--debug shows where; --resume goes on."):
@@ -249,9 +250,9 @@ class _Work:
         named = getattr(self.recipe, role).model if given is None else type(given).__name__
         return f"the {role} {named}"
 
-    def _assistants(self, measured: TeacherRecord, sha256: str) -> list[AssistantRecord]:
+    def _assistants(self, recipe: Recipe, measured: TeacherRecord, sha256: str) -> list[AssistantRecord]:
         """The models between teacher and student, kept from before or made now. sha256: of the teacher."""
-        run, recipe, memo = self.run, self.recipe, self.memo
+        run, memo = self.run, self.memo
         if not recipe.teacher.assistants:
             return []
         if kept := kept_assistants(run):

@@ -49,6 +49,16 @@ def test_the_pictures_of_a_run_are_those_below_the_folder_in_which_it_was_begun(
     assert data_of_student(Run(begun)).sha256 == run_sha256(begun)
 
 
+def test_a_run_goes_on_from_any_folder(begun: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run_sha256(begun)
+    monkeypatch.chdir("/")
+    longer = load_recipe(tiny_recipe, overrides=["data.root=photos", "train.epochs=2"])
+    run = distill(longer, out=begun, resume=True)
+    assert run.result.data.sha256 == before
+    assert run.recipe.data.root == "photos"
+    assert run.manifest.working_folder == str(begun.parent)
+
+
 def test_a_saved_student_sees_pictures_as_its_published_weights_do(
     here: Path, folder_data: Path, tiny_recipe: Path
 ) -> None:
