@@ -5,6 +5,7 @@ next batches meanwhile. On a CPU the training itself uses all processors, so thr
 beside it, workers would only take turns with it.
 """
 
+import functools
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
@@ -89,7 +90,7 @@ class StreamedImages:
         Raises:
             InputError: a picture cannot be read.
         """
-        view = TrainingPicture(self.pictures.square, augment, tuple(self.mean.tolist()))
+        view = TrainingPicture(self.pictures.square, augment, self._fill)
         keyed = _Keyed(rows, seed, epoch)
         decoded = self._by_workers(view, keyed) if self.ahead else self._by_threads(view, keyed)
         for batch, pixels in zip(rows, decoded, strict=True):
@@ -97,6 +98,11 @@ class StreamedImages:
                 raise pixels
             images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std)
             yield erased(images, batch, augment, seed=seed, epoch=epoch) if augment.erase > 0 else images
+
+    @functools.cached_property
+    def _fill(self) -> tuple[float, ...]:
+        """The mean on the host. To ask a GPU for it waits for all that it does."""
+        return tuple(self.mean.tolist())
 
     def _by_threads(self, view: TrainingPicture, batches: "_Keyed") -> Iterator[Any]:
         if not self._threads:

@@ -4,14 +4,19 @@ A step is the real one (`run_epoch`) on torch's fake `cuda` tensors, which need 
 copied, once.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from compress import recipe
+from compress.data import StreamedImages
+from compress.data.decode import Square
+from compress.data.picture_files import PixelPictures
 from compress.distributed.agreement import Agreement
 from compress.losses import Objective
 from compress.models.inference import InferenceTeacher
@@ -37,7 +42,9 @@ TERMS: list[dict[str, Any]] = [
 AUGMENT = {"crop": 1, "flip": True, "scale": 0.5, "erase": 0.5, "erase_mode": "rand"}
 
 
-def prepared(terms: list[dict[str, Any]], method: str, augment: dict[str, Any], **options: Any) -> Training:
+def prepared(
+    terms: list[dict[str, Any]], method: str, augment: dict[str, Any], train: Any = None, **options: Any
+) -> Training:
     """A student of a fake teacher, before its first step."""
     with CUDA:
         student, teacher = Staged(1, channels=8), Staged(2, channels=12)
@@ -48,7 +55,7 @@ def prepared(terms: list[dict[str, Any]], method: str, augment: dict[str, Any], 
         precision = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         light = InferenceTeacher(teacher, precision, centred=True)
     batches = Batches(
-        fake_splits().train, recipe.Augment.model_validate(augment), batch_size=16, seed=1, teacher=light,
+        train or fake_splits().train, recipe.Augment.model_validate(augment), batch_size=16, seed=1, teacher=light,
         parts=settings.grad_accumulation,
     )  # fmt: skip
     return prepare(student, batches, objective, settings, 2, "student", teacher=light)
@@ -74,11 +81,11 @@ def test_every_method_stays_on_the_gpu(monkeypatch: pytest.MonkeyPatch, method: 
         assert made == {torch.bfloat16 if precision == "bf16" else torch.float32}
 
 
-@pytest.mark.parametrize("method", ["ce", "ka+dtd"])
+@pytest.mark.parametrize(("method", "precision"), [("ce", "fp32"), ("ka+dtd", "bf16")])
 @pytest.mark.parametrize("term", TERMS, ids=lambda term: term["name"])
-def test_so_does_every_term(monkeypatch: pytest.MonkeyPatch, term: dict[str, Any], method: str) -> None:
+def test_so_does_every_term(monkeypatch: pytest.MonkeyPatch, term: dict[str, Any], method: str, precision: str) -> None:
     with fake_cuda(monkeypatch) as copies:
-        state = prepared([term], method, {})
+        state = prepared([term], method, {}, precision=precision)
         assert copies_of_an_epoch(state, copies) == [copies.of_an_order]
 
 
@@ -89,6 +96,35 @@ def test_so_do_other_ways_of_training(monkeypatch: pytest.MonkeyPatch, options: 
     with fake_cuda(monkeypatch) as copies:
         state = prepared([{"name": "dkd"}], "kd", {"crop": 2}, **options)
         assert copies_of_an_epoch(state, copies) == [copies.of_an_order]
+
+
+@pytest.mark.parametrize("augment", [{"mixup": 0.8}, {"cutmix": 1.0}, {"erase": 0.5, "erase_mode": "pixel"}])
+def test_so_does_every_other_augmentation(monkeypatch: pytest.MonkeyPatch, augment: dict[str, Any]) -> None:
+    """A table of the draws is kept on the GPU, and goes there once."""
+    with fake_cuda(monkeypatch) as copies:
+        state = prepared([], "ka+dtd", augment)
+        assert len(copies_of_an_epoch(state, copies)) <= 2
+        state.step, state.epoch = 0, 1
+        assert copies_of_an_epoch(state, copies) == [copies.of_an_order]
+
+
+def test_of_streamed_pictures_only_the_pictures_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their decoding, which happens on the host, is left out."""
+
+    def decoded(self: StreamedImages, view: object, rows: Any) -> Iterator[Tensor]:
+        return (torch.zeros(16, 8, 8, 3, dtype=torch.uint8) for _ in range(2))
+
+    monkeypatch.setattr(StreamedImages, "_by_threads", decoded)
+    monkeypatch.setattr(StreamedImages, "_fill", (0.4, 0.4, 0.4))
+    files = PixelPictures(np.zeros((32, 8, 8, 3), dtype=np.uint8), Square(8))
+    with fake_cuda(monkeypatch) as copies:
+        images = fake_splits().train
+        streamed = StreamedImages(files, images.labels, images.mean, images.std)
+        state = prepared([], "ka+dtd", AUGMENT, train=streamed)
+        found = copies_of_an_epoch(state, copies)
+    assert sorted(found) == sorted(
+        [copies.of_an_order, "aten._to_copy.default: cuda to cpu", *2 * [copies.of_an_order]]
+    )
 
 
 def test_so_do_an_ensemble_and_a_teacher_of_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
