@@ -1,13 +1,16 @@
 """Settings that a training cannot follow are refused before any teacher is trained; a run with all others ends."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from timm.models import _registry, build_model_with_cfg, register_model
+from timm.models.resnet import BasicBlock, ResNet
 
 from compress import distill, load_recipe, load_student
-from compress.system.errors import EXIT_USAGE, UsageError
+from compress.system.errors import EXIT_USAGE, CompressError, UsageError
 from compress.training.metrics import read_metrics
 
 ENSEMBLE = "teacher.ensemble=[{model: resnet10t, args: {channels: [8, 8, 8, 16]}, train: {optimizer: adamm}}]"
@@ -60,3 +63,40 @@ def test_a_run_with_all_settings_of_fine_tuning_ends_and_keeps_what_is_frozen(
     stem = {name for name in student if name.startswith(("conv1", "bn1", "layer1"))}
     assert same >= stem  # both are as they were made
     assert not any(name.startswith(("layer4.", "fc.")) for name in same if name.endswith("weight"))
+
+
+@pytest.fixture
+def aux() -> Iterator[str]:
+    """A model of timm that has auxiliary heads in train mode, as torchvision's GoogLeNet has."""
+
+    class Aux(ResNet):
+        def forward(self, x: torch.Tensor) -> Any:
+            logits = super().forward(x)
+            return (logits, logits) if self.training else logits
+
+    def resnet_aux(pretrained: bool = False, **options: Any) -> Any:
+        return build_model_with_cfg(Aux, "resnet_aux", False, block=BasicBlock, layers=(1, 1, 1, 1), **options)
+
+    resnet_aux.__module__ = __name__
+    register_model(resnet_aux)
+    yield "resnet_aux"
+    for known in (_registry._model_entrypoints, _registry._model_to_module):
+        known.pop("resnet_aux", None)
+
+
+@pytest.mark.parametrize(
+    ("setting", "role"),
+    [
+        ("teacher={model: AUX}", "the teacher"),
+        ("teacher.ensemble=[{model: AUX}]", "the teacher"),
+        ("teacher.assistants=[{model: AUX}]", "assistant 1"),
+        ("student={model: AUX}", "the student"),
+    ],
+)
+def test_what_fails_in_train_mode_alone_is_refused_before_any_teacher_is_trained(
+    here: Path, tiny_recipe: Path, aux: str, setting: str, role: str
+) -> None:
+    with pytest.raises(CompressError, match="in train mode") as caught:
+        distill(load_recipe(tiny_recipe, overrides=[setting.replace("AUX", aux)]))
+    assert role in str(caught.value)
+    assert not list(here.glob("runs/**/*.safetensors"))
