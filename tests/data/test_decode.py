@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compress.data import decode
 from compress.data.dataset import load_data
-from compress.data.decode import Square
+from compress.data.decode import Square, read_images
 from compress.recipe import Data
+from compress.system import console, platform
 from compress.system.errors import InputError
 from tests.helpers.damage import empty, not_an_image, truncate
 from tests.helpers.pictures import write_folder_data
@@ -151,3 +153,16 @@ def test_more_than_one_image_in_a_hundred_is_not_left_out(damaged: tuple[Path, l
     not_an_image(root / "train" / "dark" / "050.png")
     with pytest.raises(InputError, match="more than one in a hundred"):
         load_data(Data(name="folder", root=str(root), image_size=8, on_bad_image="skip"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_decoding_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    monkeypatch.setattr(platform, "usable_cpus", lambda: workers)
+    monkeypatch.setattr(decode, "_WORTH_A_PROCESS", 60)
+    shown: list[int] = []
+    monkeypatch.setattr(console.Bar, "show", lambda self, done, note="": shown.append(done))
+    write_folder_data(tmp_path, train=40)
+    paths = [str(path) for path in sorted((tmp_path / "train").rglob("*.png"))]
+    assert read_images(paths, Square(8), tmp_path / "pixels.npy") == {}
+    assert shown == sorted(shown)
+    assert 100 <= shown[-1] <= 120
