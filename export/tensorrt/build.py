@@ -135,6 +135,10 @@ def build_engine(
     return record
 
 
+_SAME_VALUES = ("SHUFFLE", "SQUEEZE", "UNSQUEEZE")
+"""Layers that the parser puts before a product whose data has another number of axes, as a 1-D convolution's."""
+
+
 def network_layers(trt: ModuleType, network: Any) -> dict[str, int]:
     """How many convolutions and matrix products the parsed network does in each precision.
 
@@ -149,7 +153,7 @@ def network_layers(trt: ModuleType, network: Any) -> dict[str, int]:
         if layer.type not in (trt.LayerType.CONVOLUTION, trt.LayerType.MATRIX_MULTIPLY):
             continue
         source = producers.get(layer.get_input(0).name)
-        while source is not None and source.type == trt.LayerType.SHUFFLE:
+        while source is not None and source.type.name in _SAME_VALUES:
             source = producers.get(source.get_input(0).name)
         dequantised = source is not None and source.type == trt.LayerType.DEQUANTIZE
         kind = "int8" if dequantised else names.get(layer.get_output(0).dtype, str(layer.get_output(0).dtype))

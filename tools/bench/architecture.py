@@ -176,7 +176,7 @@ def through_all(name: str, folder: Path) -> dict[str, Any]:
 
 @click.command()
 @click.argument("name")
-@click.option("--memory-gb", default=8.0)
+@click.option("--memory-gb", default=14.0)
 def main(name: str, memory_gb: float) -> None:
     """One row of the matrix, for the architecture NAME."""
     limit_memory(int(memory_gb * 1e9))

@@ -90,7 +90,7 @@ def measure(names: Sequence[str], results: Path, again: bool, one: Callable[[str
 @click.option("--results", type=click.Path(path_type=Path), default=Path("runs/architectures.jsonl"), show_default=True)
 @click.option("--again", is_flag=True, help="Measure also what the results have.")
 @click.option("--seconds", default=900.0, show_default=True, help="The most for one model.")
-@click.option("--memory-gb", default=8.0, show_default=True, help="The most for one model.")
+@click.option("--memory-gb", default=14.0, show_default=True, help="The most for one model.")
 @click.option("--page", "page_file", type=click.Path(path_type=Path), help="Write the table as Markdown.")
 @json_option
 def main(

@@ -35,14 +35,15 @@ _NAMES = {
     """,
     96: "inception_v3 inception_v4 xception41 legacy_xception inception_resnet_v2",
     128: """
-        tiny_vit_5m_224 levit_128s levit_conv_128s efficientformer_l1 efficientformerv2_s0 coat_lite_tiny coat_tiny
+        tiny_vit_5m_224 levit_128s levit_conv_128s efficientformerv2_s0 coat_lite_tiny coat_tiny
         swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 hiera_tiny_224 maxvit_nano_rw_256 coatnet_nano_rw_224
         pit_ti_224 visformer_tiny nextvit_small nest_tiny
     """,
     224: """
-        crossvit_tiny_240 convit_tiny mvitv2_tiny gcvit_xxtiny tnt_s_legacy_patch16_224 twins_pcpvt_small
+        efficientformer_l1 convit_tiny mvitv2_tiny gcvit_xxtiny tnt_s_legacy_patch16_224 twins_pcpvt_small
         twins_svt_small volo_d1_224
     """,
+    240: "crossvit_tiny_240",
     256: "halonet26t",
 }
 ZOO: dict[str, int] = {name: size for size, names in _NAMES.items() for name in names.split()}

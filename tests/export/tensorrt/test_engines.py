@@ -18,7 +18,7 @@ from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import GateError, InputError, MachineError, UsageError
 from export.folder import sidecar
 from export.int8 import Quantizer
-from export.onnx import to_fp16
+from export.onnx import export_onnx, to_fp16
 from export.records import EngineRecord
 from export.tensorrt import build, tensorrt
 from export.tensorrt.build import EngineOptions, build_engine
@@ -274,3 +274,22 @@ def test_engine_logits_equal_torch_on_a_gpu(
             runner(torch.zeros(batch, 3, 16, 16, device="cuda"))
     logits = EngineRuntime(runner, MEAN, STD)(data.eval_images)
     assert (logits.argmax(1) == data.eval_labels).mean() > 0.9
+
+
+class OneDimensional(nn.Module):
+    """A convolution over the row of all places, as in EfficientViM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.row, self.head = nn.Conv2d(3, 32, 3, 2, 1), nn.Conv1d(32, 32, 3, padding=1), nn.Linear(32, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.row(self.stem(images).relu().flatten(2)).relu().mean(2))
+
+
+def test_a_convolution_in_one_dimension_is_in_int8(builder: None, data: Digits, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    export_onnx(OneDimensional().eval(), tmp_path / "fp32.onnx", image_size=16, metadata={})
+    Quantizer(tmp_path / "fp32.onnx", data.train_images[:64], MEAN, STD).write(tmp_path / "int8.onnx", target="trt")
+    record = built(tmp_path / "int8.onnx", tmp_path / "engine", "int8")
+    assert record.layers["int8"] >= 2
