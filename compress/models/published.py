@@ -5,7 +5,7 @@ or are refused. Only the last layer may be new.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from compress.data.preprocessing import Preprocessing
 from compress.models import small_stem
-from compress.models.checkpoints import read_checkpoint, weights_in, without_prefix
+from compress.models.checkpoints import read_checkpoint, some_names, without_prefix
 from compress.models.create import RESERVED, architecture, make_timm_model, without_origin
 from compress.models.folder import CONFIG, WEIGHTS, label_names, read_config
 from compress.models.hub import hub_file
 from compress.models.registry import check_published
+from compress.models.weight_files import weights_in
 from compress.recipe import Member, Student
 from compress.system import files
 from compress.system.errors import CompressError, InputError, UsageError, first_line
@@ -263,9 +264,9 @@ def _loaded(found: Published, cfg: dict[str, Any], weights: dict[str, Tensor], c
         if made_for != image_size and default is not None and default.fixed_input_size:
             key = "teacher.image_size" if found.setting.startswith("teacher") else "data.image_size"
             hint = f"They are for images of {made_for} pixels, which timm cannot change: set {key}={made_for}."
-        raise _misfit(found, lines[1] if len(lines) > 1 else first_line(error), hint) from error
+        raise _misfit(found, lines[1] if len(lines) > 1 else first_line(error), hint, weights) from error
     if missing:
-        raise _misfit(found, f"{missing[0]} is missing")
+        raise _misfit(found, f"{missing[0]} is missing", names=weights)
     return model
 
 
@@ -286,9 +287,10 @@ def _noting_missing() -> Iterator[list[str]]:
         nn.Module.load_state_dict = load  # type: ignore[method-assign]
 
 
-def _misfit(found: Published, why: str, hint: str = _MISFIT_HINT) -> InputError:
+def _misfit(found: Published, why: str, hint: str = _MISFIT_HINT, names: Collection[str] = ()) -> InputError:
     short = why if len(why) <= 160 else why[:157] + "..."
-    return InputError(f"{found.file} does not fit {found.architecture}: {short}", hint)
+    has = f" It has {some_names(names)}" if names and ("key(s)" in why or "missing" in why) else ""
+    return InputError(f"{found.file} does not fit {found.architecture}: {short}{has}", hint)
 
 
 def _may_be(known: list[str] | None, class_names: list[str] | None) -> bool:

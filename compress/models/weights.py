@@ -14,11 +14,12 @@ from torch import nn
 
 from compress.data import Dataset
 from compress.data.preprocessing import Preprocessing
-from compress.models.checkpoints import read_checkpoint, weights_in, without_prefix
+from compress.models.checkpoints import COUNTED, read_checkpoint, some_names, without_prefix
 from compress.models.class_order import reorder_classes
 from compress.models.create import create_model
 from compress.models.folder import CONFIG, label_names, read_config
 from compress.models.published import find_published, published_model
+from compress.models.weight_files import weights_in
 from compress.models.wrappers import Adapted
 from compress.recipe import Member
 from compress.system.errors import InputError
@@ -103,9 +104,12 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
             f"{key} is {list(weights[key].shape)}, not {list(expected[key].shape)}",
             "Check teacher.model, teacher.stem and teacher.args.",
         )
-    missing, strange = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    missing = [key for key in expected if key not in weights and not key.endswith(COUNTED)]
+    strange = [key for key in weights if key not in expected]
     if missing or strange:
-        what = f"lacks {min(missing)}" if missing else f"has a strange {min(strange)}"
+        lacks = f"lacks {some_names(missing)}" if missing else ""
+        has = f"has {some_names(strange)}, which the model has not" if strange else ""
+        what = "; it ".join(filter(None, (lacks, has)))
         raise InputError(f"{path} does not fit {settings.model}: it {what}", "Check teacher.model and teacher.args.")
     model.load_state_dict(weights)
     own = Preprocessing.of(config.get("pretrained_cfg") or {}, str(path.parent / CONFIG))

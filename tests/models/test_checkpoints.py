@@ -16,7 +16,8 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from compress.models.checkpoints import read_checkpoint, weights_in, without_prefix
+from compress.models.checkpoints import read_checkpoint, without_prefix
+from compress.models.weight_files import weights_in
 from compress.system.errors import InputError
 from tests.helpers.damage import truncate
 
@@ -86,6 +87,73 @@ def test_of_timm_s_training_checkpoint_the_moving_average_is_taken_and_that_is_s
     assert "'state_dict_ema' is taken" in caplog.text
 
 
+def averaged_of(model: nn.Module) -> nn.Module:
+    """A moving average of other weights, as torch's own AveragedModel holds it."""
+    average = AveragedModel(model, use_buffers=True)
+    for value in average.module.parameters():
+        value.data += 1.0
+    return average.module
+
+
+@pytest.mark.parametrize("key", ["ema", "model_ema", "ema_state_dict"])
+@pytest.mark.parametrize("inner", ["module", "shadow", "state_dict"])
+def test_a_moving_average_one_level_deeper_is_taken_and_that_is_said(
+    tmp_path: Path, model: nn.Module, caplog: pytest.LogCaptureFixture, key: str, inner: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    average = averaged_of(model)
+    content = {"model": model.state_dict(), key: {"decay": 0.99, inner: average.state_dict()}, "epoch": 3}
+    torch.save(content, tmp_path / "w.pth")
+    assert same(opened(tmp_path / "w.pth", model), average)
+    assert f"'{key}.{inner}' is taken, of '{key}' and 'model'" in caplog.text
+
+
+def test_a_moving_average_of_the_parameters_alone_has_the_statistics_of_the_weights(
+    tmp_path: Path, model: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    average = averaged_of(model)
+    torch.save({"model": model.state_dict(), "ema": {"shadow": dict(average.named_parameters())}}, tmp_path / "w.pth")
+    found = opened(tmp_path / "w.pth", model)
+    assert found.keys() == model.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in average.named_parameters())
+    assert all(torch.equal(found[name], value) for name, value in model.named_buffers())
+    assert "what the moving average lacks is of the weights: conv1.1.running_mean" in caplog.text
+
+
+def test_a_moving_average_without_names_is_not_passed_over_in_silence(
+    tmp_path: Path, model: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    shadow = [value + 1.0 for value in model.parameters()]
+    torch.save({"model": model.state_dict(), "ema": {"shadow_params": shadow}}, tmp_path / "w.pth")
+    assert same(opened(tmp_path / "w.pth", model), model)
+    assert "'ema' holds no weights by name, and so 'model' is taken" in caplog.text
+
+
+@pytest.mark.parametrize(("raw", "prefix"), [("model.", "ema_model."), ("model.", "ema.module."), ("", "ema.")])
+def test_of_names_before_which_is_a_moving_average_that_is_taken_and_said(
+    tmp_path: Path, model: nn.Module, caplog: pytest.LogCaptureFixture, raw: str, prefix: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    average = averaged_of(model)
+    both = {raw + name: value for name, value in model.state_dict().items()}
+    both |= {prefix + name: value for name, value in average.state_dict().items()}
+    torch.save({"state_dict": both, "pytorch-lightning_version": "2.4.0"}, tmp_path / "last.ckpt")
+    assert same(opened(tmp_path / "last.ckpt", model), average)
+    assert f"{prefix!r} before the names is taken off" in caplog.text
+    assert "it is the moving average of" in caplog.text
+
+
+def test_a_moving_average_whose_names_do_not_fit_is_said(
+    tmp_path: Path, model: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    without_dots = {f"model_ema.{name.replace('.', '')}": value for name, value in model.named_parameters()}
+    torch.save({"state_dict": weights | without_dots}, tmp_path / "last.ckpt")
+    assert same(opened(tmp_path / "last.ckpt", model), model)
+    assert "a moving average of the weights whose names do not fit, such as model_ema.conv10weight" in caplog.text
+
+
 def test_half_precision_and_lightning_s_other_entries_do_not_matter(tmp_path: Path, model: nn.Module) -> None:
     half = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     for file in ("half.safetensors", "HALF2.SAFETENSORS"):
@@ -128,6 +196,15 @@ def test_what_is_no_set_of_weights_is_named(tmp_path: Path, content: object, wor
         read_checkpoint(tmp_path / "w.pth")
 
 
+def test_names_before_which_is_a_prefix_need_no_counters_of_batchnorm(tmp_path: Path, model: nn.Module) -> None:
+    old = {f"module.{name}": value for name, value in model.state_dict().items() if "num_batches" not in name}
+    torch.save(old, tmp_path / "old.pth")
+    found = opened(tmp_path / "old.pth", model)
+    other = timm.create_model("resnet10t", num_classes=3, channels=[8, 8, 8, 8])
+    other.load_state_dict(found)
+    assert same(dict(other.state_dict()), model)
+
+
 def test_a_pointer_of_git_lfs_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     with pytest.raises(InputError, match="git lfs pull"):
@@ -156,6 +233,49 @@ def test_a_file_whose_download_broke_off_is_told_apart_from_one_of_another_kind(
     path.write_text("<html>Log in first, then you may download the file.</html>")
     with pytest.raises(InputError, match="does not hold plain weights"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("save", "name"), [(save_file, "w.pth"), (torch.save, "w.safetensors"), (save_old, "w.safetensors")]
+)
+def test_a_format_is_told_by_the_content(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, save: Callable[[object, Path], None], name: str
+) -> None:
+    save({"a": torch.arange(3.0)}, tmp_path / name)
+    assert torch.equal(read_checkpoint(tmp_path / name)["a"], torch.arange(3.0))
+    truncate(tmp_path / name)
+    with pytest.raises(InputError, match="is not whole"):
+        read_checkpoint(tmp_path / name)
+    assert not recwarn.list
+
+
+def save_script(content: object, path: Path) -> None:
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), path)
+
+
+@pytest.mark.parametrize(
+    ("save", "words"),
+    [
+        (lambda _, path: torch.save(nn.Linear(2, 2), path), "it holds code: torch.nn.modules.linear.Linear"),
+        (lambda _, path: save_old(nn.Linear(2, 2), path), "it holds code: torch.nn.modules.linear.Linear"),
+        (save_script, "TorchScript"),
+        (
+            lambda _, path: path.write_bytes(b"\x89HDF\r\n" + bytes(64)),
+            "neither safetensors nor a torch file of tensors",
+        ),
+        (lambda _, path: path.write_text("<html>"), "neither safetensors nor a torch file of tensors"),
+    ],
+)
+def test_no_message_advises_to_run_the_code_of_a_file(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, save: Callable[[object, Path], None], words: str
+) -> None:
+    save(None, tmp_path / "w.pth")
+    recwarn.clear()
+    with pytest.raises(InputError, match=words) as raised:
+        read_checkpoint(tmp_path / "w.pth")
+    assert "weights_only" not in str(raised.value)
+    assert "will likely succeed" not in str(raised.value)
+    assert not recwarn.list
 
 
 def test_of_shards_the_one_that_is_not_whole_is_named(tmp_path: Path, model: nn.Module) -> None:

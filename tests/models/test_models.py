@@ -12,6 +12,8 @@ from torch import nn
 
 from compress import models, recipe
 from compress.data import Dataset, load_data
+from compress.models.published import published_model
+from compress.models.wrappers import unwrapped
 from compress.recipe import Data
 from compress.system.errors import InputError, UsageError
 
@@ -184,6 +186,39 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path, digits: Dat
     torch.save(make("mobilenetv3_small_100").state_dict(), tmp_path / "other.pth")
     with pytest.raises(InputError, match="does not fit resnet10t"):
         models.checkpoint_teacher(teacher_settings(tmp_path / "other.pth"), digits)
+
+
+def renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Behind two prefixes, of which none fits all names."""
+    return {("classifier." + k[3:] if k.startswith("fc.") else "backbone." + k): v for k, v in weights.items()}
+
+
+def test_of_weights_whose_names_do_not_fit_some_that_were_found_are_listed(tmp_path: Path, digits: Dataset) -> None:
+    weights = make().state_dict()
+    torch.save(renamed(weights), tmp_path / "other.pth")
+    first = next(iter(weights))
+    found = f"it has backbone.{first}, classifier.weight, .*, and {len(weights) - 4} more"
+    with pytest.raises(InputError, match=rf"it lacks {first}, .*; {found}"):
+        models.checkpoint_teacher(teacher_settings(tmp_path / "other.pth"), digits)
+    settings = recipe.Student.model_validate({"model": "resnet10t", "pretrained": str(tmp_path / "other.pth")})
+    with pytest.raises(InputError, match=rf"It has backbone\.{first}, classifier\.weight"):
+        published_model(settings, 16, class_names=digits.class_names)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_without_the_counters_of_batchnorm_fit(tmp_path: Path, digits: Dataset, prefix: str) -> None:
+    weights = make().state_dict()
+    torch.save({prefix + k: v for k, v in weights.items() if "num_batches" not in k}, tmp_path / "old.pth")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}))
+    settings = teacher_settings(tmp_path / "old.pth")
+    loaded = unwrapped(models.checkpoint_teacher(settings, digits)).state_dict()
+    student = recipe.Student.model_validate(
+        {"model": "resnet10t", "args": settings.args, "pretrained": str(tmp_path / "old.pth"), "stem": settings.stem}
+    )
+    (tmp_path / "config.json").unlink()
+    published = published_model(student, 16, class_names=digits.class_names).state_dict()
+    for found in (loaded, published):
+        assert all(torch.equal(found[name], value) for name, value in weights.items())
 
 
 def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path, digits: Dataset) -> None:
