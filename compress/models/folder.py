@@ -20,6 +20,7 @@ from torch import nn
 
 from compress.data import Dataset
 from compress.data.preprocessing import CROP_MODES
+from compress.data.source import class_name
 from compress.models import small_stem
 from compress.models.wrappers import Adapted, Ensemble
 from compress.system import files
@@ -212,11 +213,20 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def label_names(content: Any, path: Path) -> list[str] | None:
-    """Class names of a config.json as a list, as timm writes them, or as a mapping from the number of the class."""
+    """Class names of a config.json, as those of a data set are written.
+
+    They are a list, as timm writes them, or a mapping from the number of the class. A number is a name, too.
+
+    Raises:
+        InputError: they are something else, or a name is not plain text.
+    """
     if content is None:
         return None
     if isinstance(content, Mapping) and all(str(number) in content for number in range(len(content))):
         content = [content[str(number)] for number in range(len(content))]
-    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise InputError(f"{path}: label_names are not names of classes", "A list of texts is expected, one a class.")
-    return content
+    if not isinstance(content, list) or not all(type(name) in (str, int) for name in content):
+        raise InputError(
+            f"{path}: label_names are not names of classes",
+            'A list of names is expected, one a class, or a mapping from their numbers, as {"0": "cat"}.',
+        )
+    return [class_name(str(name), str(path)) for name in content]

@@ -22,7 +22,7 @@ from compress.models.published import find_published, published_model
 from compress.models.weight_files import weights_in
 from compress.models.wrappers import Adapted
 from compress.recipe import Member
-from compress.system.errors import InputError
+from compress.system.errors import InputError, listed
 from compress.system.paths import user_path
 
 logger = logging.getLogger(__name__)
@@ -149,6 +149,11 @@ def as_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:
             "Fine-tune it on this data: teacher.source: finetune.",
         )
     labels = list(cfg.get("label_names") or dataset.class_names)
+    if classes and len(labels) != classes:
+        raise InputError(
+            f"teacher {name} has {classes} classes, and its label_names are {len(labels)}: {listed(labels, most=3)}",
+            f"Name each class of its {CONFIG}, in order.",
+        )
     same = sorted(labels) == sorted(dataset.class_names) and labels != dataset.class_names
     if same and reorder_classes(model, [labels.index(label) for label in dataset.class_names]):
         cfg["label_names"] = labels = dataset.class_names

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -170,6 +171,47 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, digits: Dataset) 
     (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="other classes"):
         models.checkpoint_teacher(teacher_settings(tmp_path / "saved"), digits)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (list(range(10)), ""),
+        ({str(number): number for number in range(10)}, ""),
+        ([str(number) for number in range(9)], "has 10 classes, and its label_names are 9: 0, 1, 2, and 6 more"),
+        (list(range(11)), "has 10 classes, and its label_names are 11"),
+        (list(range(1, 11)), "class 0 is '1' there, '0' here"),
+        ({"0": "cat"}, "has 10 classes, and its label_names are 1: cat"),
+        ({"1": "cat"}, 'not names of classes.*{"0": "cat"}'),
+        ([0.5] * 10, "not names of classes"),
+        ([True] * 10, "not names of classes"),
+    ],
+)
+def test_the_names_of_a_teacher_s_classes_are_compared_as_words(
+    tmp_path: Path, digits: Dataset, labels: object, words: str
+) -> None:
+    models.save_model(make(), tmp_path / "saved", digits)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config | {"label_names": labels}))
+    settings = teacher_settings(tmp_path / "saved")
+    if words:
+        with pytest.raises(InputError, match=words):
+            models.checkpoint_teacher(settings, digits)
+    else:
+        assert unwrapped(models.checkpoint_teacher(settings, digits)).pretrained_cfg["label_names"] == list(
+            "0123456789"
+        )
+
+
+def test_names_of_classes_may_be_in_either_form_of_unicode(tmp_path: Path, digits: Dataset) -> None:
+    data = dataclasses.replace(digits, class_names=["caf\u00e9", *digits.class_names[1:]])
+    models.save_model(make(), tmp_path / "saved", data)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    config["label_names"][0] = "cafe\u0301"
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
+    models.checkpoint_teacher(teacher_settings(tmp_path / "saved"), data)
+    published = recipe.Teacher.model_validate({"model": f"local-dir:{tmp_path / 'saved'}", "source": "pretrained"})
+    models.pretrained_teacher(published, data)
 
 
 def test_a_pretrained_teacher_of_other_classes_is_refused(tmp_path: Path, digits: Dataset) -> None:
