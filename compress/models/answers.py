@@ -9,6 +9,8 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from compress.system.attempts import attempting
+from compress.system.errors import UsageError
 from compress.system.modules import evaluating
 
 _IMAGES = 4
@@ -24,13 +26,18 @@ def answers_hash(model: nn.Module, image_size: int) -> str:
     Args:
         model: maps float32 images [N, 3, H, W] to logits [N, C].
         image_size: pixels a side.
+
+    Raises:
+        UsageError: the module does not run in float32 either.
     """
     images = torch.randn(_IMAGES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     plain = copy.deepcopy(model).cpu()
     try:
         logits = _logits(plain.double(), images.double())
-    except (RuntimeError, TypeError):  # a part of it is float32 whatever it is told
-        logits = _logits(copy.deepcopy(model).cpu().float(), images)
+    except Exception:  # noqa: BLE001 - a part of it is float32 whatever it is told, or it refuses other numbers
+        hint = "On the CPU and in eval mode it must take float32 images [N, 3, H, W]."
+        with attempting(f"running the module {type(model).__name__}", hint=hint, kind=UsageError):
+            logits = _logits(copy.deepcopy(model).cpu().float(), images)
     rounded = (logits / logits.abs().amax().clamp(min=torch.finfo(logits.dtype).tiny) * _STEPS).round().long()
     return hashlib.sha256(rounded.numpy().tobytes()).hexdigest()
 
