@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _DOUBT = 0.01
 _ENOUGH = 100
+_FOREIGN = ("checkpoint", "pretrained", "module")
+"""Teachers whose classes somebody else put in order."""
 
 
 def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe, source: str) -> None:
@@ -63,8 +65,9 @@ def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe, source: st
 def check_answers(logits: Tensor, dataset: Dataset, source: str) -> None:
     """Looks at what a teacher says of the evaluation split, before a student learns from it.
 
-    Warns where its logits are probabilities, as behind a softmax, or where a teacher without names of its classes is
-    better by far if they are in natural order (1, 2, 10), while those of the data are sorted as texts (1, 10, 2).
+    Warns where its logits are probabilities, as behind a softmax or a sigmoid. Warns where a teacher that was not
+    trained here is better by far if its classes are in natural order (1, 2, 10), while those of the data are sorted as
+    texts (1, 10, 2).
 
     Args:
         logits: [N, C], in the order of the split.
@@ -78,21 +81,30 @@ def check_answers(logits: Tensor, dataset: Dataset, source: str) -> None:
             f"the teacher's logits are not finite for {broken:,} of {len(logits):,} images",
             "Its weights, or the statistics of its BatchNorms, are damaged: take others.",
         )
-    if bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-3).all()):
+    softmax = bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-3).all())
+    # Where a sigmoid rounds to 0, others round to 1. Small outputs of a ReLU are 0 and never exactly 1.
+    of_relu = bool((logits == 0).any()) and not bool((logits == 1).any())
+    if softmax or (bool(((logits >= 0) & (logits <= 1)).all()) and not of_relu):
+        each = "each row is between 0 and 1 and sums to 1" if softmax else "each value is between 0 and 1"
         logger.warning(
-            "the teacher's outputs are probabilities, not logits: each row is between 0 and 1 and sums to 1. At a "
-            "temperature they say nearly nothing. Take off its last softmax"
+            f"the teacher's outputs are probabilities, not logits: {each}. At a temperature they say nearly nothing. "
+            f"Take off its last {'softmax' if softmax else 'sigmoid'}"
         )
     natural = sorted(range(dataset.num_classes), key=lambda number: _natural(dataset.class_names[number]))
-    if source == "checkpoint" and natural != list(range(dataset.num_classes)):
+    if source in _FOREIGN and natural != list(range(dataset.num_classes)):
         labels = torch.from_numpy(dataset.eval_labels).to(logits.device)
         # In that order the teacher's class k is the data's class natural[k].
         as_natural = torch.tensor(natural, device=logits.device)[logits.argmax(dim=1)]
         here, there = ((found == labels).double().mean().item() for found in (logits.argmax(dim=1), as_natural))
         if there > here and binomtest(round(there * len(labels)), len(labels), here, "greater").pvalue < _DOUBT:
+            what_to_do = (
+                "return its logits in the order of the data's classes, which is that of texts (1, 10, 2)"
+                if source == "module"
+                else "name them in that order, as label_names in the config.json beside its weights"
+            )
             logger.warning(
                 f"the teacher's top-1 is {here:.2%}, and {there:.2%} if its classes are in natural order (1, 2, 10): "
-                "name them in that order, as label_names in the config.json beside its weights"
+                f"{what_to_do}"
             )
 
 

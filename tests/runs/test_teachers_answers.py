@@ -17,7 +17,7 @@ from compress.models.class_order import reorder_classes
 from compress.models.folder import save_model
 from compress.runs import Run
 from compress.runs.checks import check_answers
-from compress.system.errors import EXIT_INPUT, InputError
+from compress.system.errors import EXIT_INPUT, InputError, UsageError
 
 KD = ["train.epochs=1", "teacher.cache={views: 1}"]
 
@@ -70,11 +70,36 @@ def test_the_hash_of_answers_ignores_modes_and_threads_and_sees_code_and_weights
 
 class InFloat32(Net):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.fc(images.flatten(1).float() + torch.zeros(1))
+        return self.sign * self.fc(images.flatten(1).float() + torch.zeros(1))
 
 
-def test_a_module_that_is_float32_whatever_it_is_told_has_a_hash() -> None:
-    assert answers_hash(InFloat32(), 8) == answers_hash(InFloat32(), 8)
+class Asserts(Net):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.dtype == torch.float32
+        return super().forward(images)
+
+
+class Refuses(Net):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.dtype != torch.float32:
+            raise ValueError("float32 please")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("kind", [InFloat32, Asserts, Refuses])
+def test_a_module_that_is_float32_whatever_it_is_told_has_a_hash(kind: type[Net]) -> None:
+    assert answers_hash(kind(), 8) == answers_hash(kind(), 8)
+    assert answers_hash(kind(), 8) != answers_hash(kind(-1.0), 8)
+
+
+class Never(Net):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise LookupError("no such thing")
+
+
+def test_a_module_that_cannot_be_asked_is_said_in_words() -> None:
+    with pytest.raises(UsageError, match=r"running the module Never failed in .*no such thing.*float32 images"):
+        answers_hash(Never(), 8)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -89,11 +114,14 @@ def test_a_teacher_that_is_not_finite_is_a_bad_teacher(here: Path, tiny_recipe: 
 
 def test_a_teacher_of_probabilities_is_said(here: Path, tiny_recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = load_recipe(tiny_recipe, method="kd", overrides=["train.epochs=1"])
-    for last, said in ((nn.Softmax(dim=1), True), (nn.LogSoftmax(dim=1), False), (nn.ReLU(), False)):
+    lasts = ((nn.Softmax(dim=1), "softmax"), (nn.Sigmoid(), "sigmoid"), (nn.LogSoftmax(dim=1), ""), (nn.ReLU(), ""))
+    for last, said in lasts:
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="compress"):
             distill(recipe, teacher=nn.Sequential(Net(), last), out=f"out-{type(last).__name__}")
-        assert any("probabilities, not logits" in one.message for one in caplog.records) == said
+        words = [one.message for one in caplog.records if "probabilities, not logits" in one.message]
+        assert bool(words) == bool(said)
+        assert all(f"Take off its last {said}" in one for one in words)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +163,12 @@ def test_natural_order_is_said_where_a_teacher_is_better_with_it(caplog: pytest.
     labels = torch.from_numpy(Data.eval_labels)
     natural = [Data.class_names.index(str(number)) for number in range(1, 13)]
     scores = torch.nn.functional.one_hot(labels, 12).float() * 5
-    for logits, said in ((scores[:, natural], True), (scores, False)):
+    foreign = ("checkpoint", "pretrained", "module")
+    cases = [(scores[:, natural], source, True) for source in foreign] + [(scores, source, False) for source in foreign]
+    for logits, source, said in [*cases, (scores[:, natural], "train", False), (scores[:, natural], "finetune", False)]:
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="compress"):
-            check_answers(logits, Data, "checkpoint")  # type: ignore[arg-type]
+            check_answers(logits, Data, source)  # type: ignore[arg-type]
         words = (
             "top-1 is 16.67%, and 100.00% if its classes are in natural order"  # only the first class is where it was
         )
