@@ -120,7 +120,8 @@ def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
         role: "teacher", "student" or "assistant", for the error message.
 
     Raises:
-        InputError: the model does not map the data's images [N, 3, H, W] to logits [N, C] of its classes.
+        InputError: the model does not map the data's images [N, 3, H, W] to logits [N, C] of its classes; or a
+            student's or an assistant's are not finite. Of a teacher `check_answers` says it, for all images.
     """
     with evaluating(model), torch.no_grad():
         try:
@@ -131,6 +132,12 @@ def check_logits(model: nn.Module, dataset: Dataset, role: str) -> None:
                 "Choose another data.image_size or model, or give a ViT its size, as in args: {img_size: 32}.",
             ) from error
     require_logits(output, 2, dataset, role)
+    if role == "teacher":
+        return
+    broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
+    if broken or not bool(output.isfinite().all()):
+        what = f"{broken[0]} is" if broken else "logits are"
+        raise InputError(f"the {role}'s {what} not finite", "Hand over one with weights that are numbers.")
 
 
 def require_logits(output: Any, images: int, dataset: Dataset, role: str, when: str = "") -> None:

@@ -46,8 +46,8 @@ def check_steps(
         terms: whose features of the student are looked at.
 
     Raises:
-        InputError: the model cannot be copied, fails in train mode, or returns no logits there, or its logits do not
-            depend on what is trained.
+        InputError: the model cannot be copied, fails in train mode, or returns no logits there or such as are not
+            finite, or its logits do not depend on what is trained.
         UsageError: it has BatchNorm, and a step has one image; or a feature is no map.
     """
     images = min(settings.batch_size, len(dataset.train_labels))
@@ -136,6 +136,8 @@ def _step(
             f"the {role} changes its images in place, which others use after it",
             "Write x = (x - mean) / std in place of x -= mean.",
         )
+    if not bool(logits.isfinite().all()):
+        raise InputError(f"the {role}'s logits are not finite in train mode", "It would end in the first step.")
     loss = F.cross_entropy(logits.float(), labels)
     for feature in () if features is None else features.features().values():
         loss = loss + feature.float().mean()

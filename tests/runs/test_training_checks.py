@@ -8,9 +8,10 @@ import pytest
 import torch
 from timm.models import _registry, build_model_with_cfg, register_model
 from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
 
 from compress import distill, load_recipe, load_student
-from compress.system.errors import EXIT_USAGE, CompressError, UsageError
+from compress.system.errors import EXIT_INPUT, EXIT_USAGE, CompressError, InputError, UsageError
 from compress.training.metrics import read_metrics
 
 ENSEMBLE = "teacher.ensemble=[{model: resnet10t, args: {channels: [8, 8, 8, 16]}, train: {optimizer: adamm}}]"
@@ -41,6 +42,50 @@ def test_what_a_training_cannot_do_is_refused_before_any_teacher_is_trained(
         distill(load_recipe(tiny_recipe, overrides=["train.batch_size=16", *overrides]))
     assert str(caught.value).startswith(message)
     assert caught.value.code == EXIT_USAGE
+    assert not list(tmp_path.glob("runs/**/*.safetensors"))
+
+
+class Student(nn.Module):
+    def __init__(self, weight: float, *, in_training: float = 0.0) -> None:
+        super().__init__()
+        self.fc, self.in_training = nn.Linear(192, 3), in_training
+        with torch.no_grad():
+            self.fc.weight[0, 0] = weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(images.flatten(1)) + (self.in_training if self.training else 0.0)
+
+
+class Statistics(nn.Module):
+    """Of its BatchNorm a variance is no number, which shows in eval mode alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fc = nn.BatchNorm2d(3), nn.Linear(192, 3)
+        assert self.norm.running_var is not None
+        self.norm.running_var[1] = float("nan")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.norm(images).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        (Student(float("nan")), "the student's fc.weight is not finite"),
+        (Student(float("inf")), "the student's fc.weight is not finite"),
+        (Statistics(), "the student's logits are not finite"),
+        (Student(0.0, in_training=float("nan")), "the student's logits are not finite in train mode"),
+    ],
+)
+def test_a_student_that_is_not_finite_is_refused_before_any_teacher_is_trained(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, student: nn.Module, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        distill(load_recipe(tiny_recipe), student=student)
+    assert str(caught.value).startswith(message)
+    assert caught.value.code == EXIT_INPUT
     assert not list(tmp_path.glob("runs/**/*.safetensors"))
 
 
