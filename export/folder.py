@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.runs.folder import Run
+from compress.system.arguments import require_type
 from compress.system.errors import InputError
 from compress.system.files import sha256_file
 from compress.system.paths import user_path
@@ -104,7 +105,8 @@ def sidecar(engine: Path) -> Path:
 
 
 def given_run(run: Run | str | Path) -> Run:
-    """The run that a caller named by its folder, or handed over."""
+    """The run that a caller named by its folder, or handed over. Raises UsageError for anything else."""
+    require_type(run, (Run, str, Path), "run", "Name the folder of a finished run.")
     return run if isinstance(run, Run) else Run(user_path(run))
 
 

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 from torch import nn
@@ -17,12 +17,13 @@ from compress.runs.data import data_of_student
 from compress.runs.folder import Run, finished_run
 from compress.runs.locks import held
 from compress.runs.student import load_student
+from compress.system.arguments import require_each, require_type
 from compress.system.errors import InputError, UsageError
 from export.benchmark import read_benchmark
 from export.delivery import Recommended, make_bundle, read_manifest
 from export.folder import ExportFolder, given_run
 from export.pipeline import Wanted, export_model
-from export.records import PRECISIONS, BundledModel, ExportRecord, FileRecord, Format, RunPrecision
+from export.records import FORMATS, PRECISIONS, BundledModel, ExportRecord, FileRecord, Format, RunPrecision
 from export.sources import student_source, teacher_source
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,6 @@ def export_run(
             default model is what `compress benchmark` recommends of these files, where it has measured them.
         threads: of ONNX Runtime; None takes what this process may use.
         compute_capabilities: GPUs to build engines for, such as "89", instead of the recipe's.
-        model: a module to fill with the student's weights, where `distill` was given one.
         overrides: "export.key=value", settings instead of the recipe's, as for --set.
         model: a module to fill with the student's weights, where `distill` was given one.
 
@@ -63,13 +63,14 @@ def export_run(
         What export.json holds.
 
     Raises:
-        UsageError: an override is wrong; a compute capability names no GPU, or is given without the format trt; or bf16
-            without openvino. Or the teacher is wanted and has no last layer.
+        UsageError: an argument or an override is wrong; a compute capability names no GPU, or is given without the
+            format trt; or bf16 without openvino. Or the teacher is wanted and has no last layer.
         InputError: the run is not finished, or its weights or data are not those of its manifest.
         GateError: a file misses a limit of the recipe. Those that passed are there, and so is the bundle of them.
         MachineError: engines are wanted and TensorRT is missing, or IRs and OpenVINO is, or bf16 and the CPU has none;
             or another process is using the run.
     """
+    _check(formats, precisions, preprocess, teacher, bundle, threads, compute_capabilities, model)
     if "bf16" in precisions and "openvino" not in formats:
         raise UsageError("only OpenVINO computes in bf16 here", "Add --format openvino, or leave out --precision bf16.")
     run = finished_run(given_run(run).path)
@@ -99,6 +100,34 @@ def export_run(
         for error in errors:
             raise error
         return folder.record()
+
+
+def _check(
+    formats: Any,
+    precisions: Any,
+    preprocess: Any,
+    teacher: Any,
+    bundle: Any,
+    threads: Any,
+    capabilities: Any,
+    model: Any,
+) -> None:
+    """Raises UsageError for an argument of `export_run` that has a wrong type or value."""
+    for name, values, choices in (("formats", formats, FORMATS), ("precisions", precisions, get_args(RunPrecision))):
+        hint = f'For example ["{choices[-1]}"].'
+        require_each(values, str, f"export_run: {name}", choices=choices, hint=hint)
+        if not values:
+            raise UsageError(f"export_run: {name} names none of {', '.join(choices)}", hint)
+    require_each(capabilities, str, "export_run: compute_capabilities", hint='For example ["89"].')
+    for name, value in (("preprocess", preprocess), ("teacher", teacher)):
+        require_type(value, bool, f"export_run: {name}")
+    if bundle is not None:
+        kinds = get_args(BundleKind)
+        require_each([bundle], str, "export_run: bundle", choices=kinds, hint=f"It is {' or '.join(kinds)}, or None.")
+    require_type(threads, (int, type(None)), "export_run: threads")
+    if threads is not None and threads < 1:
+        raise UsageError(f"export_run: threads must be at least 1, and is {threads}")
+    require_type(model, (nn.Module, type(None)), "export_run: model")
 
 
 @contextlib.contextmanager

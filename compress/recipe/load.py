@@ -73,6 +73,7 @@ def changed_recipe(recipe: Recipe, overrides: Sequence[str], *, section: str) ->
         UsageError: an override is wrong, or of another section.
     """
     raw = recipe.dump()
+    require_type(overrides, (list, tuple), "overrides", f'For example ["{section}.KEY=VALUE"].')
     for override in overrides:
         require_type(override, str, "overrides: an entry", f'For example "{section}.KEY=VALUE".')
         if override.partition(".")[0].strip() != section:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from compress.recipe import changed_recipe
 from compress.runs.data import data_of_student, data_of_teacher
 from compress.runs.folder import Run, finished_run, now
 from compress.runs.locks import held
+from compress.system.arguments import require_each, require_type
 from compress.system.errors import InputError, UsageError
 from export.benchmark import latency, scoring
 from export.benchmark.candidates import (
@@ -80,6 +82,7 @@ def benchmark_run(
         InputError: the run is not finished or not exported, files were altered, or the data is not that of the run.
         MachineError: another process is using the run, or OpenVINO is named and not installed.
     """
+    _check_types(runtimes, batches, threads, min_seconds, min_runs, student, teacher)
     if not math.isfinite(min_seconds):
         raise UsageError(f"{min_seconds} seconds cannot be measured", "Give a number, such as 3.")
     started, clock = now(), time.perf_counter()
@@ -118,6 +121,19 @@ def benchmark_run(
         benchmark = summary(run, machine, measured, results, verdict)
         seconds = round(time.perf_counter() - clock, 1)
         return write_benchmark(run, benchmark.model_copy(update={"date": started, "seconds": seconds}))
+
+
+def _check_types(
+    runtimes: Any, batches: Any, threads: Any, min_seconds: Any, min_runs: Any, student: Any, teacher: Any
+) -> None:
+    """Raises UsageError for an argument of `benchmark_run` that has a wrong type."""
+    require_each(runtimes, str, "benchmark_run: runtimes", hint='For example ["ort"].')
+    for name, values in (("batches", batches), ("threads", threads)):
+        require_each(values, int, f"benchmark_run: {name}", hint="For example [1].")
+    require_type(min_seconds, (int, float), "benchmark_run: min_seconds")
+    require_type(min_runs, int, "benchmark_run: min_runs")
+    for name, module in (("student", student), ("teacher", teacher)):
+        require_type(module, (nn.Module, type(None)), f"benchmark_run: {name}")
 
 
 def _check(settings: Settings) -> None:

@@ -20,6 +20,7 @@ from compress.recipe import Data, Model, Recipe, Student, recipe_yaml
 from compress.runs.folder import Run, finished_run
 from compress.runs.locks import held
 from compress.runs.student import load_student
+from compress.system.arguments import require_type
 from compress.system.errors import InputError, MachineError, UsageError
 from compress.system.files import cannot_write, write_json
 from export.delivery.opening import how_to_open, hub_config, made_by_timm, student_name
@@ -56,12 +57,16 @@ def push_run(
         repo, folder, files, and url, which is None where nothing was uploaded.
 
     Raises:
-        UsageError: the Hub does not take that name, or the repository is public and is to be private. Nothing is
-            uploaded.
+        UsageError: an argument is of a wrong type, the Hub does not take that name, or the repository is public and is
+            to be private. Nothing is uploaded.
         InputError: the run is not finished, or weights or files are not those of its manifest; or timm did not make the
             student, and `model` is missing or another.
         MachineError: the Hub refuses or cannot be reached.
     """
+    require_type(repo, str, "push_run: repo", "For example: you/cifar100.")
+    for name, value in (("private", private), ("dry_run", dry_run)):
+        require_type(value, bool, f"push_run: {name}")
+    require_type(model, (nn.Module, type(None)), "push_run: model")
     try:
         validate_repo_id(repo)
     except HFValidationError as error:

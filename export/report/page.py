@@ -14,6 +14,7 @@ from markupsafe import Markup
 from compress import models
 from compress.runs.folder import Run
 from compress.system import files
+from compress.system.arguments import require_each, require_type
 from compress.system.errors import InputError, UsageError
 from compress.system.paths import user_path
 from compress.training.metrics import read_metrics
@@ -60,7 +61,10 @@ def report_runs(runs: Run | str | Path | Sequence[Run | str | Path], out: str | 
         UsageError: there is no run, or `out` does not end in .html.
         InputError: a benchmark.json is missing or damaged, or runs of one data set saw different data.
     """
-    found = [given_run(run) for run in ([runs] if isinstance(runs, Run | str | Path) else runs)]
+    given = [runs] if isinstance(runs, Run | str | Path) else runs
+    require_each(given, (Run, str, Path), "report_runs: runs", hint="Name one or several run folders.")
+    require_type(out, (str, Path, type(None)), "report_runs: out")
+    found = [given_run(run) for run in given]
     if not found:
         raise UsageError("no run to report on", "Name one or several run folders.")
     page = user_path(out) if out is not None else found[0].report if len(found) == 1 else Path(found[0].report.name)
