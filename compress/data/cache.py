@@ -21,6 +21,7 @@ from PIL import Image
 
 from compress.data.bad_images import leave_out, raise_unless_skipped
 from compress.data.caches import META, cache_place, mark_used, may_only_read
+from compress.data.contents import content_digests
 from compress.data.decode import Square, read_images, unreadable
 from compress.data.fingerprint import of_files, of_source
 from compress.data.picture_files import PictureFiles
@@ -28,15 +29,14 @@ from compress.data.source import Source, Split
 from compress.data.split_checks import constant_classes, cut_away, overlap
 from compress.data.statistics import channel_statistics
 from compress.system import files
-from compress.system.errors import InputError
 from compress.system.hashes import sha256_json
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # raise it when the same source would give other content
+_FORMAT = 3  # raise it when the same source would give other content
 _LABELS = ("train_labels", "eval_labels")
 _RESIDENT = ("train_images", "eval_images", *_LABELS)
-_STREAMED = ("train_paths", "train_ends", "train_bytes", "eval_images", *_LABELS)
+_STREAMED = ("train_paths", "train_ends", "train_contents", "eval_images", *_LABELS)
 _COMPARED = 100_000  # pictures to train on, at most, whose files are compared with those to evaluate on
 _SAMPLE = 1000  # pictures that give mean and standard deviation where the pictures to train on stay in their files
 
@@ -165,7 +165,7 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
         np.save(folder / "train_labels.npy", np.asarray(train.labels, dtype=np.int64))
         np.save(folder / "train_paths.npy", pictures.paths)
         np.save(folder / "train_ends.npy", pictures.ends)
-        np.save(folder / "train_bytes.npy", _bytes(train.images))
+        np.save(folder / "train_contents.npy", content_digests(train.images))
         mean, std = channel_statistics(pictures[:: max(1, len(pictures) // _SAMPLE)])
     else:
         left_out |= _write_split(source.train, whole, folder, "train")
@@ -206,14 +206,6 @@ def _write_split(split: Split, square: Square, folder: Path, name: str) -> dict[
     return {str(split.images[row]): problem for row, problem in problems.items()}
 
 
-def _bytes(paths: list[str]) -> NDArray[np.int64]:
-    """The size of each file, int64 [N]. Raises InputError where one is missing, such as a link to nowhere."""
-    try:
-        return np.array([os.stat(path).st_size for path in paths], dtype=np.int64)
-    except OSError as error:
-        raise InputError(f"no image at {error.filename}", "`compress data check RECIPE` lists all such.") from None
-
-
 def _readable(split: Split, square: Square) -> tuple[Split, dict[str, str]]:
     """The images that can be read, and why others cannot, by path."""
     images = split.images
@@ -227,7 +219,7 @@ def _readable(split: Split, square: Square) -> tuple[Split, dict[str, str]]:
 def _content(folder: Path, wanted: Wanted, meta: dict[str, Any], *, mmap: bool) -> dict[str, Any]:
     """The fields of a Dataset."""
     # Mapped arrays are copy-on-write: torch warns of read-only arrays, and nothing may write into the cache.
-    paths = {name: folder / f"{name}.npy" for name in wanted.arrays if name != "train_bytes"}
+    paths = {name: folder / f"{name}.npy" for name in wanted.arrays if name != "train_contents"}
     arrays: dict[str, Any] = {
         name: files.map_array(path) if mmap else np.load(path, allow_pickle=False) for name, path in paths.items()
     }

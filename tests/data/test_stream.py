@@ -1,6 +1,8 @@
 """Pictures that are decoded from their files for every use: crops, draws, errors, and the loaders that agree."""
 
 import random
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +160,52 @@ def test_the_stream_reads_the_same_data_as_the_resident_loader(tmp_path: Path) -
     next((tmp_path / "data" / "train").rglob("*.png")).write_bytes(b"other")
     with pytest.raises(InputError, match="cannot be read"):
         load_data(settings.model_copy(update={"loader": "stream"}))
+
+
+def swapped_between_classes(root: Path) -> None:
+    paths = [root / "train" / name / "large.bmp" for name in ("dark", "light")]
+    contents = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, reversed(contents), strict=True):
+        path.write_bytes(content)
+
+
+def replaced_by_one_of_its_size(root: Path) -> None:
+    path = root / "train" / "dark" / "small.bmp"
+    Image.new("RGB", (8, 8), (9, 8, 7)).save(path)
+
+
+def changed_at_the_end(root: Path) -> None:
+    path = root / "train" / "dark" / "large.bmp"
+    path.write_bytes(path.read_bytes()[:-3] + b"abc")
+
+
+def changed_in_the_middle(root: Path) -> None:
+    path = root / "train" / "dark" / "large.bmp"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + b"abc" + content[len(content) // 2 + 3 :])
+
+
+@pytest.mark.parametrize(
+    "change", [swapped_between_classes, replaced_by_one_of_its_size, changed_at_the_end, changed_in_the_middle]
+)
+def test_the_hash_of_streamed_data_is_of_what_its_files_hold(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    root = write_folder_data(tmp_path / "data", train=3, evaluation=2)
+    for seed, name in enumerate(("dark", "light")):
+        smooth_picture(240, 180, seed=seed).save(root / "train" / name / "large.bmp")
+        smooth_picture(8, 8, seed=seed).save(root / "train" / name / "small.bmp")
+    copy = shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+    sizes = {path: path.stat().st_size for path in root.rglob("*.*")}
+
+    def sha256(folder: Path) -> str:
+        return load_data(Data(name="folder", root=str(folder), image_size=8, loader="stream")).sha256
+
+    before = sha256(root)
+    assert sha256(copy) == before
+    change(root)
+    assert {path: path.stat().st_size for path in root.rglob("*.*")} == sizes
+    assert sha256(root) != before
+    change(copy)
+    assert sha256(copy) == sha256(root)
 
 
 @pytest.mark.parametrize("loader", ["resident", "stream"])
