@@ -21,18 +21,21 @@ from filelock import FileLock
 
 from compress.data.caches import mark_used
 from compress.data.class_folders import EVALUATIONS
+from compress.data.fingerprint import of_files
 from compress.data.source import Labelled, Source, class_name, source_of
 from compress.data.tables import LABEL_NAMES, label_order
-from compress.data.walk import LeftOut, is_picture, picture_endings, pictures_below
+from compress.data.walk import LeftOut, files_below, is_picture, picture_endings, pictures_below
 from compress.recipe import Data
 from compress.system import console, files
 from compress.system.errors import CompressError, InputError, MachineError, first_line, install_extra, listed
 from compress.system.hub_client import answer_s, explained, host, quiet, within
+from compress.system.paths import user_path
 
 logger = logging.getLogger(__name__)
 
 _CONTENTS = "contents.json"
 _IMAGE_NAMES = ("image", "img", "picture", "photo")
+_LOCK = ".lock"  # of a run, teacher or assistant, which may be kept in the folder and are no part of the data
 _UNSAFE = re.compile(r'[/\\:*?"<>|%\x00-\x1f]|^[.#@$~_]|[. ]$')
 
 
@@ -44,7 +47,8 @@ def unpacked(settings: Data) -> Path:
         MachineError: `datasets` is missing, the Hub cannot be reached, or the cache cannot be written.
     """
     assert settings.repo is not None
-    readable = re.sub(r"[^\w.-]+", "--", settings.repo)[-60:]
+    local = _local(settings)
+    readable = re.sub(r"[^\w.-]+", "--", str(local.resolve()) if local else settings.repo)[-60:]
     place = files.cache_folder() / "hub" / f"{readable}-{_key(settings)}"
     if _complete(place):
         mark_used(place / _CONTENTS)
@@ -94,14 +98,22 @@ def read_unpacked(folder: Path) -> Source:
 
 def _key(settings: Data) -> str:
     """Depends on all that decides the content. Of a folder also its files, which may change."""
-    parts = [settings.repo, settings.subset, settings.revision, settings.train, settings.evaluation]
-    parts += [settings.image_column, settings.label_column]
-    if os.path.isdir(str(settings.repo)):
-        for parent, _, names in sorted(os.walk(str(settings.repo))):
-            for name in sorted(names):
-                status = os.lstat(os.path.join(parent, name))
-                parts.append(f"{os.path.abspath(parent)}/{name} {status.st_size} {status.st_mtime_ns}")
+    local = _local(settings)
+    parts = [settings.repo if local is None else str(local.resolve()), settings.subset, settings.revision]
+    parts += [settings.train, settings.evaluation, settings.image_column, settings.label_column]
+    if local is not None:
+        parts.append(of_files(files_below(str(local), unless=_LOCK), local))
     return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _local(settings: Data) -> Path | None:
+    """The folder that data.repo is. None where it is a repository of the Hub. Raises InputError where it is neither."""
+    folder = user_path(str(settings.repo))
+    if folder.is_dir():
+        return folder
+    if str(settings.repo).startswith(("~", "$", ".", os.sep)):
+        raise InputError(f"data.repo: there is no folder {folder}", "Set it to USER/NAME of the Hub, or to a folder.")
+    return None
 
 
 def _complete(place: Path) -> bool:
@@ -233,8 +245,10 @@ def _loaded(settings: Data) -> dict[str, Any]:
         raise MachineError("data.name: hub needs `datasets`", install_extra("hub-data")) from None
     from huggingface_hub import HfApi, constants
 
-    repo, revision = str(settings.repo), settings.revision
-    local = os.path.isdir(repo)
+    folder, revision = _local(settings), settings.revision
+    local, repo = folder is not None, str(folder or settings.repo)
+    # `datasets` takes files of the same size and time of change for unchanged. A folder comes here only once changed.
+    mode = "force_redownload" if local else None
     with _silent(datasets):
         if not local and not constants.HF_HUB_OFFLINE:
             try:
@@ -242,7 +256,9 @@ def _loaded(settings: Data) -> dict[str, Any]:
             except Exception as error:
                 raise explained(error, repo, revision, lambda reason: _unavailable(repo, reason)) from error
         try:
-            splits = datasets.load_dataset(repo, name=settings.subset, revision=None if local else revision)
+            splits = datasets.load_dataset(
+                repo, name=settings.subset, revision=None if local else revision, download_mode=mode
+            )
             return {str(name): split for name, split in splits.items()}
         except Exception as error:
             if not local and constants.HF_HUB_OFFLINE:

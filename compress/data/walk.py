@@ -95,26 +95,29 @@ def pictures_below(folder: str, left_out: LeftOut) -> list[str]:
     Raises:
         InputError: a folder cannot be read.
     """
-    seen = _identities_above(folder)
-    endings, paths, stack = picture_endings(), [], [folder]
-    while stack:
-        for entry in _entries(stack.pop()):
-            kind, name = _kind(entry), entry.name
-            if kind == "folder":
-                if (identity := _identity(entry.path)) in seen:
-                    left_out.add(LOOPS, entry.path)
-                else:
-                    seen.add(identity)
-                    stack.append(entry.path)
-            elif kind == "special":
-                left_out.add(SPECIAL, entry.path)
-            elif name[name.rfind(".") :].lower() in endings:
-                paths.append(entry.path)
-            else:
-                other = os.path.splitext(name)[1].lower() in _OTHER_PICTURES
-                left_out.add(NOT_OPENED if other else OTHER_FILES, entry.path)
+    endings, paths = picture_endings(), []
+    for entry in _files(folder, left_out):
+        name = entry.name
+        if name[name.rfind(".") :].lower() in endings:
+            paths.append(entry.path)
+        else:
+            other = os.path.splitext(name)[1].lower() in _OTHER_PICTURES
+            left_out.add(NOT_OPENED if other else OTHER_FILES, entry.path)
     paths.sort()
     return paths
+
+
+def files_below(folder: str, *, unless: str) -> list[str]:
+    """All visible files in a folder and in all folders below it, sorted. Links are followed. A folder is read once.
+
+    Args:
+        folder: its path, with which all paths begin.
+        unless: folders below it that hold a file of that name are passed over.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    return sorted(entry.path for entry in _files(folder, LeftOut(), unless))
 
 
 def folders_in(folder: str, left_out: LeftOut) -> dict[str, str]:
@@ -134,6 +137,24 @@ def folders_in(folder: str, left_out: LeftOut) -> dict[str, str]:
         else:
             found[entry.name] = entry.path
     return dict(sorted(found.items()))
+
+
+def _files(folder: str, left_out: LeftOut, unless: str | None = None) -> Iterator[os.DirEntry[str]]:
+    """The files of `pictures_below` and `files_below`, in no order. What is neither file nor folder is counted."""
+    seen, stack = _identities_above(folder), [folder]
+    while stack:
+        for entry in _entries(stack.pop()):
+            kind = _kind(entry)
+            if kind == "special":
+                left_out.add(SPECIAL, entry.path)
+            elif kind == "file":
+                yield entry
+            elif (identity := _identity(entry.path)) in seen:
+                left_out.add(LOOPS, entry.path)
+            else:
+                seen.add(identity)
+                if unless is None or not os.path.lexists(os.path.join(entry.path, unless)):
+                    stack.append(entry.path)
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

@@ -84,6 +84,71 @@ def test_a_folder_that_changed_is_unpacked_anew(repo: Path) -> None:
     assert load_data(settings(repo)).sha256 != first.sha256
 
 
+def swapped_files(repo: Path) -> None:
+    """Two pictures change places. Sizes and times of change of their content stay."""
+    paths = [repo / "train" / name / "0.bmp" for name in ("ant", "bee")]
+    contents = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, reversed(contents), strict=True):
+        path.write_bytes(content)
+        os.utime(path, (1, 1))
+
+
+def test_a_folder_whose_files_change_places_is_unpacked_anew(repo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for split in ("train", "validation"):
+        for name, shade in (("ant", 10), ("bee", 200)):
+            path = folder / split / name / "0.bmp"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (shade, 0, 0)).save(path)
+            os.utime(path, (1, 1))
+    first = load_data(settings(folder))
+    assert first.train_images[first.train_labels == 0][0, 0, 0, 0] == 10
+    swapped_files(folder)
+    second = load_data(settings(folder))
+    assert second.train_images[second.train_labels == 0][0, 0, 0, 0] == 200
+
+
+def test_a_table_of_the_same_size_and_time_is_unpacked_anew(repo: Path) -> None:
+    (path,) = (repo / "data").glob("train*")
+    before = load_data(settings(repo)).train_images[:]
+    status, content = path.stat(), path.read_bytes()
+    place = content.index(b"IDAT", content.index(b"\x89PNG")) + 12
+    raw = bytes([content[place] ^ 1])
+    path.write_bytes(content[:place] + raw + content[place + 1 :])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    try:
+        changed = not np.array_equal(load_data(settings(repo)).train_images[:], before)
+    except InputError as error:  # of a picture that is damaged now
+        changed = "cannot be read" in error.message
+    assert changed
+
+
+def test_runs_inside_the_folder_leave_what_was_unpacked_as_it_is(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_data(settings(repo))
+    run = repo / "runs" / "first"
+    (run / "teacher").mkdir(parents=True)
+    for name in (".lock", "manifest.json", "metrics.jsonl", "teacher/config.json", "../../.DS_Store"):
+        (run / name).write_text("{}")
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("asked again"))
+    assert load_data(settings(repo)).sha256 == first.sha256
+
+
+@pytest.mark.parametrize("place", ["~/repo", "$HOME/repo", "repo"])
+def test_a_folder_is_found_however_it_is_written(repo: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    first = load_data(settings(repo))
+    monkeypatch.setenv("HOME", str(repo.parent))
+    monkeypatch.chdir(repo.parent)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("asked again"))
+    assert load_data(settings(Path(place))).sha256 == first.sha256
+
+
+@pytest.mark.parametrize("place", ["~/nothing", "/nowhere/nothing", "./nothing"])
+def test_a_folder_that_is_not_there_is_named(place: str) -> None:
+    with pytest.raises(InputError, match=r"data\.repo: there is no folder .*nothing"):
+        load_data(Data(name="hub", repo=place, image_size=8))
+
+
 def test_rows_without_a_label_are_left_out_and_said(repo: Path) -> None:
     write(repo, validation={"image": [encoded(seed) for seed in range(5)], "label": [0, -1, 1, None, 2]})
     data = load_data(settings(repo))
