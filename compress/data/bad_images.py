@@ -21,13 +21,14 @@ def too_many(bad: int, total: int) -> bool:
     return bad > _MOST * total
 
 
-def raise_unless_skipped(problems: Mapping[str, str], total: int, *, skip: bool) -> None:
+def raise_unless_skipped(problems: Mapping[str, str], total: int, *, skip: bool, checked: bool = True) -> None:
     """Lets images that cannot be read be left out, if they are to be and are few.
 
     Args:
         problems: why each cannot be read, by path.
         total: of all images.
         skip: whether they are to be left out.
+        checked: whether `compress data check` looks at these images.
 
     Raises:
         InputError: else. It names the first ten.
@@ -36,7 +37,7 @@ def raise_unless_skipped(problems: Mapping[str, str], total: int, *, skip: bool)
         return
     named = "; ".join(f"{path} {problem}" for path, problem in list(problems.items())[:_NAMED])
     more = f"; and {len(problems) - _NAMED:,} more" if len(problems) > _NAMED else ""
-    lists = "`compress data check RECIPE --json` lists all. " if more else ""
+    lists = "`compress data check RECIPE --json` lists all. " if more and checked else ""
     if skip:
         do = "Replace or remove them: more than one in a hundred are not left out."
     else:

@@ -55,6 +55,7 @@ class Wanted:
         packed: the files that hold all pictures. Empty where each picture is a file.
         chosen: what was chosen in the folder, as a table.
         skip: whether pictures that cannot be read are left out, if they are few.
+        checked: whether `compress data check` looks at these pictures.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Wanted:
     packed: tuple[str, ...] = ()
     chosen: tuple[str | None, ...] = ()
     skip: bool = False
+    checked: bool = True
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -131,8 +133,8 @@ def uncached(wanted: Wanted) -> dict[str, Any]:
 def _as_asked(content: dict[str, Any], source: Source | None, wanted: Wanted) -> dict[str, Any]:
     """The content with the warnings of its source. Raises InputError where what was left out must not be."""
     if content["left_out"]:
-        total = sum(len(content[name]) for name in (*_LABELS, "left_out"))
-        raise_unless_skipped(content["left_out"], total, skip=wanted.skip)
+        assert source is not None  # packed files have no pictures of their own
+        raise_unless_skipped(content["left_out"], _count(source), skip=wanted.skip, checked=wanted.checked)
     return {**content, "warnings": (*(source.warnings if source else ()), *content["warnings"])}
 
 
@@ -174,7 +176,7 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
         labels = np.load(folder / "train_labels.npy", allow_pickle=False)
         constant = source.class_names and constant_classes(pixels, labels, source.class_names)
     if left_out:
-        raise_unless_skipped(left_out, len(source.train.labels) + len(evaluation.labels), skip=wanted.skip)
+        raise_unless_skipped(left_out, _count(source), skip=wanted.skip, checked=wanted.checked)
     compared = source.class_names and len(source.train.labels) <= _COMPARED
     warnings = [*(overlap(source) if compared else []), *constant, *cut_away(source, square.fit)]
     hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in wanted.arrays}
@@ -191,6 +193,12 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
     }
     files.write_json(folder / META, meta)
     return meta
+
+
+def _count(source: Source) -> int:
+    """The pictures of both splits, of which the second may be the first as evaluation sees it."""
+    other = source.evaluation if source.evaluation is not source.train else None
+    return len(source.train.labels) + (len(other.labels) if other else 0)
 
 
 def _write_split(split: Split, square: Square, folder: Path, name: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ BLOCK_BYTES = 16_384
 _DIGEST_BYTES = 16
 _THREADS = 8  # each waits for the disk most of the time
 _PART = 256
+_DO = "Replace or remove it, or leave such files out with data.on_bad_image: skip."
 
 
 def content_digests(paths: Sequence[str]) -> NDArray[np.uint8]:
@@ -61,8 +62,6 @@ def _digest(path: str) -> bytes:
                     digest.update(file.read(BLOCK_BYTES))
             return digest.digest()
     except FileNotFoundError:
-        raise InputError(f"no image at {path}", "`compress data check RECIPE` lists all such.") from None
+        raise InputError(f"no image at {path}", _DO) from None
     except OSError as error:
-        raise InputError(
-            f"image {path} cannot be opened ({error.strerror})", "`compress data check RECIPE` lists all such."
-        ) from None
+        raise InputError(f"image {path} cannot be opened ({error.strerror})", _DO) from None

@@ -29,14 +29,19 @@ _CHUNK = 1024
 _FORMAT = 1  # raise it when other pictures would be copies
 
 
-def with_unlabeled(dataset: Dataset, place: str) -> Dataset:
+def with_unlabeled(dataset: Dataset, place: str, *, skip: bool = False) -> Dataset:
     """The data set with the pictures of a folder beside those to train on. Its own statistics stay those with labels.
 
     Args:
-        place: of the folder. All pictures in it and below are taken.
+        place: of the folder. All pictures in it and below are taken. What else lies there is a warning of the data set.
+        skip: whether pictures that cannot be read are left out, if they are at most one in a hundred of the folder.
 
     Raises:
-        InputError: the folder is missing, a picture is damaged, or all pictures are copies of those to evaluate on.
+        InputError: for one of these reasons:
+
+            - The folder is missing, or holds no picture.
+            - Pictures cannot be read, and are not to be left out, or are too many for that.
+            - All pictures are copies of those to evaluate on.
         MachineError: the cache cannot be written.
     """
     folder = Path(user_path(place))
@@ -47,6 +52,8 @@ def with_unlabeled(dataset: Dataset, place: str) -> Dataset:
         streamed=dataset.streamed,
         variant="",
         read=lambda folder: _tree(folder, cropped=dataset.square.crop_pct < 1 and not dataset.streamed),
+        skip=skip,
+        checked=False,
     )
     content = cached(wanted)
     pictures: NDArray[np.uint8] | PictureFiles = content["train_images"]
@@ -67,6 +74,8 @@ def with_unlabeled(dataset: Dataset, place: str) -> Dataset:
         train_images=_joined(dataset.train_images, pictures, rows),
         train_labels=np.concatenate([dataset.train_labels, np.full(len(rows), NO_LABEL, dtype=np.int64)]),
         unlabeled=len(rows),
+        warnings=(*dataset.warnings, *(f"data.unlabeled: {warning}" for warning in content["warnings"])),
+        left_out={**dataset.left_out, **content["left_out"]},
         unlabeled_sha256=sha256_json([content["sha256"], np.flatnonzero(copies).tolist()]),
     )
 
@@ -86,11 +95,14 @@ def _tree(folder: Path, *, cropped: bool) -> Source:
 
     cropped: whether evaluation crops pictures. They are then decoded a second time as it sees them, to find copies.
     """
-    found = pictures_below(str(folder), LeftOut())
+    left_out = LeftOut()
+    found = pictures_below(str(folder), left_out)
+    others = [str(left_out)] if left_out.counts else []
     if not found:
-        raise InputError(f"data.unlabeled: no picture in {folder}", "Any folder of pictures will do, at any depth.")
+        what = "; ".join([f"no picture in {folder}", *others])
+        raise InputError(f"data.unlabeled: {what}", "Any folder of pictures will do, at any depth.")
     split = Split(found, [NO_LABEL] * len(found))
-    return Source([], split, split if cropped else None, "")
+    return Source([], split, split if cropped else None, "", tuple(others))
 
 
 def _kept_copies(content: dict[str, Any], dataset: Dataset) -> NDArray[np.bool_]:

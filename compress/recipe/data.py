@@ -133,7 +133,8 @@ class Data(Section):
     on_bad_image: Literal["error", "skip"] = Field(
         default="error",
         description="What happens where pictures cannot be read. error: nothing is trained, and they are listed. skip: "
-        "they are left out of training and evaluation, and counted. More than one in a hundred are an error even then.",
+        "they are left out of training and evaluation, and counted. More than one in a hundred are an error even then. "
+        "unlabeled is counted for itself.",
     )
     augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
     holdout: float = Field(

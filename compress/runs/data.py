@@ -43,7 +43,8 @@ def loaded_data(recipe: Recipe, device: torch.device, memo: Memo) -> tuple[Datas
     def load() -> tuple[Dataset, Splits]:
         dataset = load_data(recipe.data, seen)
         if recipe.data.unlabeled is not None:
-            dataset = with_unlabeled(dataset, recipe.data.unlabeled)
+            skip = recipe.data.on_bad_image == "skip"
+            dataset = with_unlabeled(dataset, recipe.data.unlabeled, skip=skip)
         logger.info(_describe(dataset, recipe.data.augment))
         if dataset.left_out:
             logger.warning(_left_out(dataset.left_out))

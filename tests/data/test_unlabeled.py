@@ -132,3 +132,54 @@ def test_what_gives_nothing_to_learn_from_is_refused(root: Path, tmp_path: Path)
     (tmp_path / "copies" / "two.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"two\.png"):
         with_unlabeled(loaded(root, 32), str(tmp_path / "copies"))
+
+
+@LOADERS
+def test_what_is_no_picture_is_counted_and_named_beside_the_warnings_of_the_data(
+    root: Path, tmp_path: Path, loader: str
+) -> None:
+    write_images(tmp_path / "more", 3, seed=51, shade=170)
+    for name in ("a.heic", "b/c.HEIC", "notes.txt"):
+        (tmp_path / "more" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "more" / name).write_bytes(b"?")
+    plain = loaded(root, loader=loader)
+    for _ in range(2):  # from the cache, too
+        data = with_unlabeled(plain, str(tmp_path / "more"))
+        assert data.warnings[: len(plain.warnings)] == plain.warnings
+        (warning,) = data.warnings[len(plain.warnings) :]
+        assert warning.startswith("data.unlabeled: left out: ")
+        assert "2 (pictures of a kind that Pillow does not open, such as " in warning
+        assert "a.heic" in warning
+        assert "1 (files that are no pictures" in warning
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "a.heic").write_bytes(b"?")
+    with pytest.raises(InputError, match=r"no picture in .*phone; left out: 1 \(pictures of a kind"):
+        with_unlabeled(plain, str(tmp_path / "phone"))
+
+
+@LOADERS
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+def test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for_and_they_are_few(
+    root: Path, tmp_path: Path, loader: str, crop_pct: float
+) -> None:
+    write_images(tmp_path / "more", 198, seed=51, shade=170)
+    bad = [tmp_path / "more" / f"bad{number}.png" for number in range(3)]
+    for path in bad[:2]:
+        path.write_bytes(b"no picture")
+    plain = loaded(root, loader=loader, crop_pct=crop_pct)
+    with pytest.raises(InputError, match=r"bad0\.png"):
+        with_unlabeled(plain, str(tmp_path / "more"))
+    for _ in range(2):
+        data = with_unlabeled(plain, str(tmp_path / "more"), skip=True)
+        assert data.unlabeled == 198
+        files = sorted(set((tmp_path / "more").glob("*.png")) - set(bad))
+        assert np.array_equal(data.train_images[72:], np.stack([np.asarray(Image.open(file)) for file in files]))
+        assert sorted(data.left_out) == [str(path) for path in bad[:2]]
+    bad[2].write_bytes(b"no picture")  # 3 of 201
+    with pytest.raises(InputError, match=r"3 of 201 images cannot be read.*more than one in a hundred"):
+        with_unlabeled(plain, str(tmp_path / "more"), skip=True)
+    for number in range(20):
+        (tmp_path / "more" / f"worse{number}.png").write_bytes(b"no picture")
+    with pytest.raises(InputError) as found:
+        with_unlabeled(plain, str(tmp_path / "more"), skip=True)
+    assert "data check" not in str(found.value)  # it does not look there
