@@ -198,10 +198,11 @@ def find(name: str, root: str | None) -> Path | None:
     layout = LAYOUTS[name]
     if name == "digits":
         return Path()
-    for base in data_roots(root):
+    roots = data_roots(root)
+    for number, base in enumerate(roots):
         if layout.folder and (base / layout.folder / layout.marker).exists():
             return base / layout.folder
-        given = root is not None or str(base) == os.environ.get("COMPRESS_DATA")
+        given = bool(root) or number < len(roots) - 1  # all but data/, which may hold other pictures
         if given and (base / layout.marker).exists() and layout.holds(base):
             return base
     return None

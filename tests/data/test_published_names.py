@@ -44,6 +44,19 @@ def test_a_root_with_other_classes_is_refused_by_their_names(tmp_path: Path, nam
             load_data(Data.model_validate({"name": name, "root": str(given)}))
 
 
+@pytest.mark.parametrize("place", ["{}/mine", "{}/mine/", "./mine", "mine", "~/mine", "$HOME/mine", "./data"])
+def test_the_folder_in_the_environment_is_found_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    root = cinic10(tmp_path / Path(place).name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COMPRESS_DATA", place.format(tmp_path))
+    found = find("cinic10", None)
+    assert found is not None
+    assert found.samefile(root)
+
+
 def test_a_given_root_is_cinic10_where_all_ten_class_names_are_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from compress.runs.folder import Run, finished_run, new_run, read_manifest
 from compress.runs.precision import fast_precision
 from compress.system.errors import InputError, MachineError, UsageError
 from compress.training.memo import Memo
+from tests.helpers.pictures import write_images
 from tests.helpers.published import publish
 
 
@@ -76,6 +77,18 @@ def test_a_student_of_random_weights_does_not_see_as_its_published_namesake(tiny
     recipe = load_recipe(tiny_recipe, overrides=["student={model: inception_v3}"])  # timm: mean 0.5
     dataset, _ = loaded_data(recipe, torch.device("cpu"), Memo())
     assert dataset.mean == dataset.own_mean
+
+
+def test_a_recipe_that_skips_bad_images_does_so_among_those_without_labels(tiny_recipe: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "more", 120, seed=51, shade=170)
+    (tmp_path / "more" / "bad.png").write_bytes(b"no picture")
+    options = [f"data.unlabeled={tmp_path / 'more'}"]
+    with pytest.raises(InputError, match=r"bad\.png.*data\.on_bad_image: skip"):
+        loaded_data(load_recipe(tiny_recipe, overrides=options), torch.device("cpu"), Memo())
+    recipe = load_recipe(tiny_recipe, overrides=[*options, "data.on_bad_image=skip"])
+    dataset, _ = loaded_data(recipe, torch.device("cpu"), Memo())
+    assert dataset.unlabeled == 120
+    assert list(dataset.left_out) == [str(tmp_path / "more" / "bad.png")]
 
 
 def run_sha256(path: Path) -> str:
