@@ -26,7 +26,7 @@ from compress.system.paths import user_path
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1024
-_FORMAT = 1  # raise it when other pictures would be copies
+_FORMAT = 2  # raise it when other pictures would be copies
 
 
 def with_unlabeled(dataset: Dataset, place: str, *, skip: bool = False) -> Dataset:

@@ -67,9 +67,73 @@ def test_floats_are_scaled_by_the_range_that_they_fill(tmp_path: Path, low: floa
     assert np.abs(decoded(tmp_path / "a.tif", Image.fromarray(values)) - EXPECTED).max() <= 1
 
 
-@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize(
+    ("low", "high", "top"),
+    [
+        (0, 1.02, 1),
+        (-0.01, 1, 1),
+        (-0.07, 1.09, 1),
+        (0, 256, 255),
+        (-12.5, 270.5, 255),
+        (-60.5, 1050.5, 1023),
+        (0, 4101.5, 4095),
+        (0, 16390.5, 16383),
+        (0, 16383, 16383),
+    ],
+)
+def test_what_resampling_overshoots_is_cut_off(tmp_path: Path, low: float, high: float, top: float) -> None:
+    values = (low + GREY * (high - low)).astype(np.float32)
+    expected = np.round(np.clip(values / top, 0, 1) * 255)[..., None]
+    assert np.abs(decoded(tmp_path / "a.tif", Image.fromarray(values)) - expected).max() <= 1
+
+
+def test_the_overshoot_of_minus_one_to_one_is_cut_off(tmp_path: Path) -> None:
+    values = (-1.05 + GREY * 2.13).astype(np.float32)
+    expected = np.round((np.clip(values, -1, 1) + 1) * 127.5)[..., None]
+    assert np.abs(decoded(tmp_path / "a.tif", Image.fromarray(values)) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_whole_numbers_as_floats_are_as_bright_as_integers(tmp_path: Path, bits: int) -> None:
+    values = np.round(GREY * (2**bits - 1)).astype(np.float32)
+    assert np.abs(decoded(tmp_path / "a.tif", Image.fromarray(values)) - EXPECTED).max() <= 1
+
+
+def test_what_really_was_resampled_is_as_bright_as_before(tmp_path: Path) -> None:
+    bars = np.repeat(np.tile([0.0, 0.0, 1.0, 1.0], 8)[None].astype(np.float32), 32, axis=0)
+    resampled = Image.fromarray(bars).resize((67, 67), Image.Resampling.LANCZOS)
+    values = np.asarray(resampled)
+    assert values.min() < 0 < 1 < values.max()
+    resampled.save(tmp_path / "a.tif")
+    found = Square(67).read(tmp_path / "a.tif").astype(np.int64)
+    assert np.abs(found - np.round(np.clip(values, 0, 1) * 255)[..., None]).max() <= 1
+
+
+def test_a_hot_pixel_does_not_make_the_others_black() -> None:
+    values = np.tile(GREY.astype(np.float32), (8, 8))
+    values[0, 0] = 1.9
+    expected = np.round(np.clip(values, 0, 1) * 255)
+    assert np.abs(np.asarray(rgb(Image.fromarray(values))).astype(int) - expected[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize("brightest", [5.5, 120.0, 40_000.0])
+def test_floats_of_which_nobody_knows_the_range_are_refused(tmp_path: Path, brightest: float) -> None:
+    values = np.tile(GREY.astype(np.float32), (8, 8))
+    values[0, 0] = brightest
+    with pytest.raises(InputError, match=rf"a\.tif.*from 0 to {brightest:g}, which is no range"):
+        decoded(tmp_path / "a.tif", Image.fromarray(values))
+
+
+@pytest.mark.parametrize("mode", ["float", "spread"])
+def test_dark_pictures_whose_range_is_certain_stay_dark(mode: str) -> None:
+    values = np.round(GREY * 12)
+    image = Image.fromarray(values.astype(np.float32) if mode == "float" else (values * 257).astype(np.uint16))
+    np.testing.assert_array_equal(np.asarray(rgb(image))[..., 0], values)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
 @pytest.mark.parametrize("kind", ["png", "tif", "pgm"])
-def test_twelve_bits_in_sixteen_are_as_bright_as_sixteen(tmp_path: Path, bits: int, kind: str) -> None:
+def test_fewer_bits_in_sixteen_are_as_bright_as_sixteen(tmp_path: Path, bits: int, kind: str) -> None:
     values = np.round(GREY * (2**bits - 1)).astype(np.uint16)
     assert np.abs(decoded(tmp_path / f"a.{kind}", Image.fromarray(values)) - EXPECTED).max() <= 1
 
