@@ -158,12 +158,11 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
     empty = Split(np.zeros((0, square.size, square.size, 3), np.uint8), [])
     evaluation, whole = source.evaluation or empty, replace(square, crop_pct=1.0)
     left_out = _write_split(evaluation, square, folder, "eval")
-    constant: list[str] = []
     if wanted.streamed:
         train, unread = _readable(source.train, whole) if wanted.skip else (source.train, {})
         left_out |= unread
         assert isinstance(train.images, list)
-        pictures = PictureFiles.of(train.images, wanted.folder, whole)
+        seen = pictures = PictureFiles.of(train.images, wanted.folder, whole)
         np.save(folder / "train_labels.npy", np.asarray(train.labels, dtype=np.int64))
         np.save(folder / "train_paths.npy", pictures.paths)
         np.save(folder / "train_ends.npy", pictures.ends)
@@ -171,12 +170,16 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
         mean, std = channel_statistics(pictures[:: max(1, len(pictures) // _SAMPLE)])
     else:
         left_out |= _write_split(source.train, whole, folder, "train")
-        pixels = np.load(folder / "train_images.npy", mmap_mode="r", allow_pickle=False)
-        mean, std = channel_statistics(pixels)
-        labels = np.load(folder / "train_labels.npy", allow_pickle=False)
-        constant = source.class_names and constant_classes(pixels, labels, source.class_names)
+        seen = np.load(folder / "train_images.npy", mmap_mode="r", allow_pickle=False)
+        mean, std = channel_statistics(seen)
     if left_out:
         raise_unless_skipped(left_out, _count(source), skip=wanted.skip, checked=wanted.checked)
+    constant: list[str] = []
+    if source.class_names:
+        judged = np.load(folder / "eval_images.npy", mmap_mode="r", allow_pickle=False)
+        own, others = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in _LABELS)
+        constant = constant_classes(seen, own, source.class_names)
+        constant += constant_classes(judged, others, source.class_names, "picture to evaluate on")
     compared = source.class_names and len(source.train.labels) <= _COMPARED
     warnings = [*(overlap(source) if compared else []), *constant, *cut_away(source, square.fit)]
     hashes = {name: files.sha256_file(folder / f"{name}.npy") for name in wanted.arrays}

@@ -190,6 +190,10 @@ def _classes(seen: Seen) -> Iterator[Finding]:
                 "Add some: their accuracy is a guess.",
             ),
         ]
+    for split, count, use in ((seen.train, train, "to train on"), (seen.evaluation, evaluation, "to evaluate on")):
+        empty = (count > 0) & (seen.counts(split & usable & ~seen.facts["constant"]) == 0)
+        what = f"classes whose pictures {use} are all of a single colour"
+        kinds.append(("nothing seen", empty, count, what, "Look at them: decoding may have lost what they show."))
     for kind, chosen, counts, what, do in kinds:
         if chosen.any():
             yield Finding(kind, "warns", what, int(chosen.sum()), named(chosen, counts), do)

@@ -8,18 +8,22 @@ import filecmp
 import hashlib
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.decode import opened, pillow_quiet
+from compress.data.picture_files import PictureFiles
 from compress.data.preprocessing import Fit
 from compress.data.source import Source
+from compress.system import platform
 from compress.system.errors import InputError
 
 _CHUNK = 64
 _END_BYTES = 4096
 _LOOKED_AT = 300
+_LOOKED_AT_IN_A_CLASS = 32
 _OFTEN = 0.1
 
 
@@ -73,21 +77,33 @@ def sizes_of_some(paths: list[str]) -> list[tuple[int, int]]:
     return sizes
 
 
-def constant_classes(images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: list[str]) -> list[str]:
+def constant_classes(
+    images: NDArray[np.uint8] | PictureFiles, labels: NDArray[np.int64], class_names: list[str], what: str = "picture"
+) -> list[str]:
     """Classes whose pictures all are of one colour each, as decoding leaves them where it loses what is in them.
 
+    Of pictures in files at most 32 of a class are looked at, and only until one of them is of several colours.
+
     Args:
-        images: uint8 [N, H, W, 3].
+        images: uint8 [N, H, W, 3], or in files.
         labels: int64 [N].
+        what: the pictures are, for people.
     """
+    if not len(labels):
+        return []
     order = np.argsort(labels, kind="stable")
     classes, starts = np.unique(labels[order], return_index=True)
     rows = np.split(order, starts[1:])
-    found = [class_names[label] for label, own in zip(classes, rows, strict=True) if _all_constant(images, own)]
+    if isinstance(images, PictureFiles):
+        with pillow_quiet(), ThreadPoolExecutor(platform.usable_cpus()) as threads:
+            constant = list(threads.map(lambda own: _some_constant(images, own), rows))
+    else:
+        constant = [_all_constant(images, own) for own in rows]
+    found = [class_names[label] for label, empty in zip(classes, constant, strict=True) if empty]
     if not found:
         return []
     more = f" ({len(found):,} such classes)" if len(found) > 1 else ""
-    return [f"every picture of class {found[0]!r} is of one colour{more}: all its pixels have equal values"]
+    return [f"every {what} of class {found[0]!r} is of one colour{more}: all its pixels have equal values"]
 
 
 def held_out_whole(labels: NDArray[np.int64], held: NDArray[np.bool_], class_names: list[str]) -> list[str]:
@@ -118,6 +134,17 @@ def _all_constant(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> bool:
         if (part != part[:, :1, :1]).any():
             return False
     return True
+
+
+def _some_constant(pictures: PictureFiles, rows: NDArray[np.int64]) -> bool:
+    """The same of some, evenly over all. Those that cannot be read are passed over."""
+    seen = 0
+    for row in rows[:: -(-len(rows) // _LOOKED_AT_IN_A_CLASS)].tolist():
+        with contextlib.suppress(InputError):
+            picture, seen = pictures[row], seen + 1
+            if (picture != picture[:1, :1]).any():
+                return False
+    return seen > 0
 
 
 def _by_size(paths: Iterable[str]) -> dict[int, list[str]]:

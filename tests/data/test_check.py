@@ -137,6 +137,17 @@ def test_pictures_of_one_colour_are_not_copies_of_each_other(tmp_path: Path) -> 
     assert the_one(check(tmp_path), "one colour").count == 3
 
 
+@pytest.mark.parametrize(("split", "use"), [("train", "to train on"), ("val", "to evaluate on")])
+def test_a_class_of_which_nothing_is_seen_is_found(tmp_path: Path, split: str, use: str) -> None:
+    write_data(tmp_path)
+    for number, path in enumerate(sorted((tmp_path / split / "b").iterdir())):
+        Image.new("RGB", (24, 24), (200, 30, number)).save(path)
+    finding = next(finding for finding in check(tmp_path).findings if finding.kind == "nothing seen")
+    assert finding.level == "warns"
+    assert finding.files == [f"b: {24 if split == 'train' else 6}"]
+    assert use in finding.what
+
+
 def test_small_classes_and_unequal_ones_are_found(tmp_path: Path) -> None:
     write_data(tmp_path)
     for path in (*sorted((tmp_path / "train" / "b").iterdir())[7:], *sorted((tmp_path / "val" / "b").iterdir())[2:]):

@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from compress.data.dataset import Dataset, load_data
+from compress.data.decode import Square
+from compress.data.picture_files import PictureFiles
+from compress.data.split_checks import constant_classes
 from compress.recipe import Data
 from compress.system.errors import InputError
 from tests.helpers.pictures import write_folder_data, write_images
@@ -89,17 +92,46 @@ def test_a_class_that_is_held_out_whole_or_never_judged_is_said(tmp_path: Path) 
     assert any("'rare' has no image to evaluate on" in warning for warning in load(tmp_path).warnings)
 
 
-def test_a_class_of_which_nothing_is_seen_is_said(tmp_path: Path) -> None:
+def chalk(folder: Path, count: int) -> None:
+    """White drawings on nothing."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGBA", (8, 8), (255, 255, 255, 40 * (number % 4))).save(folder / f"{number:03d}.png")
+
+
+@pytest.mark.parametrize("loader", ["resident", "stream"])
+def test_a_class_of_which_nothing_is_seen_is_said(tmp_path: Path, loader: str) -> None:
     write_folder_data(tmp_path, train=3, evaluation=2)
-    for number in range(3):
-        white = Image.new("RGBA", (8, 8), (255, 255, 255, 40 * number))  # white drawings on nothing
-        (tmp_path / "train" / "chalk").mkdir(exist_ok=True)
-        white.save(tmp_path / "train" / "chalk" / f"{number}.png")
+    chalk(tmp_path / "train" / "chalk", 3)
     write_images(tmp_path / "val" / "chalk", 1, seed=77)
-    (warning,) = load(tmp_path).warnings
+    (warning,) = load(tmp_path, loader=loader).warnings
+    assert "every picture of class 'chalk' is of one colour" in warning
+    write_images(tmp_path / "train" / "chalk", 1, seed=78)  # the first of them
+    assert load(tmp_path, loader=loader).warnings == ()
+
+
+@pytest.mark.parametrize("loader", ["resident", "stream"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.5])
+def test_a_class_of_which_nothing_is_evaluated_is_said(tmp_path: Path, loader: str, crop_pct: float) -> None:
+    write_folder_data(tmp_path, train=3, evaluation=2)
+    write_images(tmp_path / "train" / "chalk", 3, seed=77)
+    chalk(tmp_path / "val" / "chalk", 2)
+    (warning,) = load(tmp_path, loader=loader, crop_pct=crop_pct).warnings
+    assert "every picture to evaluate on of class 'chalk' is of one colour" in warning
+
+
+def test_few_pictures_in_files_are_looked_at_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "full", 40, seed=77)
+    chalk(tmp_path / "chalk", 1000)
+    (tmp_path / "chalk" / "000.png").write_bytes(b"no picture")
+    paths = [str(path) for name in ("chalk", "full") for path in sorted((tmp_path / name).iterdir())]
+    pictures, labels = PictureFiles.of(paths, tmp_path, Square(8)), np.repeat([0, 1], [1000, 40])
+    read, opened = Square.read, []
+    monkeypatch.setattr(Square, "read", lambda square, path: opened.append(str(path)) or read(square, path))
+    (warning,) = constant_classes(pictures, labels, ["chalk", "full"])
     assert "class 'chalk' is of one colour" in warning
-    write_images(tmp_path / "train" / "chalk", 1, seed=78)
-    assert load(tmp_path).warnings == ()
+    assert opened.count(str(tmp_path / "full" / "000.png")) == 1
+    assert len(opened) <= 32 + 1
 
 
 def test_all_bad_pictures_are_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
