@@ -9,6 +9,7 @@ from rich.table import Table
 
 from compress.data.check import Report
 from compress.system.errors import InputError
+from compress.system.paths import user_path
 
 _SHOWN = 3
 _WIDTH = 160  # columns where the table goes into a file
@@ -17,7 +18,7 @@ _STYLES = {"stops": "red", "warns": "yellow", "notes": ""}
 
 def show(report: Report, root: str | None) -> None:
     """Prints what the data set is, and the table. root: the recipe's, which is taken off the names of files."""
-    folder = None if root is None else Path(root).expanduser()
+    folder = None if root is None else user_path(root)
     if report.classes:
         sizes = ", ".join(f"{name} {width} x {height}" for name, (width, height) in report.sizes.items())
         print(

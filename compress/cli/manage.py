@@ -70,11 +70,11 @@ def data_prune(unused_days: float, yes: bool, json_: bool) -> None:
 
 
 @data.command("check")
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=UserPath())
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key, as in data.root=photos.")
 @click.option(
     "--preview",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=UserPath(dir_okay=False),
     metavar="FILE.png",
     help="Instead, draw samples as training sees them, a class in each row.",
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from compress.data.source import Labelled, Source, class_name, source_of
 from compress.recipe import Data
 from compress.system.errors import InputError, listed
+from compress.system.paths import user_path
 
 PATH_NAMES = (
     *("path", "file", "filename", "file_name", "filepath", "file_path"),
@@ -28,11 +29,11 @@ def read_tables(folder: Path, settings: Data) -> Source:
         InputError: a table cannot be read, its columns are not plain, or files that it names are missing.
     """
     assert settings.train is not None
-    learned = read_table(folder / settings.train, settings.path_column, settings.label_column)
+    learned = read_table(folder / user_path(settings.train), settings.path_column, settings.label_column)
     names = sorted(learned.paths, key=label_order)
     if settings.evaluation is None:
         return source_of(names, learned)
-    place = folder / settings.evaluation
+    place = folder / user_path(settings.evaluation)
     judged = read_table(place, settings.path_column, settings.label_column)
     return source_of(names, learned, judged, evaluation_name=place.name, where=str(place))
 

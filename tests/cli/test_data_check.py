@@ -37,3 +37,19 @@ def test_what_is_left_out_is_recorded(command: Command, tiny_recipe: Path, tmp_p
     record = json.loads(result.stdout)["data"]
     assert record["train_images"] == 119
     assert record["left_out"] == {str(bad): "cannot be read (not an image)"}
+
+
+def test_data_and_preview_are_found_below_the_home_folder(command: Command, tiny_recipe: Path, tmp_path: Path) -> None:
+    bad = write_folder_data(tmp_path / "home" / "photos") / "train" / "grey" / "004.png"
+    not_an_image(bad)
+    (tmp_path / "home" / "my.yaml").write_text(tiny_recipe.read_text())
+    (tmp_path / "work").mkdir()
+    surroundings = {"cwd": tmp_path / "work", "HOME": str(tmp_path / "home")}
+    given = ("data", "check", "~/my.yaml", "--set", "data.root=$HOME/photos")
+    shown = command(*given, **surroundings)
+    assert_fails(shown, 3, "would stop a training")
+    assert " train/grey/004.png" in shown.stdout  # without the folder
+    drawn = command(*given, "--preview=~/samples.png", **surroundings)
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "home" / "samples.png").exists()
+    assert list((tmp_path / "work").iterdir()) == []

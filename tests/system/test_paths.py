@@ -1,11 +1,16 @@
 """Paths as people give them: what no shell expanded."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from compress.cli.main import cli
+from compress.cli.paths import UserPath
 from compress.data.sources import data_roots
+from compress.data.tables import read_tables
 from compress.models.published import find_published
 from compress.models.weights import teacher_preprocessing
 from compress.recipe import Data, load_recipe
@@ -16,6 +21,7 @@ from compress.system.errors import CompressError, InputError, MachineError, Usag
 from compress.system.files import cache_folder
 from compress.system.paths import user_path
 from export.folder import given_run
+from tests.helpers.pictures import write_images
 
 
 @pytest.fixture
@@ -78,6 +84,37 @@ def test_every_place_that_takes_a_path_expands_it(home: Path, monkeypatch: pytes
     (home / "weights" / "config.json").write_text("{")
     with pytest.raises(InputError, match=expected):
         teacher_preprocessing(Member(model="resnet18", source="checkpoint", checkpoint="~/weights"))
+
+
+def parameters(command: click.Command, name: str) -> Iterator[tuple[str, click.Parameter]]:
+    """Of the command and of those below it, each with the command's name."""
+    yield from ((name, parameter) for parameter in command.params)
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for other in command.list_commands(context):
+            below = command.get_command(context, other)
+            assert below is not None
+            yield from parameters(below, f"{name} {other}")
+
+
+def test_every_path_of_the_command_line_is_expanded() -> None:
+    paths = [(name, one) for name, one in parameters(cli, "compress") if isinstance(one.type, click.Path)]
+    assert {("compress data check", "preview"), ("compress distill", "out")} <= {
+        (name, one.name) for name, one in paths
+    }
+    assert [f"{name}: {one.name}" for name, one in paths if not isinstance(one.type, UserPath)] == []
+
+
+def test_tables_below_the_home_folder_are_found(home: Path) -> None:
+    write_images(home, 3, seed=0)
+    for label, name in enumerate(("train.csv", "val.csv")):
+        (home / name).write_text(f"path,label\n000.png,a\n00{label + 1}.png,b\n")
+    source = read_tables(
+        Path(), Data(name="csv", root=".", image_size=8, train="~/train.csv", evaluation="$HOME/val.csv")
+    )
+    assert source.train.images == [str(home / "000.png"), str(home / "001.png")]
+    assert source.evaluation is not None
+    assert source.evaluation.images == [str(home / "000.png"), str(home / "002.png")]
 
 
 def test_without_a_home_folder_the_cache_needs_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
