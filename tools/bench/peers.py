@@ -38,6 +38,7 @@ from compress.losses.objective import distillation_settings
 from compress.recipe import Recipe, load_recipe
 from compress.runs.precision import fast_precision
 from compress.system.interrupts import Flag
+from compress.training.evaluate import images_of_a_pass
 from compress.training.teacher_cache import TeacherViews
 from export.onnx.session import default_threads
 
@@ -85,7 +86,8 @@ def our_epoch(recipe: Recipe, teacher: nn.Module, student: nn.Module, precision:
     settings = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
     images = on_device(load_data(recipe.data), CPU).train
     assert isinstance(images, Images)
-    views = TeacherViews(count=VIEWS, samples=len(images.labels), device=CPU, determined_by={"precision": precision})
+    kept = {"samples": len(images.labels), "of_a_pass": images_of_a_pass(images.image_size**2)}
+    views = TeacherViews(count=VIEWS, **kept, device=CPU, determined_by={"precision": precision})
     augment = resolve_augment(recipe.data)
     state = training(settings, images, teacher, student, augment, views=views if cached else None)
     if cached:

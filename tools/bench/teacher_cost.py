@@ -59,7 +59,8 @@ def main(workload: Workload, rounds: int, as_json: bool) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["COMPRESS_CACHE"] = folder
-        views = TeacherViews(count=1, samples=workload.images_a_round, device=CPU, determined_by={})
+        count = workload.images_a_round
+        views = TeacherViews(count=1, samples=count, of_a_pass=512, device=CPU, determined_by={})
         together = Memo()
         five = [prepared(method, together) for method in METHODS]
         cheap = five[0].batches.teacher
