@@ -18,6 +18,9 @@ from torch import nn
 from compress.system.errors import InputError, first_line
 from export.onnx import INPUT_NAME, OUTPUT_NAME, PIXELS_NAME, open_session, write_emulation
 
+_MEASURED = 32
+_MEASURED_PIXELS = _MEASURED * 128 * 128
+
 
 class Runtime(Protocol):
     """Anything that turns images into logits."""
@@ -47,6 +50,11 @@ def batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """The images in order, `size` at a time; the last batch may be smaller."""
     for start in range(0, len(images), size):
         yield images[start : start + size]
+
+
+def batches_to_measure(images: np.ndarray) -> Iterator[np.ndarray]:
+    """The images in order, for passes that keep every tensor of the graph: fewer at a time, the larger they are."""
+    return batches(images, max(1, min(_MEASURED, _MEASURED_PIXELS // (images.shape[1] * images.shape[2]))))
 
 
 class Normalising(ABC):

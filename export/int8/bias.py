@@ -17,9 +17,8 @@ from onnx import helper, numpy_helper
 from export.int8.layers import QuantizedLayer, linear, quantized_layers
 from export.int8.quantize import Quantizer, Target
 from export.onnx import measured, save
-from export.runtimes import batches, normalise
+from export.runtimes import batches_to_measure, normalise
 
-_BATCH = 32
 _IMAGES = "correction/axis_of_images"
 
 
@@ -51,7 +50,7 @@ def corrected(
         layers = quantized_layers(written)
         save(quantizer.model, plain)
         inputs = {node.input[0]: layers[node.name] for node in quantizer.model.graph.node if node.name in layers}
-        normalised = (normalise(batch, mean, std) for batch in batches(images, _BATCH))
+        normalised = (normalise(batch, mean, std) for batch in batches_to_measure(images))
         means = _means(plain, inputs, normalised, len(images), threads)
     model = onnx.ModelProto()
     model.CopyFrom(quantizer.model)

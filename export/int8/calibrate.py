@@ -23,7 +23,7 @@ from scipy.special import rel_entr  # scipy.stats takes 0.7 s to import
 
 from export.int8.histogram import BoundedHistograms
 from export.onnx import INPUT_NAME, open_session
-from export.runtimes import batches, normalise
+from export.runtimes import batches_to_measure, normalise
 
 Method = Literal["minmax", "entropy", "percentile"]
 
@@ -32,7 +32,6 @@ PERCENTILE = 99.99
 HISTOGRAM_BINS = 2048
 MOST_BINS = 32 * HISTOGRAM_BINS
 MIN_INSIDE = 0.99
-BATCH = 32
 
 
 class _OneBatch(CalibrationDataReader):
@@ -89,7 +88,7 @@ def activation_ranges(
         calibrator.infer_session = open_session(augmented, threads)
         if isinstance(calibrator, HistogramCalibrater):
             calibrator.collector = BoundedHistograms(bins=HISTOGRAM_BINS, most=MOST_BINS, percentile=PERCENTILE)
-        for batch in batches(images, BATCH):
+        for batch in batches_to_measure(images):
             calibrator.collect_data(_OneBatch(normalise(batch, mean, std)))
         if method == "entropy":
             return _entropy_ranges(cast(HistogramCalibrater, calibrator).collector)

@@ -17,9 +17,8 @@ from onnx import helper, numpy_helper
 
 from export.int8.layers import attributes
 from export.onnx import load, measured, save
-from export.runtimes import batches, normalise
+from export.runtimes import batches_to_measure, normalise
 
-_BATCH = 32
 _AXES = "equalisation/axes"
 # A channel is enlarged by at most so much, and as if its largest value were so much larger than seen.
 _MOST, _HEADROOM = 64.0, 1.25
@@ -60,7 +59,7 @@ def equalized(
         return 0
     axes = numpy_helper.from_array(np.array([0, 2, 3]), _AXES)
     reductions = {pair.tensor: functools.partial(_largest, pair.tensor) for pair in pairs}
-    inputs = (normalise(batch, mean, std) for batch in batches(images, _BATCH))
+    inputs = (normalise(batch, mean, std) for batch in batches_to_measure(images))
     largest = measured(src, reductions, inputs, np.maximum, threads, [axes])
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for pair in pairs:

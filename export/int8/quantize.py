@@ -27,7 +27,7 @@ from export.int8.macs import WEIGHTED
 from export.int8.placement import Placement, place, plain_inputs, pool_integers, to_int8_and_fp16
 from export.int8.prepare import prepare
 from export.onnx import get_metadata, largest_values, load, open_session, save, set_metadata
-from export.runtimes import batches, normalise
+from export.runtimes import batches_to_measure, normalise
 
 Target = Literal["ort", "trt"]
 
@@ -47,7 +47,6 @@ TRT_OPTIONS = {
     "QuantizeBias": False,
     "OpTypesToExcludeOutputQuantization": list(TRT_OPS),
 }
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class Quantizer:
     @functools.cached_property
     def _largest(self) -> dict[str, float]:
         """The largest magnitude of each tensor that was seen, or that training has settled."""
-        inputs = (normalise(batch, self._mean, self._std) for batch in batches(self._images, _BATCH))
+        inputs = (normalise(batch, self._mean, self._std) for batch in batches_to_measure(self._images))
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "float.onnx"
             save(self.model, plain)

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.transforms import functional
 
 from compress.system.errors import InputError
-from export.runtimes import OrtRuntime, TorchRuntime, normalise
+from export.runtimes import OrtRuntime, TorchRuntime, batches_to_measure, normalise
 from tests.helpers.classifiers import MEAN, STD, Digits
 
 
@@ -57,3 +57,11 @@ def test_files_that_are_no_models_are_input_errors(trained_onnx: Path, tmp_path:
 def test_images_of_another_size_are_an_input_error(trained_onnx: Path) -> None:
     with pytest.raises(InputError, match=r"student\.onnx does not run on input \(2, 3, 20, 20\)"):
         OrtRuntime(trained_onnx, MEAN, STD)(np.zeros((2, 20, 20, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("size", "most"), [(32, 32), (128, 32), (160, 20), (224, 10), (4000, 1)])
+def test_a_pass_that_keeps_every_tensor_takes_fewer_of_larger_images(size: int, most: int) -> None:
+    images = np.broadcast_to(np.arange(65, dtype=np.uint8)[:, None, None, None], (65, size, size, 3))
+    parts = list(batches_to_measure(images))
+    assert max(map(len, parts)) == most
+    assert np.concatenate([part[:, 0, 0, 0] for part in parts]).tolist() == list(range(65))
