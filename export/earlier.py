@@ -13,6 +13,7 @@ from export.records import ExportRecord, FileRecord
 
 _INT8, _FP16, _ENGINE, _OPENVINO, _PIXELS = "int8", "fp16", "engine", "openvino", "pixels"
 _CONCERNS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("formats", "precisions"), ()),  # they say which files are made, not how
     **dict.fromkeys(("calibration_method", "sensitivity_images", "min_int8_macs", "int8_minutes"), (_INT8,)),
     **dict.fromkeys(("max_int8_top1_drop", "min_int8_agreement"), (_INT8,)),
     **dict.fromkeys(("calibration_images", "calibration_seed"), (_INT8, _FP16)),

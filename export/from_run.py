@@ -34,8 +34,8 @@ BundleKind = Literal["folder", "zip"]
 def export_run(
     run: Run | str | Path,
     *,
-    formats: Collection[Format] = ("onnx",),
-    precisions: Collection[RunPrecision] = ("fp32",),
+    formats: Collection[Format] | None = None,
+    precisions: Collection[RunPrecision] | None = None,
     preprocess: bool = False,
     teacher: bool = False,
     bundle: BundleKind | None = None,
@@ -48,8 +48,9 @@ def export_run(
 
     Args:
         run: a finished run, or its folder.
-        formats: onnx for ONNX Runtime, trt for TensorRT, openvino for OpenVINO.
-        precisions: fp32, fp16, int8; for openvino also bf16, in which it computes what the FP32 file has.
+        formats: onnx for ONNX Runtime, trt for TensorRT, openvino for OpenVINO. None: the recipe's export.formats.
+        precisions: fp32, fp16, int8; for openvino also bf16, in which it computes what the FP32 file has. None: the
+            recipe's export.precisions.
         preprocess: also a graph that takes uint8 pixels and gives probabilities.
         teacher: also export the teacher.
         bundle: "folder" or "zip" also makes RUN/export/bundle or bundle.zip, with all that a deployer needs. Its
@@ -71,8 +72,6 @@ def export_run(
             or another process is using the run.
     """
     _check(formats, precisions, preprocess, teacher, bundle, threads, compute_capabilities, model)
-    if "bf16" in precisions and "openvino" not in formats:
-        raise UsageError("only OpenVINO computes in bf16 here", "Add --format openvino, or leave out --precision bf16.")
     run = finished_run(given_run(run).path)
     if teacher and not run.result.teacher_classifies:
         raise UsageError(
@@ -80,6 +79,10 @@ def export_run(
             "Leave out --teacher.",
         )
     recipe = changed_recipe(run.recipe, overrides, section="export")
+    formats = tuple(recipe.export.formats if formats is None else formats)
+    precisions = tuple(recipe.export.precisions if precisions is None else precisions)
+    if "bf16" in precisions and "openvino" not in formats:
+        raise UsageError("only OpenVINO computes in bf16 here", "Add --format openvino, or leave out --precision bf16.")
     settings = _settings(recipe.export, formats, compute_capabilities)
     wanted = Wanted(formats, precisions, preprocess, threads)
     folder = ExportFolder(run.export)
@@ -114,6 +117,8 @@ def _check(
 ) -> None:
     """Raises UsageError for an argument of `export_run` that has a wrong type or value."""
     for name, values, choices in (("formats", formats, FORMATS), ("precisions", precisions, get_args(RunPrecision))):
+        if values is None:  # the recipe's
+            continue
         hint = f'For example ["{choices[-1]}"].'
         require_each(values, str, f"export_run: {name}", choices=choices, hint=hint)
         if not values:

@@ -9,13 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from compress.data.preprocessing import Fit
+from compress.recipe.deploy import Format, RunPrecision
 from compress.runs.records import Record
 
-Format = Literal["onnx", "trt", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
 """Of a file."""
-RunPrecision = Literal["fp32", "fp16", "bf16", "int8"]
-"""Of a file in a runtime: OpenVINO may compute in bf16 what the file has in FP32."""
 FORMATS: tuple[Format, ...] = ("onnx", "trt", "openvino")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 

@@ -19,18 +19,15 @@ logger = logging.getLogger(__name__)
     "formats",
     type=click.Choice(["onnx", "trt", "openvino"]),
     multiple=True,
-    default=["onnx"],
-    show_default=True,
-    help="May be given several times.",
+    help="May be given several times. Default: the recipe's export.formats, which is onnx unless set.",
 )
 @click.option(
     "--precision",
     "precisions",
     type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
     multiple=True,
-    default=["fp32"],
-    show_default=True,
-    help="May be given several times. bf16: OpenVINO computes the FP32 file in it.",
+    help="May be given several times. bf16: OpenVINO computes the FP32 file in it. Default: the recipe's "
+    "export.precisions, which is fp32 unless set.",
 )
 @click.option("--preprocess", is_flag=True, help="Also a graph that takes uint8 pixels and gives probabilities.")
 @click.option("--teacher", is_flag=True, help="Also export the teacher, for comparison.")
@@ -45,7 +42,7 @@ logger = logging.getLogger(__name__)
     "overrides",
     metavar="KEY=VALUE",
     multiple=True,
-    help="A limit, as in export.max_int8_top1_drop=0.01.",
+    help="A setting of export, as in export.max_int8_top1_drop=0.01.",
 )
 @click.option("--gate", is_flag=True, help="Exit 6 also where a file is UNDECIDED at its gate.")
 @as_json
@@ -82,8 +79,8 @@ def export(
     kind = ("zip" if zipped else "folder") if bundle or zipped else None
     record = export_run(
         found,
-        formats=formats,
-        precisions=precisions,
+        formats=formats or None,
+        precisions=precisions or None,
         preprocess=preprocess,
         teacher=teacher,
         bundle=kind,

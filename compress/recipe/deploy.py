@@ -1,15 +1,25 @@
 """The recipe's export and benchmark sections: limits of the gates, and limits of the verdict."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from compress.recipe.section import Section
+
+Format = Literal["onnx", "trt", "openvino"]
+RunPrecision = Literal["fp32", "fp16", "bf16", "int8"]
+"""Of a file in a runtime: OpenVINO may compute in bf16 what the file has in FP32."""
 
 
 class Export(Section):
     """How files are made, and the gates that a file passes before it appears. Fractions: 0.005 is 0.5 points."""
 
+    formats: list[Format] = Field(
+        default=["onnx"], min_length=1, description="What `compress export` makes where it is not given `--format`."
+    )
+    precisions: list[RunPrecision] = Field(
+        default=["fp32"], min_length=1, description="The same for `--precision`. `bf16` is OpenVINO's."
+    )
     calibration_images: int = Field(default=512, ge=1, description="Training images that INT8 ranges are measured on.")
     calibration_method: Literal["auto", "minmax", "entropy", "percentile"] = Field(
         default="auto",
@@ -60,6 +70,12 @@ class Export(Section):
         if not 1 <= value[0] <= value[1] <= value[2]:
             raise ValueError("the smallest, the best and the largest batch must be in order, from 1 up")
         return value
+
+    @model_validator(mode="after")
+    def _bf16_has_its_runtime(self) -> Self:
+        if "bf16" in self.precisions and "openvino" not in self.formats:
+            raise ValueError("export.precisions: only OpenVINO computes in bf16, so add openvino to export.formats")
+        return self
 
     workspace_mb: int = Field(default=1024, ge=1, description="Memory that TensorRT may use while it builds.")
     compute_capabilities: list[Annotated[str, Field(pattern=r"^([sS][mM])?[1-9]\d?\.?\d[af]?$")]] = Field(

@@ -5,7 +5,7 @@ In: the folder, and the models that someone chose. Out: YAML text, in which ever
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Models:
 
     Attributes:
         teacher_train: settings of the teacher's own training.
+        formats: what `compress export` makes, and precisions of it, so that what the student was chosen for is there.
     """
 
     student: str
@@ -71,6 +72,10 @@ class Models:
     teacher: str
     teacher_why: str
     teacher_train: Mapping[str, Any] = field(default_factory=dict)
+    formats: Sequence[str] = ("onnx",)
+    formats_why: str = "for ONNX Runtime"
+    precisions: Sequence[str] = ("fp32",)
+    precisions_why: str = "the verdict takes the fastest that keeps within its limits"
 
 
 def look_at(folder: Path) -> Folder:
@@ -181,6 +186,9 @@ def starter_recipe(
     if found.imbalance >= UNEQUAL:
         why = f"all classes weigh the same: {order[0]} has {found.imbalance:.1f} times the pictures of {order[-1]}"
         lines += _entry("class_weights", "auto", why)
+    lines.append("export:")
+    lines += _entry("formats", f"[{', '.join(models.formats)}]", models.formats_why)
+    lines += _entry("precisions", f"[{', '.join(models.precisions)}]", models.precisions_why)
     if p90_ms is not None:
         lines += ["benchmark:", *_entry("p90_ms", f"{p90_ms:g}", "the verdict's limit at batch 1")]
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from compress.system.errors import GateError, InputError
 from compress.system.platform import load_average, usable_cpus
 from export.openvino import installed, openvino
 from export.pick.cache import Cache
+from export.pick.deployed import formats_of, precisions_of
 from export.pick.published import figure, published_models, source
 from export.pick.rank import Row, best, nearest, rank
 from export.pick.records import BRIEF, LONG, RUNTIMES, Effort, Measured, RuntimeName
@@ -126,6 +127,7 @@ def recipe_lines(row: Row, p90_ms: float) -> str:
     return (
         f"# fastest here as {where}{published}\n"
         f"student: {{model: {row.model}, pretrained: true}}\n"
+        f"export: {{formats: [{', '.join(formats_of(row))}], precisions: [{', '.join(precisions_of(row))}]}}\n"
         f"benchmark: {{p90_ms: {p90_ms:g}}}\n"
     )
 

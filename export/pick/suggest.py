@@ -6,6 +6,7 @@ In: an image size and perhaps a budget. Out: the models of a recipe, each with t
 import logging
 
 from compress.runs.starter import Models
+from export.pick.deployed import formats_of, precisions_of
 from export.pick.published import figure, teachers
 from export.pick.rank import Row, best, nearest
 from export.pick.run import cached_rows, pick_students
@@ -34,6 +35,7 @@ def suggest_models(image_size: int, p90_ms: float | None, *, gpu: bool) -> Model
     Raises:
         CompressError: whatever a measurement raises.
     """
+    row = None
     if p90_ms is None:
         published = figure(DEFAULT_STUDENT)
         student, why = DEFAULT_STUDENT, "fast as INT8 in every runtime. --p90-ms chooses by measurement"
@@ -55,6 +57,10 @@ def suggest_models(image_size: int, p90_ms: float | None, *, gpu: bool) -> Model
         teacher=teacher.model,
         teacher_why=f"published top-1 {teacher.top1:.1f} %",
         teacher_train=train,
+        formats=(formats := formats_of(row)),
+        formats_why="the benchmark finds the faster one" if "openvino" in formats else "OpenVINO is not installed here",
+        precisions=precisions_of(row),
+        precisions_why=f"the student was chosen as {row.precision}" if row else "the student is meant for int8",
     )
 
 

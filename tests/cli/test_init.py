@@ -1,5 +1,6 @@
 """`compress init`: the recipe that it prints is one, and says what is in the folder."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_unequal_classes_without_a_split(command: Command, unequal: Path, tmp_pa
 
 def test_every_setting_has_its_reason(command: Command, unequal: Path, tmp_path: Path) -> None:
     _, text = started(command, unequal, tmp_path)
-    for key in ("image_size", "holdout", "augment", "method", "epochs", "class_weights", "pretrained", "source"):
+    decided = ("image_size", "holdout", "augment", "method", "epochs", "class_weights", "pretrained", "source")
+    for key in (*decided, "formats", "precisions"):
         assert re.search(rf"^  {key}: .+  # .+", text, re.M), key
 
 
@@ -110,10 +112,13 @@ def test_the_whole_way_from_a_folder_to_a_report(command: Command, real_photos: 
     chain = (
         ("distill", "recipe.yaml", *weights, *quick),
         ("export",),
-        ("benchmark", "--batch", 1, "--threads", 1, "--runtime", "ort", "--seconds", 0),
+        ("benchmark", "--batch", 1, "--threads", 1, "--seconds", 0),
         ("report", "runs/first"),
     )
     for words in chain:
         result = command(*words, cwd=tmp_path, timeout=900)
         assert result.returncode == 0, (words, result.stderr)
-    assert (tmp_path / "runs" / "first" / "report.html").exists()
+    run = tmp_path / "runs" / "first"
+    assert (run / "report.html").exists()
+    assert (run / "export" / "student.int8.onnx").exists()
+    assert "student.int8.onnx" in json.loads((run / "benchmark.json").read_text())["verdict"]["by_file"]

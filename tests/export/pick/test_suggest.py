@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from export.pick import suggest, suggest_models
+from export.pick import deployed, run, suggest, suggest_models
 from export.pick.cache import Cache
 from export.pick.published import figure
-from tests.helpers.picked import FOUND
+from export.pick.records import PrecisionName
+from tests.helpers.picked import FOUND, measured, timing
 
 SIZE = 160
 
@@ -33,6 +35,34 @@ def test_the_student_is_the_best_that_fits_of_what_was_measured_here(known: Cach
     assert models.student.startswith("resnet18.")
     assert "5.00 ms (p90) here as fp32 in onnxruntime" in models.student_why
     assert suggest_models(SIZE, 4.0, gpu=False).student.startswith("resnet10t.")
+
+
+@pytest.mark.parametrize(
+    ("precision", "here", "formats", "precisions"),
+    [
+        ("int8", False, ["onnx"], ["fp32", "int8"]),
+        ("fp32", True, ["onnx", "openvino"], ["fp32", "int8"]),
+        ("bf16", True, ["onnx", "openvino"], ["fp32", "bf16", "int8"]),
+    ],
+)
+def test_the_export_makes_what_the_student_was_chosen_as(
+    known: Cache,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: PrecisionName,
+    here: bool,
+    formats: list[str],
+    precisions: list[str],
+) -> None:
+    for place in (deployed, run):
+        monkeypatch.setattr(place, "installed", lambda: here)
+    known.add({"resnet18": measured(timing(3.0, "openvino" if here else "onnxruntime", precision))})
+    models = suggest_models(SIZE, 5.0, gpu=False)
+    assert (models.formats, models.precisions) == (formats, precisions)
+    assert models.precisions_why == f"the student was chosen as {precision}"
+    lines = yaml.safe_load(run.recipe_lines(run.cached_rows(SIZE, 5.0)[0], 5.0))
+    assert lines["export"] == {"formats": formats, "precisions": precisions}
+    without = suggest_models(SIZE, None, gpu=False)
+    assert (without.formats, without.precisions) == (formats, ["fp32", "int8"])
 
 
 def test_where_nothing_was_measured_a_short_list_is(known: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
