@@ -68,7 +68,8 @@ class FileRecord(Record):
     drop_all_int8: DropRecord | None = None
     """The drop of the file in which every layer is INT8, before any repair."""
     layout: str | None = None
-    """Which layers the file has in 8 bits, before any went back to float: the fastest where it was exported."""
+    """Which layers the file has in 8 bits, before any went back to float: of those that passed here the
+    fastest, else the best outcome."""
     repairs: list[str] | None = None
     """What was done to an INT8 file to lose less, in order."""
     float_layers: list[str] | None = None

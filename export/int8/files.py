@@ -5,7 +5,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import numpy as np
 from compress.system.errors import GateError
 from export.gates import Stage, gated, parity
 from export.int8.macs import WEIGHTED, counted_ops, int8_mac_fraction, layer_macs
-from export.int8.quantize import Quantizer, Target, fusion_coverage, has_vnni
+from export.int8.quantize import Layout, Quantizer, Target, fusion_coverage, has_vnni
 from export.int8.repair import DEFAULT_METHOD, Workshop
 from export.int8.sensitivity import quantize_until
-from export.records import CalibrationRecord, Format, FusionRecord
+from export.records import CalibrationRecord, DropRecord, Format, FusionRecord
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,11 @@ class _Judge:
                 f"{judged.limits.min_agreement:.2%} wanted"
             )
 
+    @property
+    def least_drop(self) -> float:
+        """Of all that were tried."""
+        return min((judged.drop.drop for judged in self.tried.values()), default=float("inf"))
+
     def passes(self, candidate: Path) -> bool:
         """Whether it needs no repair."""
         try:
@@ -119,45 +124,89 @@ class _Judge:
 
 def _int8_file(stage: Stage, workshop: Workshop, target: Target, path: Path) -> None:
     with gated(path) as temporary, tempfile.TemporaryDirectory() as elsewhere:
-        judge = _Judge(stage, target, Path(elsewhere) / "best.onnx")
-        quantizer = _repaired(workshop, judge, target, temporary)
-        try:
-            quantize_until(
-                quantizer,
-                temporary,
-                judge,
-                target=target,
-                sensitivity=lambda: _noted_harm(stage, workshop, target),
-                min_int8_macs=stage.settings.min_int8_macs,
-            )
-            repairs = judge.repairs
-        except GateError:
-            if judge.best is None or _int8_share(judge.best_file) < stage.settings.min_int8_macs:
-                raise
-            # No repair brings it within the limits, and no limit is missed for sure.
-            shutil.copyfile(judge.best_file, temporary)
-            repairs = judge.best_repairs
+        made = _best_layout(stage, workshop, target, Path(elsewhere))
+        shutil.copyfile(made.path, temporary)
         parity.check_graph(temporary)
-        judged = judge.judged(temporary)
         measured = {
-            **judged.dump(),
-            "drop_all_int8": next(iter(judge.tried.values())).drop,
-            "repairs": list(repairs),
-            "float_layers": _float_layers(temporary, quantizer, target),
+            **made.judged.dump(),
+            "drop_all_int8": made.drop_all_int8,
+            "repairs": list(made.repairs),
+            "float_layers": _float_layers(temporary, made.quantizer, target),
             "int8_macs": _int8_share(temporary),
         }
         if target == "ort":
-            measured |= {"layout": workshop.layout[0], **_in_onnxruntime(stage, path, temporary)}
-    _say_repairs(path, measured, judged)
+            measured |= {"layout": made.layout, **_in_onnxruntime(stage, path, temporary)}
+    _say_repairs(path, measured, made.judged)
     stage.keep(path, measured)
 
 
-def _repaired(workshop: Workshop, judge: _Judge, target: Target, temporary: Path) -> Quantizer:
+@dataclass(frozen=True)
+class _Made:
+    """The best file of a layout."""
+
+    layout: str
+    path: Path
+    quantizer: Quantizer
+    judged: parity.Judged
+    drop_all_int8: DropRecord
+    repairs: tuple[str, ...]
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Less is better: PASS, then what was measured within the limits, then what loses least."""
+        return self.judged.outcome != "PASS", 0.0 if self.judged.within else self.judged.drop.drop
+
+
+def _best_layout(stage: Stage, workshop: Workshop, target: Target, folder: Path) -> _Made:
+    """Of the layouts, of which the fastest come first, the first whose file is PASS, else the best outcome.
+
+    Raises:
+        GateError: the file of every layout is FAIL. It is of the layout that loses least.
+    """
+    harm = functools.cache(lambda: _noted_harm(stage, workshop, target))
+    best, refused = None, []
+    for number, (name, layout) in enumerate(workshop.layouts(target)):
+        judge = _Judge(stage, target, folder / f"best{number}.onnx")
+        try:
+            made = _made(workshop, judge, name, layout, folder / f"{number}.onnx", harm)
+        except GateError as error:
+            logger.info(f"INT8 for {target}, {name}: {error.message}")
+            refused.append((judge.least_drop, error))
+            continue
+        if best is None or made.rank < best.rank:
+            best = made
+        if made.judged.outcome == "PASS":
+            break
+        logger.info(f"INT8 for {target}, {name}: {made.judged.outcome}")
+    if best is None:
+        raise min(refused, key=lambda drop_and_error: drop_and_error[0])[1]
+    return best
+
+
+def _made(
+    workshop: Workshop, judge: _Judge, name: str, layout: Layout, path: Path, harm: Callable[[], dict[str, float]]
+) -> _Made:
+    """A layout's file at `path`. Raises GateError where it is FAIL after every repair."""
+    target, min_int8_macs = judge.target, judge.stage.settings.min_int8_macs
+    quantizer = _repaired(workshop, judge, layout, path)
+    try:
+        quantize_until(quantizer, path, judge, target=target, sensitivity=harm, min_int8_macs=min_int8_macs)
+        repairs = judge.repairs
+    except GateError:
+        if judge.best is None or _int8_share(judge.best_file) < min_int8_macs:
+            raise
+        # No repair brings it within the limits, and no limit is missed for sure.
+        shutil.copyfile(judge.best_file, path)
+        repairs = judge.best_repairs
+    return _Made(name, path, quantizer, judge.judged(path), next(iter(judge.tried.values())).drop, repairs)
+
+
+def _repaired(workshop: Workshop, judge: _Judge, layout: Layout, temporary: Path) -> Quantizer:
     """The first that loses no more than is allowed, else the one that errs least."""
     found = workshop.plain
-    for attempt in workshop.repaired(target):
+    for attempt in workshop.repaired(judge.target, layout):
         found, judge.repairs = attempt.quantizer, attempt.steps
-        found.write(temporary, target=target)
+        found.write(temporary, target=judge.target)
         if judge.passes(temporary):
             break
     return found

@@ -1,6 +1,6 @@
-"""Which layers ONNX Runtime is to run in 8 bits: of a few layouts the one that is fastest on this machine.
+"""Which layers ONNX Runtime is to run in 8 bits: a few layouts, in the order of their speed on this machine.
 
-In: a calibrated Quantizer. Out: a Layout. INT8 does not pay for every layer: what stands between two float layers is
+In: a calibrated Quantizer. Out: Layouts. INT8 does not pay for every layer: what stands between two float layers is
 quantised and dequantised again, and that costs more than a small layer saves.
 """
 
@@ -47,12 +47,12 @@ def layouts(model: onnx.ModelProto) -> dict[str, Layout]:
     return found
 
 
-def fastest_layout(
+def ranked_layouts(
     quantizer: Quantizer, source: Path, *, minutes: float, min_int8_macs: float, threads: int | None
-) -> tuple[str, Layout]:
-    """The layout of least median time at batch 1, of runs in turns, and its name.
+) -> dict[str, Layout]:
+    """The layouts by name, that of least median time at batch 1 first, of runs in turns.
 
-    Another than the whole graph must be 5 % faster than it. One that leaves too little in 8 bits is not tried.
+    To go before the whole graph another must be 5 % faster than it. One that leaves too little in 8 bits is not there.
 
     Args:
         quantizer: calibrated already.
@@ -63,7 +63,7 @@ def fastest_layout(
     """
     found = layouts(quantizer.model)
     if minutes <= 0 or len(found) == 1:
-        return WHOLE, found[WHOLE]
+        return {WHOLE: found[WHOLE]}
     until = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as folder:
         files = {"FP32": source}
@@ -76,11 +76,13 @@ def fastest_layout(
             if name == WHOLE or int8_mac_fraction(path, counted_ops(path)) >= min_int8_macs:
                 files[name] = path
         times = _medians(files, threads, until)
-    best = min((name for name in files if name != "FP32"), key=lambda name: times[name])
-    chosen = best if times[best] < (1 - _LEAST_GAIN) * times[WHOLE] else WHOLE
+    opened = sorted((name for name in files if name != "FP32" and times[name] < float("inf")), key=lambda n: times[n])
+    ahead = [name for name in opened if name != WHOLE and times[name] < (1 - _LEAST_GAIN) * times[WHOLE]]
+    order = [*ahead, *([WHOLE] if WHOLE in opened or not opened else [])]
+    order += [name for name in opened if name not in order]
     shown = ", ".join(f"{name} {milliseconds:.3g}" for name, milliseconds in times.items())
-    logger.info(f"INT8 in ONNX Runtime at batch 1, ms: {shown}; taken: {chosen}")
-    return chosen, found[chosen]
+    logger.info(f"INT8 in ONNX Runtime at batch 1, ms: {shown}; fastest: {order[0]}")
+    return {name: found[name] for name in order}
 
 
 def _medians(files: Mapping[str, Path], threads: int | None, until: float) -> dict[str, float]:

@@ -6,6 +6,7 @@ In: a model calibrated by the default method. Out: Quantizers that err less on t
 import functools
 import logging
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from export.gates import Stage
 from export.int8.bias import corrected
 from export.int8.calibrate import Method
 from export.int8.equalize import equalized
-from export.int8.layouts import fastest_layout
-from export.int8.quantize import Layout, Quantizer, Target
+from export.int8.layouts import WHOLE, ranked_layouts
+from export.int8.quantize import ORT_OPS, Layout, Quantizer, Target
 from export.int8.sensitivity import divergence, layer_sensitivity
 
 logger = logging.getLogger(__name__)
 
+Steps = tuple[str, ...]
 DEFAULT_METHOD: Method = "percentile"
 _OTHER_METHODS: tuple[Method, ...] = ("minmax", "entropy")
 
@@ -32,7 +34,7 @@ class Repaired:
     """A Quantizer, and what was done to it. error: of its file, on training images, in nats (`divergence`)."""
 
     quantizer: Quantizer
-    steps: tuple[str, ...]
+    steps: Steps
     error: float
 
 
@@ -52,17 +54,33 @@ class Workshop:
         """Calibrated by the method of the recipe."""
         return self._calibrated(self.stage.folder.onnx(), self._method)
 
-    @functools.cached_property
-    def layout(self) -> tuple[str, Layout]:
-        """What of the graph is fastest in 8 bits in ONNX Runtime here, and its name."""
-        settings = self.stage.settings
-        return fastest_layout(
-            self.plain,
+    def layouts(self, target: Target) -> Iterator[tuple[str, Layout]]:
+        """What of the graph may be in 8 bits, by name: in ONNX Runtime the fastest here first, for TensorRT all.
+
+        Once export.int8_minutes are over, with timing and with what is done between the first and the last, the whole
+        graph alone still comes.
+        """
+        if target == "trt":
+            yield WHOLE, Layout(ORT_OPS)
+            return
+        settings, plain = self.stage.settings, self.plain
+        began = time.monotonic()
+        ranked = ranked_layouts(
+            plain,
             self.stage.folder.onnx(),
             minutes=settings.int8_minutes,
             min_int8_macs=settings.min_int8_macs,
             threads=self.stage.threads,
         )
+        left = 60 * settings.int8_minutes - (time.monotonic() - began)
+        for number, (name, layout) in enumerate(ranked.items()):
+            if number and left <= 0 and name != WHOLE:
+                logger.warning(f"export.int8_minutes is over: the layout {name!r} is not tried")
+                continue
+            began = time.monotonic()
+            yield name, layout
+            if number:  # one layout is tried in any case
+                left -= time.monotonic() - began
 
     @functools.cached_property
     def reference(self) -> np.ndarray:
@@ -76,13 +94,13 @@ class Workshop:
             self.plain, self.reference, self.tried, mean=data.mean, std=data.std, target=target, threads=threads
         )
 
-    def repaired(self, target: Target) -> Iterator[Repaired]:
-        """The plain one, then whatever errs less than all before it."""
-        plain = self._laid_out(self.plain, target)
+    def repaired(self, target: Target, layout: Layout) -> Iterator[Repaired]:
+        """The plain one of a layout, then whatever errs less than all before it."""
+        plain = self.plain.laid_out(layout)
         best = Repaired(plain, (), self._error(plain, target))
         yield best
         for attempt in (self._bias_correction, self._equalisation, self._other_calibrations):
-            for quantizer, steps in attempt(best, target):
+            for quantizer, steps in attempt(best, target, layout):
                 error = self._error(quantizer, target)
                 logger.info(f"INT8 for {target}: {' and '.join(steps)}: error {best.error:.3g} -> {error:.3g} nats")
                 if error < best.error:
@@ -99,20 +117,20 @@ class Workshop:
         """Whether training has settled the ranges."""
         return self.stage.source.input_ranges is not None
 
-    def _bias_correction(self, best: Repaired, target: Target) -> Iterator[tuple[Quantizer, tuple[str, ...]]]:
+    def _bias_correction(self, best: Repaired, target: Target, _: Layout) -> Iterator[tuple[Quantizer, Steps]]:
         yield self._corrected(best.quantizer, target), (*best.steps, "bias correction")
 
-    def _equalisation(self, best: Repaired, target: Target) -> Iterator[tuple[Quantizer, tuple[str, ...]]]:
+    def _equalisation(self, best: Repaired, target: Target, layout: Layout) -> Iterator[tuple[Quantizer, Steps]]:
         if self._settled or self._equalized is None:
             return
-        quantizer = self._laid_out(self._equalized, target)
+        quantizer = self._equalized.laid_out(layout)
         yield quantizer, ("cross-layer equalisation",)
         yield self._corrected(quantizer, target), ("cross-layer equalisation", "bias correction")
 
-    def _other_calibrations(self, best: Repaired, target: Target) -> Iterator[tuple[Quantizer, tuple[str, ...]]]:
+    def _other_calibrations(self, best: Repaired, target: Target, layout: Layout) -> Iterator[tuple[Quantizer, Steps]]:
         if self.stage.settings.calibration_method == "auto" and not self._settled:
             for method in _OTHER_METHODS:
-                quantizer = self._laid_out(self._by_method(method), target)
+                quantizer = self._by_method(method).laid_out(layout)
                 yield self._corrected(quantizer, target), (f"{method} calibration", "bias correction")
 
     @functools.cached_property
@@ -132,9 +150,6 @@ class Workshop:
     @functools.cached_property
     def _others(self) -> dict[Method, Quantizer]:
         return {}
-
-    def _laid_out(self, quantizer: Quantizer, target: Target) -> Quantizer:
-        return quantizer.laid_out(self.layout[1]) if target == "ort" else quantizer
 
     def _corrected(self, quantizer: Quantizer, target: Target) -> Quantizer:
         data = self.stage.data

@@ -32,7 +32,7 @@ from compress.system.errors import InputError
 from export.benchmark.latency import Timed, interleave, ratio
 from export.benchmark.machine import this_machine
 from export.int8 import Quantizer
-from export.int8.layouts import fastest_layout
+from export.int8.layouts import ranked_layouts
 from export.onnx import INPUT_NAME, export_onnx, open_session
 from export.openvino import Session, core, installed, openvino, own_execution
 from export.runtimes import normalise
@@ -139,7 +139,8 @@ def made(name: str, pixels: np.ndarray, folder: Path, threads: int, optimum: Pat
     export_onnx(sane(name, pixels), fp32, image_size=pixels.shape[1], metadata={})
     quantizer = Quantizer(fp32, pixels, MEAN, STD, method="minmax", threads=threads)
     ours = {"int8": folder / "student.int8.onnx", "int8, symmetric": folder / "student.int8.trt.onnx"}
-    layout, layers = fastest_layout(quantizer, fp32, minutes=2, min_int8_macs=0.9, threads=threads)
+    ranked = ranked_layouts(quantizer, fp32, minutes=2, min_int8_macs=0.9, threads=threads)
+    layout, layers = next(iter(ranked.items()))
     quantizer.laid_out(layers).write(ours["int8"], target="ort")
     quantizer.write(ours["int8, symmetric"], target="trt")
     others = {"its defaults": with_onnxruntime(fp32, inputs, folder)}
