@@ -38,14 +38,14 @@ class Folder:
         train: pictures to train on, by class. Those that are held out do not count.
         evaluation: pictures to evaluate on, by class.
         split: the folder to evaluate on. None where pictures are held out of those to train on.
-        median: width and height of the median picture. None where none could be read.
+        median: width and height of the median picture.
     """
 
     root: str
     train: dict[str, int]
     evaluation: dict[str, int]
     split: str | None
-    median: tuple[int, int] | None
+    median: tuple[int, int]
 
     @property
     def images(self) -> int:
@@ -55,7 +55,7 @@ class Folder:
     @property
     def imbalance(self) -> float:
         """Pictures of the largest class for each of the smallest."""
-        return max(self.train.values()) / max(1, min(self.train.values()))
+        return max(self.train.values()) / min(self.train.values())
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def look_at(folder: Path) -> Folder:
     """Lists the pictures of a folder, and opens some for their size.
 
     Raises:
-        InputError: it holds no pictures in class folders, or those of one class alone.
+        InputError: it holds no pictures in class folders, or those of one class alone, or none that can be read; or a
+            class has none to train on.
     """
     root = Path(os.path.abspath(user_path(folder)))
     if not root.is_dir():
@@ -99,31 +100,37 @@ def look_at(folder: Path) -> Folder:
     if source.evaluation is None:
         held = every_nth(labels, 1 / HOLDOUT)
     judged = labels[held] if source.evaluation is None else np.asarray(source.evaluation.labels)
+    train = _counts(labels[~held], names)
+    if empty := [name for name, count in train.items() if not count]:
+        more = f" ({len(empty):,} such classes)" if len(empty) > 1 else ""
+        rest = "" if source.evaluation else f" once {HOLDOUT:.0%} of each class are held out to evaluate on"
+        needed = "one to train on" if source.evaluation else "two"
+        raise InputError(
+            f"{root} has no picture of class {empty[0]!r} to train on{rest}{more}",
+            f"A class needs {needed} at least: add some, or remove its folder.",
+        )
     assert isinstance(source.train.images, list)
     return Folder(
         root=str(root),
-        train=_counts(labels[~held], names),
+        train=train,
         evaluation=_counts(judged, names),
         split=source.evaluation_name or None,
-        median=_median_size(source.train.images),
+        median=_median_size(root, source.train.images),
     )
 
 
 def image_size_for(found: Folder, *, gpu: bool) -> int:
     """The largest of SIZES that the median picture has, up to 224, or without a GPU up to 160."""
-    most = min(min(found.median or (SIZES[0],)), SIZES[0] if gpu else MOST_ON_CPU)
+    most = min(*found.median, SIZES[0] if gpu else MOST_ON_CPU)
     return next((size for size in SIZES if size <= most), SIZES[-1])
 
 
 def concerns(found: Folder) -> list[str]:
     """What a user should know before training on it, a sentence each."""
     few = [name for name, count in found.evaluation.items() if count < FEW_TO_EVALUATE]
-    told = []
-    if few:
-        told.append(f"{len(few)} classes have fewer than {FEW_TO_EVALUATE} pictures to evaluate on, such as {few[0]!r}")
-    if found.median is None:
-        told.append("none of the pictures that were looked at could be read: `compress data check` says why")
-    return told
+    if not few:
+        return []
+    return [f"{len(few)} classes have fewer than {FEW_TO_EVALUATE} pictures to evaluate on, such as {few[0]!r}"]
 
 
 def starter_recipe(
@@ -142,14 +149,14 @@ def starter_recipe(
     order = sorted(found.train, key=lambda name: -found.train[name])
     shown = [f"{name} {found.train[name]:,}" for name in order[:_NAMED]]
     more = f", and {len(order) - _NAMED:,} more" if len(order) > _NAMED else ""
-    size = f"{found.median[0]} x {found.median[1]}" if found.median else "unknown"
+    width, height = found.median
     judged = sum(found.evaluation.values())
     lines = [
         "# compress data check recipe.yaml",
         "# compress distill recipe.yaml && compress export && compress benchmark && compress report runs/NAME",
         "#",
         f"# {found.images:,} pictures to train on, {judged:,} to evaluate on, {len(order)} classes.",
-        f"# The median picture has {size} pixels.",
+        f"# The median picture has {width} x {height} pixels.",
         f"# To train on, by class: {', '.join(shown)}{more}.",
         "data:",
         "  name: folder",
@@ -202,10 +209,13 @@ def _counts(labels: np.ndarray, names: list[str]) -> dict[str, int]:
     return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
 
 
-def _median_size(paths: list[str]) -> tuple[int, int] | None:
-    """Of some pictures, evenly over all."""
+def _median_size(root: Path, paths: list[str]) -> tuple[int, int]:
+    """Of some pictures, evenly over all. Raises InputError where none can be read."""
     sizes = sizes_of_some(paths)
     if not sizes:
-        return None
+        raise InputError(
+            f"none of the pictures of {root} that were looked at can be read, such as {paths[0]}",
+            "Replace them by JPEG, PNG or WebP files.",
+        )
     width, height = np.median(sizes, axis=0)
     return int(width), int(height)

@@ -9,7 +9,7 @@ import pytest
 
 from compress.recipe import Recipe, load_recipe
 from compress.runs.starter import Folder, concerns, image_size_for, look_at
-from tests.helpers.command import Command
+from tests.helpers.command import Command, assert_fails
 from tests.helpers.paths import SHARED_WEIGHTS
 from tests.helpers.pictures import write_images
 
@@ -74,16 +74,57 @@ def test_without_two_classes_nothing_is_printed(command: Command, tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("pictures_of", "message"),
+    [
+        ({"cat": 1, "dog": 1}, "no picture of class 'cat' to train on once 20% of each class are held out"),
+        ({"cat": 12, "dog": 1}, "class 'dog' to train on once 20% of each class are held out to evaluate on. A class "),
+        ({"cat": 3, "dog": 2, "eel": 1}, "needs two at least: add some, or remove its folder"),
+    ],
+)
+def test_a_class_of_which_nothing_is_left_to_train_on_is_refused(
+    command: Command, tmp_path: Path, pictures_of: dict[str, int], message: str
+) -> None:
+    for name, count in pictures_of.items():
+        write_images(tmp_path / "photos" / name, count, seed=count)
+    result = command("init", "photos", cwd=tmp_path)
+    assert result.stdout == ""
+    assert_fails(result, 3, message)
+
+
+@pytest.mark.parametrize("budget", ["nan", "inf", "1e400", "-1"])
+def test_a_budget_that_is_no_number_above_0_is_refused(command: Command, pictures: Path, budget: str) -> None:
+    result = command("init", pictures, "--p90-ms", budget, cwd=pictures.parent)
+    assert result.stdout == ""
+    assert_fails(result, 2, "--p90-ms", budget)
+
+
+def test_two_pictures_of_a_class_are_enough(command: Command, tmp_path: Path) -> None:
+    for seed, name in enumerate(("cat", "dog")):
+        write_images(tmp_path / "photos" / name, 2, seed=seed)
+    _, text = started(command, tmp_path / "photos", tmp_path)
+    assert "2 pictures to train on, 2 to evaluate on" in text
+
+
+def test_pictures_that_are_none_are_refused(command: Command, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            (tmp_path / "photos" / name / f"{number}.jpg").write_text("no picture")
+    result = command("init", "photos", cwd=tmp_path)
+    assert result.stdout == ""
+    assert_fails(result, 3, "can be read, such as", "cat/0.jpg")
+
+
+@pytest.mark.parametrize(
     ("median", "gpu", "size"),
     [
         ((640, 480), True, 224),
         ((640, 480), False, 160),
         ((300, 130), False, 128),
         ((20, 20), False, 32),
-        (None, True, 224),
     ],
 )
-def test_the_size_follows_the_pictures(median: tuple[int, int] | None, gpu: bool, size: int) -> None:
+def test_the_size_follows_the_pictures(median: tuple[int, int], gpu: bool, size: int) -> None:
     assert image_size_for(Folder("/", {"a": 1}, {"a": 1}, "val", median), gpu=gpu) == size
 
 
