@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from compress.cli.numbers import Finite
 from compress.cli.output import as_json, print_json
 from compress.cli.paths import UserPath
 from compress.system.errors import UsageError
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 @click.option("--image-size", type=click.IntRange(4, 1024), help="Pixels a side. Default: RECIPE's data.image_size.")
 @click.option(
     "--p90-ms",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     help="The budget: 90th percentile of a batch, of the model alone. Default: RECIPE's benchmark.p90_ms.",
 )
 @click.option(
@@ -101,7 +102,7 @@ def pick(
 @click.argument("folder", type=UserPath())
 @click.option(
     "--p90-ms",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     help="The student's budget: 90th percentile at batch 1 on this machine, of the model alone.",
 )
 def init(folder: Path, p90_ms: float | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from compress.cli.numbers import Finite
 from compress.cli.output import as_json, print_json
 from compress.cli.paths import UserPath
 
@@ -113,9 +114,7 @@ def export(
 )
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Default: 1 and 32.")
 @click.option("--threads", type=click.IntRange(1), multiple=True, help="Default: what this process may use.")
-@click.option(
-    "--seconds", type=click.FloatRange(0), default=3.0, show_default=True, help="Least time for each latency."
-)
+@click.option("--seconds", type=Finite(0), default=3.0, show_default=True, help="Least time for each latency.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="A limit, as in benchmark.p90_ms=5.")
 @click.option("--gate", is_flag=True, help="Exit 6 where the verdict is FAIL.")
 @click.option(

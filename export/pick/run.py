@@ -4,6 +4,7 @@ In: an image size and a budget. Out: a Pick, with a row for each model and a rec
 """
 
 import logging
+import math
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from compress.recipe import Section
 from compress.system import console
-from compress.system.errors import GateError, InputError
+from compress.system.errors import GateError, InputError, UsageError
 from compress.system.platform import load_average, usable_cpus
 from export.openvino import installed, openvino
 from export.pick.cache import Cache
@@ -73,10 +74,11 @@ def pick_students(
         efforts: for what is far from the budget, and for what is near.
 
     Raises:
-        UsageError: timm has no such model.
+        UsageError: timm has no such model, or the budget is no number above 0.
         InputError: no model takes images of that size.
         MachineError: a runtime is not installed, or the cache cannot be written.
     """
+    check_budget(p90_ms)
     if "openvino" in runtimes:
         openvino()
     chosen: list[RuntimeName] = [name for name in RUNTIMES if name in (runtimes or _installed())]
@@ -102,6 +104,12 @@ def pick_students(
         left_out=left_out,
     )
     return with_rows(found, rows)
+
+
+def check_budget(p90_ms: float) -> None:
+    """Raises UsageError where a budget is not finite and above 0: nothing is measured for it."""
+    if not (math.isfinite(p90_ms) and p90_ms > 0):
+        raise UsageError(f"a budget of {p90_ms} ms means nothing", "Give a finite number above 0, such as 5.")
 
 
 def with_rows(found: Pick, rows: list[Row]) -> Pick:

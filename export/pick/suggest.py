@@ -9,7 +9,7 @@ from compress.runs.starter import Models
 from export.pick.deployed import formats_of, precisions_of
 from export.pick.published import figure, teachers
 from export.pick.rank import Row, best, nearest
-from export.pick.run import cached_rows, pick_students
+from export.pick.run import cached_rows, check_budget, pick_students
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,12 @@ def suggest_models(image_size: int, p90_ms: float | None, *, gpu: bool) -> Model
         gpu: whether there is one to train on. Without one the teacher is the smallest that will do.
 
     Raises:
+        UsageError: the budget is no number above 0.
         CompressError: whatever a measurement raises.
     """
     row = None
+    if p90_ms is not None:
+        check_budget(p90_ms)
     if p90_ms is None:
         published = figure(DEFAULT_STUDENT)
         student, why = DEFAULT_STUDENT, "fast as INT8 in every runtime. --p90-ms chooses by measurement"

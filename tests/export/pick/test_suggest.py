@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from compress.system.errors import UsageError
 from export.pick import deployed, run, suggest, suggest_models
 from export.pick.cache import Cache
 from export.pick.published import figure
@@ -91,6 +92,13 @@ def test_where_nothing_fits_the_nearest_is_taken_with_a_warning(
 def test_without_a_budget_nothing_is_measured(known: Cache) -> None:
     models = suggest_models(SIZE, None, gpu=False)
     assert (models.student, models.teacher) == ("tf_efficientnet_lite0.in1k", "tf_efficientnet_lite2.in1k")
+
+
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), 0.0])
+def test_a_budget_that_is_no_number_above_0_is_refused_before_anything_is_measured(known: Cache, budget: float) -> None:
+    for choose in (lambda: suggest_models(SIZE, budget, gpu=False), lambda: run.pick_students(SIZE, budget)):
+        with pytest.raises(UsageError, match="finite number above 0"):
+            choose()
 
 
 @pytest.mark.parametrize("gpu", [False, True])
