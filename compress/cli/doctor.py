@@ -21,8 +21,8 @@ def examine() -> dict[str, str]:
     facts = {"python": platform.python_version()}
     for package in ("compress", "torch", "torchvision", "timm", "onnx", "onnxruntime"):
         facts[package] = _version(package)
-    extras = (("openvino", "openvino"), ("tensorrt", "tensorrt"))
-    for module, package in (*extras, ("tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings")):
+    facts["openvino"] = _openvino()
+    for module, package in (("tensorrt", "tensorrt"), ("tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings")):
         found = importlib.util.find_spec(module) is not None
         facts[package] = _version(package) if found else "not installed"
     facts["processors"] = f"{usable_cpus()} usable of {os.cpu_count()}"
@@ -34,6 +34,12 @@ def examine() -> dict[str, str]:
     facts["cache"] = _cache()
     facts["free disk"] = f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB here"
     return facts
+
+
+def _openvino() -> str:
+    from export.openvino import unusable
+
+    return unusable().removeprefix("OpenVINO is ") or _version("openvino")
 
 
 def _cache() -> str:

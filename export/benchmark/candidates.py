@@ -23,7 +23,7 @@ from compress.system.files import sha256_file
 from export.benchmark.results import Reference
 from export.folder import ExportFolder, check_intact, read_export
 from export.onnx import get_metadata
-from export.openvino import Execution, OpenVinoRuntime, installed, own_execution, session_options
+from export.openvino import Execution, OpenVinoRuntime, installed, own_execution, session_options, unusable
 from export.records import PRECISIONS, FileRecord, Precision, RunPrecision
 from export.runtimes import OrtRuntime, TorchRuntime
 from export.sources import load_teacher
@@ -188,9 +188,7 @@ def reason_not_timed(candidate: Candidate, runtimes: Collection[str]) -> str | N
 def _not_here(candidate: Candidate) -> str | None:
     if candidate.engine and not torch.cuda.is_available():
         return "no GPU here"
-    if candidate.runtime == "openvino" and not installed():
-        return "OpenVINO is not installed here"
-    return None
+    return unusable() or None if candidate.runtime == "openvino" else None
 
 
 def evaluate(candidate: Candidate, images: np.ndarray, threads: int) -> np.ndarray:

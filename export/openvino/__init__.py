@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         openvino,
         own_execution,
         session_options,
+        unusable,
     )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "openvino_files",
     "own_execution",
     "session_options",
+    "unusable",
 ]
 
 _HOMES = {

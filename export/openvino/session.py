@@ -6,7 +6,7 @@ only what a deployer's holds.
 
 import functools
 import importlib
-import importlib.util
+import logging
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -16,19 +16,31 @@ import numpy as np
 from compress.system.errors import InputError, MachineError, first_line, install_extra
 from compress.system.platform import usable_cpus
 
+logger = logging.getLogger(__name__)
+
 Execution = Literal["f32", "bf16", "f16"]
 """The precision in which OpenVINO computes what the graph has in float. It is the machine's, not the file's."""
+_MISSING = "OpenVINO is not installed"
 EXECUTION: dict[str, Execution] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 """OpenVINO's name by ours."""
 
 
 @functools.cache
 def openvino() -> ModuleType:
-    """The library. Raises MachineError where it is not installed."""
+    """The library. Raises MachineError where it is not installed, or is and cannot be imported."""
     try:
         return importlib.import_module("openvino")
-    except (ImportError, OSError):
-        raise MachineError("OpenVINO is not installed", install_extra("openvino")) from None
+    except ModuleNotFoundError as error:
+        if error.name == "openvino":
+            raise MachineError(_MISSING, install_extra("openvino")) from None
+        raise _broken(error) from error
+    except Exception as error:  # one that is damaged may raise anything
+        raise _broken(error) from error
+
+
+def _broken(error: Exception) -> MachineError:
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return MachineError(f"OpenVINO is installed, but cannot be imported ({reason})", "Reinstall it, or go without it.")
 
 
 @functools.cache
@@ -41,12 +53,25 @@ def core() -> Any:
     return openvino().Core()
 
 
-def installed() -> bool:
-    """Whether the library is here. It is not imported."""
+def unusable() -> str:
+    """Why the library cannot be used here. Empty where it can be."""
     try:
-        return importlib.util.find_spec("openvino") is not None
-    except (ImportError, ValueError):
-        return False
+        openvino()
+    except MachineError as error:
+        return error.message
+    return ""
+
+
+def installed() -> bool:
+    """Whether the library can be used: who did not ask for it goes on without it. One that is broken is said."""
+    if (why := unusable()) and why != _MISSING:
+        _warn_once(why)
+    return not why
+
+
+@functools.cache
+def _warn_once(why: str) -> None:
+    logger.warning(f"{why}: it is left out")
 
 
 @functools.cache
