@@ -4,6 +4,7 @@ In: an image size and perhaps a budget. Out: the models of a recipe, each with t
 """
 
 import logging
+import math
 
 from compress.runs.starter import Models
 from export.pick.deployed import formats_of, precisions_of
@@ -29,25 +30,25 @@ def suggest_models(image_size: int, p90_ms: float | None, *, gpu: bool) -> Model
     """Chooses a student within the budget, and a teacher that is better by two points.
 
     Args:
-        p90_ms: the budget at batch 1. None for a student that every runtime runs fast.
+        p90_ms: the budget at batch 1. None for a student that every runtime runs fast, or, where `pick` measured that
+            one here, for the best that is no slower.
         gpu: whether there is one to train on. Without one the teacher is the smallest that will do.
 
     Raises:
         UsageError: the budget is no number above 0.
         CompressError: whatever a measurement raises.
     """
-    row = None
     if p90_ms is not None:
         check_budget(p90_ms)
-    if p90_ms is None:
-        published = figure(DEFAULT_STUDENT)
-        student, why = DEFAULT_STUDENT, "fast as INT8 in every runtime. --p90-ms chooses by measurement"
-    else:
-        row = _student(image_size, p90_ms)
-        published = figure(row.model)
-        student = row.model
+    row = _as_fast_as_the_default(image_size) if p90_ms is None else _student(image_size, p90_ms)
+    student = DEFAULT_STUDENT if row is None else row.model
+    published = figure(student)
+    why = "fast as INT8 in every runtime. --p90-ms chooses by measurement"
+    if row is not None:
         why = f"{row.p90_ms:.2f} ms (p90) here as {row.precision} in {row.runtime}, with random weights"
-        if not row.fits:
+        if p90_ms is None:
+            why += f"; the best measured here that is no slower than {DEFAULT_STUDENT}"
+        elif not row.fits:
             logger.warning(f"nothing fits {p90_ms:g} ms at {image_size} pixels; the nearest is taken")
             why = f"nothing fits; the nearest: {why}"
     top1 = published.top1 if published else 0.0
@@ -65,6 +66,15 @@ def suggest_models(image_size: int, p90_ms: float | None, *, gpu: bool) -> Model
         precisions=precisions_of(row),
         precisions_why=f"the student was chosen as {row.precision}" if row else "the student is meant for int8",
     )
+
+
+def _as_fast_as_the_default(image_size: int) -> Row | None:
+    """The best by published top-1 that is no slower than the default student. None where that was not measured here."""
+    rows = cached_rows(image_size, math.inf)
+    default = next((row for row in rows if row.model == DEFAULT_STUDENT), None)
+    if default is None:
+        return None
+    return max((row for row in rows if row.p90_ms <= default.p90_ms), key=lambda row: (row.top1 or 0, -row.p90_ms))
 
 
 def _student(image_size: int, p90_ms: float) -> Row:

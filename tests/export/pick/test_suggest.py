@@ -94,6 +94,28 @@ def test_without_a_budget_nothing_is_measured(known: Cache) -> None:
     assert (models.student, models.teacher) == ("tf_efficientnet_lite0.in1k", "tf_efficientnet_lite2.in1k")
 
 
+def test_without_a_budget_the_best_that_was_measured_here_and_is_no_slower_than_the_default_is_taken(
+    known: Cache,
+) -> None:
+    """Published: lite0 74.8 %, resnet18 71.5 %, resnet50 80.8 %."""
+    known.add(FOUND | {"tf_efficientnet_lite0": measured(timing(5.0, precision="int8"))})
+    models = suggest_models(SIZE, None, gpu=False)
+    assert models.student == "tf_efficientnet_lite0.in1k"
+    assert "5.00 ms (p90) here as int8 in onnxruntime" in models.student_why
+    known.add({"resnet50": measured(timing(4.9, precision="int8"))})
+    models = suggest_models(SIZE, None, gpu=False)
+    assert models.student.startswith("resnet50.")
+    assert "the best measured here that is no slower than tf_efficientnet_lite0.in1k" in models.student_why
+    assert suggest_models(SIZE * 2, None, gpu=False).student == "tf_efficientnet_lite0.in1k"
+
+
+def test_where_the_default_was_not_measured_it_stays(known: Cache) -> None:
+    known.add(FOUND)
+    models = suggest_models(SIZE, None, gpu=False)
+    assert models.student == "tf_efficientnet_lite0.in1k"
+    assert models.student_why.startswith("fast as INT8 in every runtime")
+
+
 @pytest.mark.parametrize("budget", [float("nan"), float("inf"), 0.0])
 def test_a_budget_that_is_no_number_above_0_is_refused_before_anything_is_measured(known: Cache, budget: float) -> None:
     for choose in (lambda: suggest_models(SIZE, budget, gpu=False), lambda: run.pick_students(SIZE, budget)):
