@@ -20,10 +20,11 @@ from compress.runs.folder import Run
 from compress.runs.student import load_student
 from compress.system.errors import CompressError, InputError
 from compress.system.files import sha256_file
+from export import onnx, openvino
 from export.benchmark.results import Reference
 from export.folder import ExportFolder, check_intact, read_export
 from export.onnx import get_metadata
-from export.openvino import Execution, OpenVinoRuntime, installed, own_execution, session_options, unusable
+from export.openvino import Execution, OpenVinoRuntime, installed, own_execution, unusable
 from export.records import PRECISIONS, FileRecord, Precision, RunPrecision
 from export.runtimes import OrtRuntime, TorchRuntime
 from export.sources import load_teacher
@@ -64,11 +65,12 @@ class Candidate:
     execution: Execution = "f32"
 
     def options(self, threads: int) -> dict[str, str]:
-        """Of its session."""
+        """Of its session: those with which it is timed, all that are set."""
         if self.runtime == "openvino":
-            return session_options(threads, self.execution)
+            return openvino.session_options(threads, self.execution)
         if self.runtime == "ort":
-            return {"intra_op_num_threads": str(threads), "inter_op_num_threads": "1"}
+            # Spinning threads would take the cores that the next candidate needs.
+            return onnx.session_options(threads, stop_spinning=True)
         return {}
 
     @property

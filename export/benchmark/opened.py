@@ -66,8 +66,7 @@ class _Ort(Opened):
 
     def __init__(self, candidate: Candidate, threads: int) -> None:
         super().__init__(candidate)
-        # Spinning threads would take the cores that the next candidate needs.
-        self.session = open_session(candidate.path, threads, stop_spinning=True)
+        self.session = open_session(candidate.path, chosen=candidate.options(threads))
 
     def run(self, prepared: np.ndarray) -> np.ndarray:
         return np.asarray(self.session.run([OUTPUT_NAME], {INPUT_NAME: prepared})[0])

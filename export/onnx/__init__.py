@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from export.onnx.fp16 import float_operators, to_fp16, write_emulation
     from export.onnx.ranges import largest_values, measured
-    from export.onnx.session import default_threads, open_session
+    from export.onnx.session import default_threads, open_session, session_options
 
 __all__ = [
     "INPUT_NAME",
@@ -39,6 +39,7 @@ __all__ = [
     "measured",
     "open_session",
     "save",
+    "session_options",
     "set_metadata",
     "to_fp16",
     "write_emulation",
@@ -63,5 +64,6 @@ _HOMES = {
     "measured": "export.onnx.ranges",
     "default_threads": "export.onnx.session",
     "open_session": "export.onnx.session",
+    "session_options": "export.onnx.session",
 }
 __getattr__ = hand_on(__name__, _HOMES)

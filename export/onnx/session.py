@@ -3,7 +3,7 @@
 Nothing here imports torch or onnx: the process that measures memory holds only what a deployer's holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime as ort
@@ -28,6 +28,17 @@ def default_threads() -> int:
     return usable_cpus()
 
 
+def session_options(threads: int | None, *, stop_spinning: bool = False) -> dict[str, str]:
+    """The options of a session: names of `SessionOptions`, and, with a dot in them, of its config entries.
+
+    Args:
+        threads: None takes what this process may use.
+        stop_spinning: let the threads sleep after a run. They spin for 30 ms otherwise.
+    """
+    options = {"intra_op_num_threads": str(threads or default_threads()), "inter_op_num_threads": "1"}
+    return options | ({"session.force_spinning_stop": "1"} if stop_spinning else {})
+
+
 def open_session(
     path: Path,
     threads: int | None = None,
@@ -35,6 +46,7 @@ def open_session(
     optimized_path: Path | None = None,
     disabled_optimizers: Sequence[str] = (),
     stop_spinning: bool = False,
+    chosen: Mapping[str, str] | None = None,
 ) -> ort.InferenceSession:
     """An ONNX Runtime session on the CPU.
 
@@ -43,19 +55,21 @@ def open_session(
         threads: of the session; None takes what this process may use.
         optimized_path: also write the graph that ONNX Runtime really runs to this file.
         disabled_optimizers: names of graph optimisers that are left out.
-        stop_spinning: let the threads sleep after a run. They spin for 30 ms otherwise.
+        stop_spinning: as in `session_options`.
+        chosen: the `session_options`, where they were made before.
 
     Raises:
         InputError: the file is missing, damaged, or holds an operator that ONNX Runtime lacks.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
-    options.inter_op_num_threads = 1
+    for name, value in (chosen or session_options(threads, stop_spinning=stop_spinning)).items():
+        if "." in name:
+            options.add_session_config_entry(name, value)
+        else:
+            setattr(options, name, int(value))
     options.log_severity_level = 3
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
-    if stop_spinning:
-        options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return ort.InferenceSession(
             str(path), options, ["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers)
