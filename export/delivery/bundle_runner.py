@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -58,19 +59,26 @@ def in_openvino(path: Path, options: dict[str, str], fixed: bool = True) -> Run:
     return run
 
 
+@functools.cache
+def _module(name: str) -> ModuleType:
+    """A file beside this one, always from its source: an `import` would run whatever bytecode lies in __pycache__."""
+    path, module = HERE / f"{name}.py", ModuleType(name)
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    return module
+
+
 def read(path: Path) -> np.ndarray:
     """A file as uint8 [N, H, W, 3]."""
     if path.suffix.lower() == ".npy":
         return np.load(path, allow_pickle=False)
-    sys.path.insert(0, str(HERE))
     from PIL import Image
-    from rgb import rgb, upright  # type: ignore  # the file beside this one
 
+    beside = _module("rgb")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return np.asarray(rgb(upright(image)), dtype=np.uint8)[None]
+                return np.asarray(beside.rgb(beside.upright(image)), dtype=np.uint8)[None]
     except (OSError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 

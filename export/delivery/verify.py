@@ -12,9 +12,9 @@ from scipy.special import softmax
 
 from compress.system.errors import GateError, InputError
 from compress.system.platform import processor
+from export.delivery.checks import checked_manifest
 from export.delivery.golden import LIBRARIES, answers, recorded_answers
 from export.delivery.instructions import lacking
-from export.delivery.manifest import checked_manifest
 from export.records import BundledModel, RunPrecision
 
 logger = logging.getLogger(__name__)
