@@ -19,11 +19,12 @@ from compress.runs.locks import held
 from compress.runs.student import load_student
 from compress.system.arguments import require_each, require_type
 from compress.system.errors import InputError, UsageError
-from export.benchmark import read_benchmark
 from export.delivery import Recommended, make_bundle, read_manifest
+from export.delivery.default import measured_default, unmeasured_default
+from export.delivery.golden import LIBRARIES
 from export.folder import ExportFolder, given_run
 from export.pipeline import Wanted, export_model
-from export.records import FORMATS, PRECISIONS, BundledModel, ExportRecord, FileRecord, Format, RunPrecision
+from export.records import FORMATS, PRECISIONS, ExportRecord, FileRecord, Format, RunPrecision
 from export.sources import student_source, teacher_source
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def export_run(
         preprocess: also a graph that takes uint8 pixels and gives probabilities.
         teacher: also export the teacher.
         bundle: "folder" or "zip" also makes RUN/export/bundle or bundle.zip, with all that a deployer needs. Its
-            default model is what `compress benchmark` recommends of these files, where it has measured them.
+            default model is the fastest that passes its gates, by `compress benchmark` where it has measured them.
         threads: of ONNX Runtime; None takes what this process may use.
         compute_capabilities: GPUs to build engines for, such as "89", instead of the recipe's.
         overrides: "export.key=value", settings instead of the recipe's, as for --set.
@@ -187,18 +188,19 @@ def _recorded(folder: ExportFolder) -> Mapping[str, FileRecord]:
 
 def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, wanted: Wanted) -> None:
     exported, threads = folder.record().files, wanted.threads
-    found = [path for path in map(folder.onnx, PRECISIONS) if path.name in exported]
-    default = max(found, key=lambda path: _speed(exported[path.name]))
-    files = [default, *(path for path in reversed(found) if path != default)]
-    if folder.pixels.name in exported:
-        files.append(folder.pixels)
+    found = [path for path in map(folder.onnx, reversed(PRECISIONS)) if path.name in exported]
+    files = sorted(found, key=lambda path: -(exported[path.name].speedup_over_fp32 or 1.0))
     if "openvino" in wanted.formats:
         irs = [path for path in map(folder.openvino, reversed(PRECISIONS)) if folder.key(path) in exported]
         files = files + irs if "onnx" in wanted.formats else irs + files
-    best = _recommended(run, folder)
-    first = best.path if best else files[0]
-    ordered = [first, *(path for path in files if path != first)]
-    card = _card(run, dataset, {path.name: exported[folder.key(path)] for path in ordered})
+    records = {path: exported[folder.key(path)] for path in files}
+    best = measured_default(run, folder)
+    default = best.path if best else unmeasured_default(files, records)
+    files.sort(key=lambda path: path != default)
+    if folder.pixels.name in exported:
+        files.append(folder.pixels)
+    records = {path: exported[folder.key(path)] for path in [default, *files]}
+    card = _card(run, dataset, records, best)
     if kind == "zip":
         make_bundle(folder.bundle_zip, files, dataset, recommended=best, card=card, threads=threads)
         return
@@ -208,45 +210,24 @@ def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, 
     folder.new_bundle.rename(folder.bundle)
 
 
-def _speed(entry: FileRecord) -> float:
-    """By which the file is chosen that a deployer gets who does not choose: the fastest here that passed its gate."""
-    return (entry.speedup_over_fp32 or 1.0) if entry.outcome == "PASS" else 0.0
-
-
-def _card(run: Run, dataset: Dataset, files: Mapping[str, FileRecord]) -> str:
-    """What was measured of each file. The first is the default one."""
+def _card(run: Run, dataset: Dataset, files: Mapping[Path, FileRecord], best: Recommended | None) -> str:
+    """What was measured of each file. The first is the default one. `best`: the runtime that it has as the default."""
     manifest = run.result
     (default, entry), *_ = files.items()
+    shown, top1 = f"`1/{default.name}`", entry.top1
+    if best is not None:
+        shown += f" in {LIBRARIES[best.about.runtime]} as {best.about.precision.upper()}"
+        top1 = top1 if best.top1 is None else best.top1
     lines = [
-        f"`1/{default}` is the default. Its top-1 is {entry.top1:.2%} on {manifest.data.eval_split} of {dataset.name} "
+        f"{shown} is the default. Its top-1 is {top1:.2%} on {manifest.data.eval_split} of {dataset.name} "
         f"({len(dataset.eval_labels):,} images). It was distilled by {manifest.method}; its teacher has "
         f"{manifest.teacher_accuracy}.",
         "",
         "| file | top-1 | at its gate |",
         "|---|---:|---|",
     ]
-    for name, each in files.items():
-        top1 = "as FP32" if each.top1 is None else f"{each.top1:.2%}"
-        lines.append(f"| `1/{name}` | {top1} | {each.undecided or each.outcome} |")
+    for path, each in files.items():
+        of_file = "as FP32" if each.top1 is None else f"{each.top1:.2%}"
+        outcome = each.undecided if each.outcome == "UNDECIDED" else "; ".join(filter(None, ("PASS", each.undecided)))
+        lines.append(f"| `1/{path.name}` | {of_file} | {outcome} |")
     return "\n".join(lines) + "\n"
-
-
-def _recommended(run: Run, folder: ExportFolder) -> Recommended | None:
-    """What the benchmark of these very files recommends, where there was one."""
-    if not run.benchmark_file.exists():
-        return None
-    try:
-        measured = read_benchmark(run)
-    except InputError as error:
-        logger.warning(f"the bundle does not follow the benchmark: {error}")
-        return None
-    name = measured.verdict.recommended
-    if name is None or measured.verdict.outcome == "FAIL":
-        return None
-    best = measured.candidate(name)
-    entry = folder.record().files.get(best.file)
-    if best.runtime not in ("ort", "openvino") or entry is None or entry.sha256 != best.sha256:
-        return None
-    file = folder.file(best.file)
-    about = BundledModel(precision=best.precision, runtime=best.runtime, file=file.name, options=best.options)
-    return Recommended(name.removeprefix("openvino/"), file, about, measured.machine.cpu, measured.machine.cpu_flags)

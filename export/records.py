@@ -45,6 +45,18 @@ class ExecutionRecord(Record):
 
     agreement: float
     drop: DropRecord
+    outcome: Outcome | None = None
+    """PASS or UNDECIDED, where the export was asked for that precision."""
+    images_to_decide: int | None = None
+
+
+def undecided(drop: DropRecord, agreement: float, images_to_decide: int | None) -> str:
+    """What an UNDECIDED outcome rests on, in words."""
+    needed = "no number of" if images_to_decide is None else f"about {images_to_decide:,}"
+    return (
+        f"it loses {100 * drop.drop:.2f} points of top-1 (95 % interval {100 * drop.low:.2f} to {100 * drop.high:.2f}) "
+        f"and agrees with FP32 on {agreement:.2%} of {drop.n:,} images; {needed} images would decide"
+    )
 
 
 class FileRecord(Record):
@@ -89,17 +101,23 @@ class FileRecord(Record):
     """Whether `compress benchmark` made it, to compare with: no limit of the recipe stopped it."""
 
     @property
+    def open_gates(self) -> dict[str, str]:
+        """Where it is UNDECIDED: what was measured, and how many images would tell, by the name of an execution.
+
+        The name is empty for the file as it is.
+        """
+        found = {}
+        if self.outcome == "UNDECIDED" and self.drop is not None and self.agreement is not None:
+            found[""] = undecided(self.drop, self.agreement, self.images_to_decide)
+        for name, entry in (self.executions or {}).items():
+            if entry.outcome == "UNDECIDED":
+                found[name] = undecided(entry.drop, entry.agreement, entry.images_to_decide)
+        return found
+
+    @property
     def undecided(self) -> str:
-        """In words, where it is UNDECIDED: what was measured, and how many images would tell. Else empty."""
-        if self.outcome != "UNDECIDED" or self.drop is None:
-            return ""
-        drop = self.drop
-        needed = "no number of" if self.images_to_decide is None else f"about {self.images_to_decide:,}"
-        return (
-            f"UNDECIDED: it loses {100 * drop.drop:.2f} points of top-1 (95 % interval {100 * drop.low:.2f} to "
-            f"{100 * drop.high:.2f}) and agrees with FP32 on {self.agreement:.2%} of {drop.n:,} images; {needed} "
-            "images would decide"
-        )
+        """All of `open_gates` in words; empty where there is none."""
+        return "; ".join(f"UNDECIDED{name and f' in {name}'}: {said}" for name, said in self.open_gates.items())
 
 
 class CalibrationRecord(Record):

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
     multiple=True,
     help="A setting of export, as in export.max_int8_top1_drop=0.01.",
 )
-@click.option("--gate", is_flag=True, help="Exit 6 also where a file is UNDECIDED at its gate.")
+@click.option("--gate", is_flag=True, help="Exit 6 also where a file, or an IR in bf16, is UNDECIDED at its gate.")
 @as_json
 def export(
     run: Path | None,
@@ -162,6 +162,8 @@ def benchmark(
     for warning in measured.warnings:
         logger.warning(warning)
     console.say(f"{verdict.outcome}  {verdict.recommended or 'nothing to deploy'}   {found.benchmark_file}")
+    for name, why in verdict.passed_over.items():
+        console.say(f"faster, and not recommended: {name} is {why}")
     if verdict.balanced_top1 is not None:
         console.say(f"balanced top1 {verdict.balanced_top1:.2%}: classes are not equally frequent")
     console.say(f"the page: compress report {found.path}")

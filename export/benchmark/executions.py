@@ -1,9 +1,11 @@
-"""What no export has gated: a student's graph as OpenVINO computes it.
+"""The gates of all that a benchmark measures of the student: of its files as the export judged them, and of what no
+export has gated, which is a graph as OpenVINO computes it.
 
-In: the answers of all candidates. Out: those that lose more against the FP32 file than the recipe's export allows.
+In: the records of the files, and the answers of all candidates. Out: a Gate by candidate.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,30 +13,56 @@ from compress.recipe import Export
 from compress.system.errors import GateError
 from export.benchmark.candidates import STUDENT_FILE, Candidate
 from export.gates import parity
+from export.records import FileRecord, Outcome, undecided
 
 
-def missed_gates(
-    candidates: Sequence[Candidate], logits: Mapping[str, np.ndarray], labels: np.ndarray, limits: Export
-) -> dict[str, str]:
-    """Candidates in OpenVINO that miss a limit, and by what.
+@dataclass(frozen=True)
+class Gate:
+    """What a candidate loses against the FP32 file, by the limits of the export. `reason`: why it is not PASS."""
+
+    outcome: Outcome = "PASS"
+    reason: str = ""
+
+
+def gates(
+    candidates: Sequence[Candidate],
+    files: Mapping[str, FileRecord],
+    logits: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    limits: Export,
+) -> dict[str, Gate]:
+    """The gate of every file of the student in its runtime, and of every graph of it in OpenVINO.
 
     Args:
         candidates: all of them.
+        files: of the student's export. One that has no limit but parity is PASS.
         logits: [N, C] by candidate, where they were computed.
         labels: class of each image, [N].
         limits: of the recipe.
     """
-    of_int8 = parity.Limits(limits.max_int8_top1_drop, limits.min_int8_agreement)
-    of_others = parity.Limits(limits.max_fp16_top1_drop, limits.min_agreement, same_is_enough=True)
-    missed = {}
+    found = {}
     for candidate in candidates:
         name = candidate.name
-        if candidate.runtime != "openvino" or candidate.role != "student" or name not in logits:
+        if candidate.role != "student" or candidate.module is not None:
             continue
-        allowed = of_int8 if candidate.precision == "int8" else of_others
-        try:
-            judged = parity.judge(logits[STUDENT_FILE], logits[name], labels, allowed)
-            parity.check_outcome(judged, candidate.precision)
-        except GateError as error:
-            missed[name] = error.message
-    return missed
+        if name in files:
+            found[name] = Gate(files[name].outcome or "PASS", files[name].open_gates.get("", ""))
+        if candidate.runtime == "openvino" and name in logits:
+            measured = _measured(candidate, logits, labels, limits)
+            if name not in found or measured.outcome == "FAIL":
+                found[name] = measured
+    return found
+
+
+def _measured(candidate: Candidate, logits: Mapping[str, np.ndarray], labels: np.ndarray, limits: Export) -> Gate:
+    of_int8 = parity.Limits(limits.max_int8_top1_drop, limits.min_int8_agreement)
+    of_others = parity.Limits(limits.max_fp16_top1_drop, limits.min_agreement, same_is_enough=True)
+    allowed = of_int8 if candidate.precision == "int8" else of_others
+    judged = parity.judge(logits[STUDENT_FILE], logits[candidate.name], labels, allowed)
+    try:
+        parity.check_outcome(judged, candidate.precision)
+    except GateError as error:
+        return Gate("FAIL", error.message)
+    if judged.outcome == "PASS":
+        return Gate()
+    return Gate("UNDECIDED", undecided(judged.drop, judged.agreement, judged.images_to_decide))

@@ -30,14 +30,14 @@ from export.benchmark.candidates import (
     reference_of,
     try_evaluate,
 )
-from export.benchmark.executions import missed_gates
+from export.benchmark.executions import gates
 from export.benchmark.file import write_benchmark
 from export.benchmark.machine import this_machine
 from export.benchmark.results import AccuracyResult, Benchmark, NotRun, Settings
 from export.benchmark.summary import Measured, candidate_result, judged, summary
 from export.benchmark.teacher_files import make_teacher_files
 from export.benchmark.timing import SCOPES, time_candidates
-from export.folder import given_run
+from export.folder import given_run, read_export
 from export.onnx import default_threads
 from export.openvino import openvino
 
@@ -114,8 +114,8 @@ def benchmark_run(
         logits, scores = _score(candidates, images, dataset.eval_labels, settings.threads[0])
         chosen = [candidate for candidate in candidates if reason_not_timed(candidate, settings.runtimes) is None]
         timed, aa = time_candidates(chosen, images, settings, reference)
-        refused = missed_gates(candidates, logits, dataset.eval_labels, run.recipe.export)
-        measured = Measured(dataset, logits, scores, timed, aa, settings, reference, refused)
+        gated = gates(candidates, read_export(run).files, logits, dataset.eval_labels, run.recipe.export)
+        measured = Measured(dataset, logits, scores, timed, aa, settings, reference, gated)
         results = [candidate_result(candidate, measured) for candidate in candidates]
         verdict = judged(results, measured)
         benchmark = summary(run, machine, measured, results, verdict)

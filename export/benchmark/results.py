@@ -103,6 +103,7 @@ class CandidateResult(Section):
     options: dict[str, str] = Field(default={}, description="Of the session, at the first number of threads.")
     device: Literal["cpu", "cuda"]
     deployable: bool = Field(description="A file of the student that a verdict may recommend.")
+    gate: Outcome | None = Field(default=None, description="By the limits of the export; null where it has none.")
     size_bytes: int
     sha256: str
     accuracy: AccuracyResult | NotRun
@@ -191,10 +192,11 @@ class Judgement(Section):
 
 
 class Verdict(Section):
-    """Whether the recommended file clears every limit."""
+    """Whether the recommended file clears every limit, those of its export too."""
 
     outcome: Outcome
     recommended: str | None
+    passed_over: dict[str, str] = Field(default={}, description="Faster files that are not recommended, and why.")
     balanced_top1: float | None = Field(default=None, description="Of what is recommended, as in its accuracy.")
     judgements: list[Judgement]
     by_file: dict[str, Outcome]
@@ -265,3 +267,11 @@ class Benchmark(Section):
     def candidate(self, name: str) -> CandidateResult:
         """What was measured of one candidate."""
         return next(entry for entry in self.candidates if entry.name == name)
+
+    def primary_latency(self, name: str) -> Latency | None:
+        """The model alone, at the smallest batch and the first number of threads. None where it was not run."""
+        latency = self.candidate(name).latency
+        if isinstance(latency, NotRun):
+            return None
+        wanted = ("model", self.settings.batches[0], self.settings.threads[0])
+        return next(entry for entry in latency if (entry.scope, entry.batch, entry.threads) == wanted)

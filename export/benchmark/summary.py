@@ -14,6 +14,7 @@ from compress.runs.folder import Run
 from export import statistics
 from export.benchmark import scoring
 from export.benchmark.candidates import STUDENT, STUDENT_FILE, Candidate, reason_not_timed
+from export.benchmark.executions import Gate
 from export.benchmark.latency import MAX_BUSY
 from export.benchmark.memory import peak_memory
 from export.benchmark.results import (
@@ -53,8 +54,8 @@ class Measured:
     aa: list[AARun]
     settings: Settings
     reference: Reference
-    refused: Mapping[str, str] = field(default_factory=dict)
-    """Candidates that miss a gate here, and by what."""
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    """Of the student's files, and of their graphs in OpenVINO."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -73,7 +74,7 @@ class Measured:
 
 def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResult:
     """What is known of one candidate. Its memory is measured now."""
-    settings = measured.settings
+    settings, gate = measured.settings, measured.gates.get(candidate.name)
     reason = reason_not_timed(candidate, settings.runtimes)
     if reason is None and not candidate.engine:
         execution = candidate.execution if candidate.runtime == "openvino" else ""
@@ -92,7 +93,8 @@ def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResul
         deployable=candidate.role == "student"
         and candidate.runtime != "torch"
         and not candidate.proxy
-        and candidate.name not in measured.refused,
+        and not (gate and gate.outcome == "FAIL"),
+        gate=gate.outcome if gate else None,
         size_bytes=candidate.size_bytes,
         sha256=candidate.sha256,
         accuracy=measured.scores[candidate.name],
@@ -130,6 +132,7 @@ def _evidence(result: CandidateResult, measured: Measured) -> Evidence | None:
         runs=timed.runs if timed else 0,
         contended=timed is not None and timed.busy > MAX_BUSY,
         balanced_top1=result.accuracy.balanced_top1,
+        gate=result.gate or "PASS",
     )
 
 
@@ -210,6 +213,17 @@ def data_warnings(dataset: Dataset) -> list[str]:
     return found
 
 
+def _open_gates(record: ExportRecord, measured: Measured) -> dict[str, str]:
+    """What is UNDECIDED at its gate, as the export found it or here, and why."""
+    found = {
+        ":".join(filter(None, (name, execution))): said
+        for name, entry in record.files.items()
+        for execution, said in entry.open_gates.items()
+    }
+    here = {name: gate.reason for name, gate in measured.gates.items() if gate.outcome == "UNDECIDED"}
+    return {name: said for name, said in found.items() if name not in measured.gates} | here
+
+
 def _warnings(record: ExportRecord, measured: Measured) -> list[str]:
     timed, primary = measured.timed, measured.primary
     noisy = [name for name, entry in primary.items() if entry.noisy]
@@ -222,14 +236,15 @@ def _warnings(record: ExportRecord, measured: Measured) -> list[str]:
             f"Other work kept CPUs from this benchmark in up to {100 * busy:.0f} % of the rounds, also when they were "
             "measured again: factors of speed are withheld there. Run it again on a quiet machine."
         )
-    found += [f"At its gate {name} was {entry.undecided}." for name, entry in record.files.items() if entry.undecided]
+    found += [f"At its gate {name} is UNDECIDED: {said}." for name, said in _open_gates(record, measured).items()]
     if noisy:
         named = ", ".join(noisy[:_NAMED]) + (f" and {len(noisy) - _NAMED} more" if len(noisy) > _NAMED else "")
         found.append(
             f"The latency of {named} varies: the median distance from the median is above 5 %. Measure longer "
             "(--seconds) before a small difference decides."
         )
-    found += [f"{name} is not recommended: {reason}." for name, reason in measured.refused.items()]
+    failed = {name: gate.reason for name, gate in measured.gates.items() if gate.outcome == "FAIL"}
+    found += [f"{name} is not recommended: {reason}." for name, reason in failed.items()]
     found += [
         f"{run.candidate} differs from itself at batch {run.batch} by {100 * abs(run.ratio.value - 1):.1f} %: "
         "smaller differences between models mean nothing here."

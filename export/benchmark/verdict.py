@@ -1,5 +1,7 @@
 """The verdict: PASS where a whole interval clears its limit, FAIL where it misses it whole, else UNDECIDED.
 
+The gate of a file's export counts as a limit: nothing that is UNDECIDED there is recommended where another file passes.
+
 In: what was measured of each file that could be deployed, and the limits of the recipe. Out: a Verdict.
 """
 
@@ -17,7 +19,10 @@ _RANK: dict[Outcome, int] = {"PASS": 0, "UNDECIDED": 1, "FAIL": 2}
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one file. `classes` are named, those that lose most first. None: not run."""
+    """What is known of one file. `classes` are named, those that lose most first. None: not run.
+
+    gate: of its export, or of the same limits in the runtime at hand.
+    """
 
     name: str
     top1: float
@@ -29,6 +34,7 @@ class Evidence:
     runs: int = 0
     contended: bool = False
     balanced_top1: float | None = None
+    gate: Outcome = "PASS"
 
 
 def outcome(measured: Interval, allowed: float) -> Outcome:
@@ -74,23 +80,45 @@ def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
 def decide(evidence: Sequence[Evidence], limits: BenchmarkLimits, points: Mapping[str, tuple[float, float]]) -> Verdict:
     """The verdict on the recommended file: of the best outcome the fastest, or the smallest where none was timed.
 
+    The outcome of a file is the worst of its limits and its gate. Of two that are UNDECIDED the one that passed its
+    gate is better.
+
     Args:
         evidence: of each file that could be deployed.
         limits: of the recipe.
         points: (accuracy, milliseconds) of everything that was measured, for the Pareto set.
     """
     judged = {entry.name: judge(entry, limits) for entry in evidence}
-    by_file: dict[str, Outcome] = {name: overall(judgements) for name, judgements in judged.items()}
-    ranked = sorted(evidence, key=lambda e: (_RANK[by_file[e.name]], e.p50_ms or float("inf"), e.size_bytes, e.name))
+    by_file: dict[str, Outcome] = {entry.name: _worst(overall(judged[entry.name]), entry.gate) for entry in evidence}
+    ranked = sorted(
+        evidence,
+        key=lambda e: (_RANK[by_file[e.name]], _RANK[e.gate], e.p50_ms or float("inf"), e.size_bytes, e.name),
+    )
     best = ranked[0].name if ranked else None
     return Verdict(
         outcome=by_file[best] if best else "UNDECIDED",
         recommended=best,
+        passed_over={e.name: _why_not(e, judged[e.name]) for e in ranked[1:] if _faster(e, ranked[0])},
         balanced_top1=ranked[0].balanced_top1 if ranked else None,
         judgements=judged[best] if best else [],
         by_file=by_file,
         pareto=pareto(points),
     )
+
+
+def _worst(*outcomes: Outcome) -> Outcome:
+    return max(outcomes, key=lambda each: _RANK[each])
+
+
+def _faster(entry: Evidence, than: Evidence) -> bool:
+    return entry.p50_ms is not None and (than.p50_ms is None or entry.p50_ms < than.p50_ms)
+
+
+def _why_not(entry: Evidence, judgements: Sequence[Judgement]) -> str:
+    """As in "UNDECIDED at the gate of its export, FAIL at p90_ms"."""
+    gates = [] if entry.gate == "PASS" else [f"{entry.gate} at the gate of its export"]
+    missed = [f"{each.outcome} at {each.limit}" for each in judgements if each.outcome != "PASS"]
+    return ", ".join(gates + missed)
 
 
 def gate(verdict: Verdict) -> None:

@@ -29,7 +29,7 @@ from export.records import PRECISIONS, BundledModel, BundleManifest, Precision
 class Recommended:
     """What a benchmark recommends: a file in a runtime, and the machine on which it was the fastest.
 
-    `name`: of the candidate. `path`: its ONNX file, or IR.
+    `name`: of the candidate. `path`: its ONNX file, or IR. `top1`: as it was measured there.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Recommended:
     about: BundledModel
     cpu: str
     cpu_flags: Sequence[str]
+    top1: float | None = None
 
 
 def make_bundle(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from export.benchmark import AccuracyResult, Benchmark, ClassChange, Latency, NotRun
+from export.benchmark import AccuracyResult, Benchmark, ClassChange, Latency
 from export.report.reference import reference_words
 from export.report.svg import inline_svg
 from export.report.sweep_results import Sweep
@@ -52,12 +52,8 @@ _LABELS = 8
 
 
 def primary_latency(benchmark: Benchmark, name: str) -> Latency | None:
-    """The model alone, at the smallest batch and the first number of threads. None where it was not run."""
-    latency = benchmark.candidate(name).latency
-    if isinstance(latency, NotRun):
-        return None
-    wanted = ("model", benchmark.settings.batches[0], benchmark.settings.threads[0])
-    return next(entry for entry in latency if (entry.scope, entry.batch, entry.threads) == wanted)
+    """What every plot shows of a candidate. None where it was not run."""
+    return benchmark.primary_latency(name)
 
 
 def pareto(benchmark: Benchmark) -> str:

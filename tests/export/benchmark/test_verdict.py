@@ -109,6 +109,31 @@ def test_the_fastest_of_those_that_pass_is_recommended() -> None:
     assert verdict.by_file == {"plain": "PASS", "fast": "PASS", "fastest but bad": "FAIL"}
 
 
+def test_a_file_that_is_undecided_at_its_gate_is_not_recommended_over_one_that_passed() -> None:
+    """Whether it clears the limits of the verdict or not. The verdict says why the faster one is not recommended."""
+    slow, fast = file("slow", p50_ms=2.0), file("fast", p50_ms=1.0, gate="UNDECIDED")
+    verdict = decide([fast, slow], Limits(), {})
+    assert (verdict.outcome, verdict.recommended) == ("PASS", "slow")
+    assert verdict.by_file == {"fast": "UNDECIDED", "slow": "PASS"}
+    assert verdict.passed_over == {"fast": "UNDECIDED at the gate of its export"}
+
+    open_drop = PairedDrop(80, 0, 0)
+    verdict = decide(
+        [file("fast", p50_ms=1.0, gate="UNDECIDED", drop=open_drop), file("slow", drop=open_drop)], Limits(), {}
+    )
+    assert (verdict.outcome, verdict.recommended) == ("UNDECIDED", "slow")
+
+    failed = decide([fast, file("slow", p50_ms=2.0, gate="FAIL")], Limits(), {})
+    assert (failed.outcome, failed.recommended) == ("UNDECIDED", "fast")
+    assert failed.passed_over == {}
+
+
+def test_a_faster_file_that_misses_a_limit_is_named_with_the_limit() -> None:
+    fast = file("fast", p50_ms=0.5, drop=PairedDrop(10_000, 900, 0))
+    assert decide([fast, file("slow")], Limits(), {}).passed_over == {"fast": "FAIL at max_top1_drop"}
+    assert decide([file("fast", p50_ms=0.5), file("slow")], Limits(), {}).passed_over == {}
+
+
 def test_untimed_files_are_recommended_by_size() -> None:
     files = [file("large", p50_ms=None, size_bytes=2), file("small", p50_ms=None, size_bytes=1)]
     assert decide(files, Limits(), {}).recommended == "small"

@@ -1,5 +1,6 @@
 """OpenVINO in a benchmark: every graph in it, bf16 as a candidate of its own, altered IRs, a missing package."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from compress.runs.folder import Run
 from compress.system.errors import InputError
 from export import benchmark_run, export_run
 from export.benchmark import AccuracyResult, Benchmark, find_candidates
-from export.benchmark.executions import missed_gates
+from export.benchmark.executions import gates
+from export.folder import read_export
 from export.openvino import core, own_execution
 from export.runtimes import normalise
 from tests.helpers.paths import ROOT
@@ -82,11 +84,13 @@ def test_the_verdict_is_over_all_runtimes(measured: Benchmark) -> None:
     assert "student.int8.trt.onnx" not in deployable
     assert "student.int8.trt.onnx:openvino" in deployable
     medians = {e.name: e.latency[0].p50_ms.value for e in measured.candidates if isinstance(e.latency, list)}
-    best = min(measured.verdict.by_file.values(), key=["PASS", "UNDECIDED", "FAIL"].index)
-    fastest = min(
-        (name for name in deployable if measured.verdict.by_file[name] == best), key=lambda name: medians[name]
-    )
+    order = ["PASS", "UNDECIDED", "FAIL"].index
+    gates = {entry.name: entry.gate or "PASS" for entry in measured.candidates}
+    ranks = {name: (order(measured.verdict.by_file[name]), order(gates[name])) for name in deployable}
+    fastest = min((name for name in deployable if ranks[name] == min(ranks.values())), key=medians.__getitem__)
     assert measured.verdict.recommended == fastest
+    faster = {name for name in deployable if medians[name] < medians[fastest]}
+    assert set(measured.verdict.passed_over) == faster
 
 
 def test_what_loses_more_than_the_export_allows_is_refused(run: Run) -> None:
@@ -96,9 +100,57 @@ def test_what_loses_more_than_the_export_allows_is_refused(run: Run) -> None:
     wrong = right.copy()
     wrong[:40] = np.roll(wrong[:40], 1, axis=1)
     logits = {entry.name: right for entry in candidates} | {"openvino/student.int8.xml": wrong}
-    missed = missed_gates(candidates, logits, labels, Export())
-    assert list(missed) == ["openvino/student.int8.xml"]
-    assert "loses 10.00 points" in missed["openvino/student.int8.xml"]
+    found = gates(candidates, read_export(run).files, logits, labels, Export())
+    assert [name for name, gate in found.items() if gate.outcome == "FAIL"] == ["openvino/student.int8.xml"]
+    assert "loses 10.00 points" in found["openvino/student.int8.xml"].reason
+
+
+def test_what_no_export_has_gated_is_undecided_where_too_few_images_tell(run: Run) -> None:
+    """Of a file it is the export's outcome that counts, and in OpenVINO what was measured there."""
+    candidates = find_candidates(run, ("openvino",))
+    labels = np.arange(400) % 10
+    right = np.eye(10, dtype=np.float32)[labels]
+    wrong = right.copy()
+    wrong[:4] = np.roll(wrong[:4], 1, axis=1)
+    files = read_export(run).files
+    files["student.onnx"] = files["student.onnx"].model_copy(update={"outcome": None})
+    logits = {entry.name: right for entry in candidates} | {"student.onnx:openvino": wrong}
+    found = gates(candidates, files, logits, labels, Export())
+    assert found["student.onnx:openvino"].outcome == "UNDECIDED"
+    assert "agrees with FP32 on 99.00% of 400 images" in found["student.onnx:openvino"].reason
+    assert found["student.onnx"].outcome == "PASS"
+    assert found["openvino/student.xml"].outcome == "PASS"
+    for name in ("student.fp16.onnx", "student.int8.onnx"):
+        assert found[name].outcome == files[name].outcome
+    assert not [name for name in found if name.startswith("teacher") or name.endswith(".torch")]
+
+
+@has_lower
+def test_an_execution_that_is_undecided_is_named_and_not_recommended(run: Run, tmp_path: Path) -> None:
+    """At limits of next to nothing no rounding passes on so few images, and FP32 does."""
+    copy = Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    recipe = copy.recipe.model_dump(mode="json")
+    recipe["export"] |= {"max_int8_top1_drop": 0.0005, "min_int8_agreement": 0.9999}
+    copy.recipe_file.write_text(json.dumps(recipe))
+    measured = benchmark_run(
+        copy,
+        runtimes=("ort", "openvino"),
+        batches=(1,),
+        threads=(1,),
+        min_seconds=0.01,
+        min_runs=8,
+        overrides=["benchmark.max_top1_drop=0.9"],
+    )
+    in_int8 = [entry for entry in measured.candidates if entry.name.startswith("student.int8.onnx:openvino")]
+    assert {entry.gate for entry in in_int8} <= {"UNDECIDED", "FAIL"}
+    chosen = measured.verdict.recommended
+    assert chosen is not None
+    assert measured.candidate(chosen).gate == "PASS"
+    for entry in in_int8:
+        assert any(
+            warning.startswith((f"At its gate {entry.name} is UNDECIDED", f"{entry.name} is not recommended"))
+            for warning in measured.warnings
+        )
 
 
 @pytest.mark.parametrize("ending", ["xml", "bin"])

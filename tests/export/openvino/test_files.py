@@ -1,8 +1,10 @@
 """The IRs of an export pass gates with OpenVINO's own answers, and are recorded by their hashes."""
 
 import hashlib
+import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +14,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from compress.system.errors import GateError
+from export.gates import require_decided
 from export.openvino import core, files, own_execution
 from export.records import ExportRecord
 from tests.helpers.classifiers import MEAN, STD, Digits, float_logits, normalised
@@ -129,3 +132,45 @@ def test_an_ir_that_misses_a_gate_is_not_left(
     with pytest.raises(GateError, match="logits differ by"):
         export_to(tmp_path, trained, data, formats=("openvino",), threads=1)
     assert not list((tmp_path / "openvino").iterdir())
+
+
+def test_a_precision_of_openvino_that_is_undecided_is_named_and_counts(
+    trained: nn.Module,
+    data: Digits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of bf16 only where it was asked for: the FP32 file of the same IR passes."""
+
+    class Rounded(files.OpenVinoRuntime):
+        """As a CPU with bf16 answers, on any."""
+
+        def __init__(self, path: Path, *settings: Any, execution: str = "f32", **others: Any) -> None:
+            super().__init__(path, *settings, **others)
+            self.rounded = execution == "bf16"
+
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            logits = super().__call__(images)
+            if self.rounded:
+                logits[0] = np.roll(logits[0], 1)
+            return logits
+
+    monkeypatch.setattr(files, "OpenVinoRuntime", Rounded)
+    monkeypatch.setattr(files, "own_execution", lambda: "bf16")
+    asked = {"formats": ("openvino",), "threads": 1}
+    with caplog.at_level(logging.WARNING):
+        plain = export_to(tmp_path / "plain", trained, data, **asked, precisions=("fp32",))
+    assert plain.files["openvino/student.xml"].undecided == ""
+    assert "UNDECIDED" not in caplog.text
+    require_decided(plain)
+    with caplog.at_level(logging.WARNING):
+        record = export_to(tmp_path / "bf16", trained, data, **asked, precisions=("fp32", "bf16"))
+    entry = ExportRecord.read(tmp_path / "bf16" / "export.json").files["openvino/student.xml"]
+    assert entry == record.files["openvino/student.xml"]
+    assert entry.outcome == "PASS"
+    assert entry.undecided.startswith("UNDECIDED in bf16: it loses ")
+    assert "openvino/student.xml is UNDECIDED in bf16: it loses" in caplog.text
+    assert "images would decide" in caplog.text
+    with pytest.raises(GateError, match=r"openvino/student\.xml is UNDECIDED in bf16"):
+        require_decided(record)

@@ -1,0 +1,79 @@
+"""Which model of a bundle is the default one: the fastest that passes its gates.
+
+In: the files of an export, and what `compress benchmark` measured of them. Out: a file, with its runtime and accuracy.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from compress.runs.folder import Run
+from compress.system.errors import InputError
+from export.benchmark import AccuracyResult, Benchmark, CandidateResult, read_benchmark
+from export.delivery.bundle import Recommended
+from export.folder import ExportFolder
+from export.records import BundledModel, FileRecord
+
+logger = logging.getLogger(__name__)
+
+
+def measured_default(run: Run, folder: ExportFolder) -> Recommended | None:
+    """The fastest that passes, as the benchmark of these very files measured it. None where there was none."""
+    if not run.benchmark_file.exists():
+        return None
+    try:
+        measured = read_benchmark(run)
+    except InputError as error:
+        logger.warning(f"the bundle does not follow the benchmark: {error}")
+        return None
+    files = folder.record().files
+    passed = [entry for entry in measured.candidates if _passes(entry, measured, files)]
+    if not passed:
+        return None
+    best = min(passed, key=lambda entry: _rank(entry, measured))
+    path = folder.file(best.file)
+    return Recommended(
+        name=best.name.removeprefix("openvino/"),
+        path=path,
+        about=BundledModel(
+            precision=best.precision,
+            runtime="openvino" if best.runtime == "openvino" else "ort",
+            file=path.name,
+            options=best.options,
+        ),
+        cpu=measured.machine.cpu,
+        cpu_flags=measured.machine.cpu_flags,
+        top1=best.accuracy.top1.value if isinstance(best.accuracy, AccuracyResult) else None,
+    )
+
+
+def unmeasured_default(paths: Sequence[Path], files: Mapping[Path, FileRecord]) -> Path:
+    """The first of `paths` that passed its gate; where none did, the first FP32 file.
+
+    Args:
+        paths: of ONNX files and IRs, the one that should be chosen first.
+        files: the record of each.
+    """
+    passed = [path for path in paths if files[path].outcome in (None, "PASS")]
+    plain = [path for path in paths if len(path.suffixes) == 1]
+    return (passed or plain or paths)[0]
+
+
+def _passes(entry: CandidateResult, measured: Benchmark, files: Mapping[str, FileRecord]) -> bool:
+    """Whether it can be bundled as it was measured, passes its gate, and misses no limit of the verdict."""
+    record = files.get(entry.file)
+    if record is None or record.sha256 != entry.sha256 or entry.runtime not in ("ort", "openvino"):
+        return False
+    if not entry.deployable or measured.verdict.by_file.get(entry.name, "FAIL") == "FAIL":
+        return False
+    execution = entry.name.rpartition(":")[2]
+    if entry.name == entry.file:  # an earlier benchmark says no gate, and the record may be newer
+        return record.outcome in (None, "PASS") and entry.gate != "FAIL"
+    return entry.gate == "PASS" and execution not in record.open_gates
+
+
+def _rank(entry: CandidateResult, measured: Benchmark) -> tuple[bool, float, int, str]:
+    """As the verdict ranks: what passes its limits, then the fastest, then the smallest."""
+    timed = measured.primary_latency(entry.name)
+    speed = timed.p50_ms.value if timed else float("inf")
+    return measured.verdict.by_file[entry.name] != "PASS", speed, entry.size_bytes, entry.name
