@@ -202,12 +202,14 @@ class BundledModel(Record):
     """Below 1/; empty where the model has the file's name."""
     options: dict[str, str] = Field(default={})
     """Of the session. Empty: the runner's own."""
+    tolerance: float = 0.0
+    """By how much each probability may differ from what was recorded."""
 
 
 class BundleManifest(Record):
     """manifest.json of a bundle."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     default_model: str = ""
     models: Annotated[dict[str, BundledModel], Field(min_length=1)]
     class_names: list[str] = Field(default=[])

@@ -17,7 +17,7 @@ from compress.system.errors import InputError
 from compress.system.files import replacing, sha256_file
 from compress.system.platform import processor
 from export.delivery.bundle_texts import card_text, triton_config
-from export.delivery.golden import ANSWERS, PREPROCESSING, answers, write_pictures
+from export.delivery.golden import ANSWERS, PREPROCESSING, TOLERANCES, answers, write_pictures
 from export.delivery.instructions import INSTRUCTIONS
 from export.delivery.manifest import CLASSES, MANIFEST, bundle_files, signature, write_manifest
 from export.onnx import PIXELS_NAME, export_preprocessing, load
@@ -114,7 +114,10 @@ def _entries(models: Sequence[Path], recommended: Recommended | None) -> dict[st
     """The models of a bundle, the default one first."""
     first = {recommended.name: _signed(recommended.about, recommended.path)} if recommended else {}
     rest = {model.name: _entry(model) for model in models if model.name not in first}
-    return first | rest
+    entries = first | rest
+    return {
+        name: about.model_copy(update={"tolerance": TOLERANCES[about.precision]}) for name, about in entries.items()
+    }
 
 
 def _entry(model: Path) -> BundledModel:

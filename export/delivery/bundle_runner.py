@@ -1,15 +1,18 @@
 """Classify pictures with the model beside this file. Needs numpy and the runtime of the model: onnxruntime or openvino.
 
-python run.py                      the golden pictures, against the answers that were recorded for them
+python run.py [MODEL]              the golden pictures, against the answers that were recorded for them
 python run.py PICTURE... [MODEL]   JPEG, PNG, ... or .npy with uint8 RGB [N, H, W, 3]; MODEL: one of manifest.json
 
 A picture may have any size: preprocess.onnx makes of it what the models take. Pictures but .npy need Pillow, too.
+Exit status 1: a file is missing or altered, or the golden pictures get other classes or probabilities than recorded.
 """
 
 import functools
+import hashlib
 import json
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +21,41 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-about = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
 Run = Callable[[np.ndarray], np.ndarray]
 _MODULES, _PACKAGES = {"ort": "onnxruntime"}, {"PIL": "pillow"}
+
+
+class BundleError(ValueError):
+    """The bundle is not as it was made, or answers otherwise here."""
+
+
+@functools.cache
+def about() -> dict[str, Any]:
+    """manifest.json, which has a hash of itself and of every file."""
+    try:
+        found = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+        rest = {key: value for key, value in found.items() if key != "sha256"}
+        own = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+        fits, there = own == found["sha256"], found["default_model"] in found["models"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"manifest.json cannot be read: {error}") from error
+    if not fits:
+        raise BundleError("manifest.json was altered: its hash differs")
+    if not there:
+        raise BundleError("manifest.json names a default model that is not there")
+    return found
+
+
+@functools.cache
+def checked(name: str) -> Path:
+    """A file of the bundle that has the hash of the manifest."""
+    try:
+        digest = hashlib.sha256((HERE / name).read_bytes()).hexdigest()
+    except OSError as error:
+        raise BundleError(f"{name} of the bundle cannot be read: {error.strerror}") from error
+    if digest != about()["files"].get(name):
+        raise BundleError(f"{name} of the bundle was altered: its hash is not that of manifest.json")
+    return HERE / name
 
 
 def in_onnxruntime(path: Path, options: dict[str, str]) -> Run:
@@ -62,7 +97,7 @@ def in_openvino(path: Path, options: dict[str, str], fixed: bool = True) -> Run:
 @functools.cache
 def _module(name: str) -> ModuleType:
     """A file beside this one, always from its source: an `import` would run whatever bytecode lies in __pycache__."""
-    path, module = HERE / f"{name}.py", ModuleType(name)
+    path, module = checked(f"{name}.py"), ModuleType(name)
     exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     return module
 
@@ -70,7 +105,10 @@ def _module(name: str) -> ModuleType:
 def read(path: Path) -> np.ndarray:
     """A file as uint8 [N, H, W, 3]."""
     if path.suffix.lower() == ".npy":
-        return np.load(path, allow_pickle=False)
+        pixels = np.load(path, allow_pickle=False)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
+            raise ValueError(f"{path} holds {pixels.dtype} {list(pixels.shape)}, not uint8 [N, H, W, 3]")
+        return pixels
     from PIL import Image
 
     beside = _module("rgb")
@@ -85,15 +123,55 @@ def read(path: Path) -> np.ndarray:
 
 def classify(batches: list[np.ndarray], model: str) -> np.ndarray:
     """Batches, each uint8 [N, H, W, 3], to logits [sum of N, classes]; probabilities where the model takes pixels."""
-    chosen = about["models"][model]
-    path, front, options = HERE / "1" / (chosen["file"] or model), HERE / "preprocess.onnx", chosen["options"]
-    if chosen["runtime"] == "openvino":
-        back, prepare = in_openvino(path, options), in_openvino(front, {"INFERENCE_PRECISION_HINT": "f32"}, fixed=False)
-    else:
-        back, prepare = in_onnxruntime(path, options), in_onnxruntime(front, {})
-    if chosen["input"] == "pixels":
-        return np.concatenate([back(pixels) for pixels in batches])
-    return np.concatenate([back(prepare(pixels)) for pixels in batches])
+    chosen = about()["models"][model]
+    path, front, options = checked(f"1/{chosen['file'] or model}"), checked("preprocess.onnx"), chosen["options"]
+    if path.suffix == ".xml":
+        checked(f"1/{path.stem}.bin")
+    try:
+        if chosen["runtime"] == "openvino":
+            back = in_openvino(path, options)
+            prepare = in_openvino(front, {"INFERENCE_PRECISION_HINT": "f32"}, fixed=False)
+        else:
+            back, prepare = in_onnxruntime(path, options), in_onnxruntime(front, {})
+        takes_pixels = chosen["input"] == "pixels"
+        return np.concatenate([back(pixels if takes_pixels else prepare(pixels)) for pixels in batches])
+    except ImportError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise BundleError(f"{model} does not run in {chosen['runtime']}: {lines[-1]}") from error
+
+
+def difference(answers: np.ndarray, model: str) -> float:
+    """The largest of a probability from what was recorded. Raises BundleError where it is not allowed."""
+    chosen = about()["models"][model]
+    path = checked("golden.npz")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            recorded = archive[model]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise BundleError(f"golden.npz of the bundle holds no answers of {model}: {error}") from error
+    if recorded.shape != answers.shape:
+        raise BundleError(f"{model} gives answers of shape {answers.shape}, and {recorded.shape} were recorded")
+    expected, actual = (_probabilities(values, chosen["input"]) for values in (recorded, answers))
+    allowed, ordered = chosen["tolerance"], np.sort(expected, axis=1)
+    clear = ordered[:, -1] - ordered[:, -2] > allowed if ordered.shape[1] > 1 else np.ones(len(ordered), dtype=bool)
+    changed = int((clear & (expected.argmax(1) != actual.argmax(1))).sum())
+    largest = float(np.abs(actual - expected).max())
+    if changed or not largest <= allowed:
+        raise BundleError(
+            f"{model}: {changed} of {len(expected)} golden pictures get another class than was recorded, and "
+            f"probabilities differ by up to {largest:.3g}, {allowed:.3g} allowed"
+        )
+    return largest
+
+
+def _probabilities(values: np.ndarray, taken: str) -> np.ndarray:
+    if taken == "pixels":
+        return values.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # where they are not finite, neither is the difference
+        powers = np.exp(values.astype(np.float64) - values.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
 
 
 def main(arguments: list[str]) -> str | None:
@@ -101,24 +179,41 @@ def main(arguments: list[str]) -> str | None:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return None
-    models = [argument for argument in arguments if argument in about["models"]]
-    paths = [Path(argument) for argument in arguments if argument not in models]
-    model = models[0] if models else about["default_model"]
-    runtime = about["models"][model]["runtime"]
     try:
-        answers = classify([read(path) for path in paths or [HERE / name for name in about["golden"]]], model)
+        known = about()["models"]
+        names = [argument for argument in arguments if argument in known]
+        paths = [Path(argument) for argument in arguments if argument not in names]
+        model = names[0] if names else about()["default_model"]
+        return _run(model, paths)
+    except BundleError as error:
+        return str(error)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        return f"manifest.json does not fit this bundle: {error!r}"
+
+
+def _run(model: str, paths: list[Path]) -> str | None:
+    known = about()["models"]
+    runtime = known[model]["runtime"]
+    library = _MODULES.get(runtime, runtime)
+    try:
+        answers = classify([read(path) for path in paths or map(checked, about()["golden"])], model)
     except ModuleNotFoundError as error:
-        others = [name for name, each in about["models"].items() if each["runtime"] != runtime]
-        without = others if error.name == _MODULES.get(runtime, runtime) else []
+        others = [name for name, each in known.items() if each["runtime"] != runtime]
+        without = others if error.name == library else []
         hint = f", or name a model of another runtime: {', '.join(without)}" if without else ""
         return f"{model} needs {error.name}: pip install {_PACKAGES.get(error.name or '', error.name)}{hint}"
+    except ImportError as error:
+        return f"{model} needs {library}, which cannot be imported: {error}"
+    except BundleError:
+        raise
     except (OSError, ValueError) as error:
-        return f"{error} (pictures, then one of {', '.join(about['models'])})"
+        return f"{error} (pictures, then one of {', '.join(known)})"
+    largest = None if paths else difference(answers, model)
     for row in answers:
-        print(about["class_names"][int(row.argmax())])
-    if not paths:
-        difference = np.abs(answers - np.load(HERE / "golden.npz")[model]).max()
-        print("largest difference from the recorded answers:", float(difference))
+        print(about()["class_names"][int(row.argmax())])
+    if largest is not None:
+        allowed = known[model]["tolerance"]
+        print(f"largest difference of a probability from what was recorded ({allowed:g} allowed): {largest:.3g}")
     return None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from compress.system.errors import InputError
 from compress.system.files import sha256_file
 from export.delivery.bytecode import is_compiled_from, source_of
-from export.delivery.golden import ANSWERS, PREPROCESSING
+from export.delivery.golden import ANSWERS, PREPROCESSING, TOLERANCES
 from export.delivery.manifest import ANEW, CLASSES, bundle_files, read_manifest, signature
 from export.onnx import load
 from export.records import BundleManifest
@@ -46,6 +46,12 @@ def checked_manifest(folder: Path, path: Path) -> BundleManifest:
         raise InputError(f"the manifest of {path} has no hash of {unlisted[0]}", ANEW)
     _same_classes((folder / CLASSES).read_text(encoding="utf-8").removesuffix("\n"), manifest, f"{CLASSES} in {path}")
     for name, about in manifest.models.items():
+        if not 0 < about.tolerance <= TOLERANCES[about.precision]:
+            raise InputError(
+                f"the manifest of {path} lets probabilities of {name} differ by {about.tolerance:g}, and "
+                f"{TOLERANCES[about.precision]:g} is allowed for {about.precision}",
+                ANEW,
+            )
         if not manifest.path(name).endswith(".onnx"):  # an IR has its hash alone
             continue
         model = folder / manifest.path(name)

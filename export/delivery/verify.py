@@ -13,14 +13,11 @@ from scipy.special import softmax
 from compress.system.errors import GateError, InputError
 from compress.system.platform import processor
 from export.delivery.checks import checked_manifest
-from export.delivery.golden import LIBRARIES, answers, recorded_answers
+from export.delivery.golden import LIBRARIES, TOLERANCES, answers, recorded_answers
 from export.delivery.instructions import lacking
-from export.records import BundledModel, RunPrecision
+from export.records import BundledModel
 
 logger = logging.getLogger(__name__)
-
-# Of each probability. INT8 differs between CPUs with and without 8-bit dot products.
-TOLERANCES: dict[RunPrecision, float] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 3e-2, "int8": 5e-2}
 
 
 def verify_bundle(path: Path, *, threads: int | None = None) -> dict[str, float]:
