@@ -32,6 +32,7 @@ from export.onnx import (
     float_operators,
     largest_values,
     open_session,
+    preprocessing_metadata,
     to_fp16,
     write_emulation,
 )
@@ -176,12 +177,7 @@ def _metadata(source: Source) -> dict[str, str]:
     return {
         **source.provenance,
         "class_names": "\n".join(data.class_names),
-        "mean": ",".join(f"{value:.9g}" for value in data.mean),
-        "std": ",".join(f"{value:.9g}" for value in data.std),
-        "image_size": str(data.eval_images.shape[1]),
-        "interpolation": data.interpolation,
-        "crop_pct": f"{data.crop_pct:.9g}",
-        "fit": data.fit,
+        **preprocessing_metadata(data.square, data.mean, data.std),
         "color_order": "RGB",
         **{f"version_{package}": version(package) for package in ("torch", "timm", "onnxscript")},
     }

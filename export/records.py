@@ -196,7 +196,7 @@ class BundledModel(Record):
     precision: RunPrecision
     input: Literal["input", "pixels"] = "input"
     signature: str = ""
-    """Of an ONNX file: its inputs and outputs with type and shape."""
+    """The inputs and outputs of the file with type and shape."""
     runtime: Literal["ort", "openvino"] = "ort"
     file: str = ""
     """Below 1/; empty where the model has the file's name."""
@@ -204,6 +204,8 @@ class BundledModel(Record):
     """Of the session. Empty: the runner's own."""
     tolerance: float = 0.0
     """By how much each probability may differ from what was recorded."""
+    golden_right: int = 0
+    """How many of the golden pictures get their class."""
 
 
 class BundleManifest(Record):
@@ -224,6 +226,10 @@ class BundleManifest(Record):
     cpu_flags: list[str] = Field(default=[])
     golden: Annotated[dict[str, str], Field(min_length=1)]
     """The golden pictures: the class of each, by its POSIX path in the bundle."""
+    eval_images: list[Annotated[int, Field(ge=0)]]
+    """How many images the evaluation split has of each class: they say how many of them are golden."""
+    preprocessing_signature: str
+    """The inputs and outputs of preprocess.onnx."""
     files: dict[str, str]
     """SHA-256 of every other file, by its POSIX path in the bundle."""
     sha256: str = ""

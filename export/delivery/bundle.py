@@ -16,10 +16,10 @@ from compress.data import Dataset, rgb
 from compress.system.errors import InputError
 from compress.system.files import replacing, sha256_file
 from compress.system.platform import processor
-from export.delivery.bundle_texts import card_text, triton_config
-from export.delivery.golden import ANSWERS, PREPROCESSING, TOLERANCES, answers, write_pictures
+from export.delivery.bundle_texts import TRITON, TritonFacts, card_text, triton_config
+from export.delivery.golden import ANSWERS, CLASSES, PREPROCESSING, TOLERANCES, answers, right, write_pictures
 from export.delivery.instructions import INSTRUCTIONS
-from export.delivery.manifest import CLASSES, MANIFEST, bundle_files, signature, write_manifest
+from export.delivery.manifest import MANIFEST, bundle_files, described, write_manifest
 from export.onnx import PIXELS_NAME, export_preprocessing, load
 from export.openvino import session_options
 from export.records import PRECISIONS, BundledModel, BundleManifest, Precision
@@ -78,12 +78,23 @@ def make_bundle(
         export_preprocessing(folder / PREPROCESSING, data.square, mean=data.mean, std=data.std)
         golden = write_pictures(folder, data)
         recorded = answers(folder, entries, golden, threads)
+        entries = {
+            name: about.model_copy(update={"golden_right": right(recorded[name], golden, data.class_names)})
+            for name, about in entries.items()
+        }
         np.savez(folder / ANSWERS, allow_pickle=False, **recorded)
         (folder / CLASSES).write_text("\n".join(data.class_names) + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name("bundle_runner.py"), folder / "run.py")
         shutil.copyfile(rgb.__file__, folder / "rgb.py")
         default = next(iter(entries))
-        (folder / "config.pbtxt").write_text(triton_config(default, entries[default], data), encoding="utf-8")
+        facts = TritonFacts(
+            entries[default].file or default,
+            entries[default].runtime,
+            len(data.mean),
+            data.square.size,
+            len(data.class_names),
+        )
+        (folder / TRITON).write_text(triton_config(facts), encoding="utf-8")
         (folder / "README.md").write_text(card_text(models, entries, data, card), encoding="utf-8")
         cpu, flags = (recommended.cpu, recommended.cpu_flags) if recommended else processor()
         manifest = BundleManifest(
@@ -99,6 +110,8 @@ def make_bundle(
             cpu=cpu,
             cpu_flags=[flag for flag in INSTRUCTIONS if flag in flags],
             golden=golden,
+            eval_images=np.bincount(data.eval_labels, minlength=len(data.class_names)).tolist(),
+            preprocessing_signature=described(folder / PREPROCESSING)[0],
             files={name: sha256_file(folder / name) for name in bundle_files(folder)},
         )
         write_manifest(folder, manifest)
@@ -114,22 +127,20 @@ def _entries(models: Sequence[Path], recommended: Recommended | None) -> dict[st
     """The models of a bundle, the default one first."""
     first = {recommended.name: _signed(recommended.about, recommended.path)} if recommended else {}
     rest = {model.name: _entry(model) for model in models if model.name not in first}
-    entries = first | rest
-    return {
-        name: about.model_copy(update={"tolerance": TOLERANCES[about.precision]}) for name, about in entries.items()
-    }
+    return first | rest
 
 
 def _entry(model: Path) -> BundledModel:
     if model.suffix == ".xml":
-        return BundledModel(precision=_precision(model), runtime="openvino", options=session_options(None, "f32"))
+        about = BundledModel(precision=_precision(model), runtime="openvino", options=session_options(None, "f32"))
+        return _signed(about, model)
     takes_pixels = load(model).graph.input[0].name == PIXELS_NAME
     about = BundledModel(precision=_precision(model), input="pixels" if takes_pixels else "input")
     return _signed(about, model)
 
 
 def _signed(about: BundledModel, model: Path) -> BundledModel:
-    return about.model_copy(update={"signature": signature(load(model))}) if model.suffix == ".onnx" else about
+    return about.model_copy(update={"signature": described(model)[0], "tolerance": TOLERANCES[about.precision]})
 
 
 def _precision(model: Path) -> Precision:

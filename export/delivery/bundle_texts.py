@@ -1,14 +1,17 @@
 """What a bundle says of itself to people, and to a Triton server."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from compress.data import Dataset
 from compress.data.preprocessing import Fit
-from export.delivery.golden import LIBRARIES
+from export.delivery.golden import CLASSES, LIBRARIES
 from export.onnx import get_metadata
 from export.records import BundledModel
 from export.report.formats import md
+
+TRITON = "config.pbtxt"
 
 _SIDES: dict[Fit, str] = {
     "crop": "Before, the shorter side is resized to {} pixels",
@@ -17,19 +20,50 @@ _SIDES: dict[Fit, str] = {
 }
 
 
-def triton_config(model: str, about: BundledModel, data: Dataset) -> str:
+@dataclass(frozen=True)
+class TritonFacts:
+    """What a Triton server must know of the default model. `file`: below 1/. `size`: pixels a side of its input."""
+
+    file: str
+    runtime: str
+    channels: int
+    size: int
+    classes: int
+
+    @property
+    def lines(self) -> tuple[str, str, str, str]:
+        """Of config.pbtxt: what runs it, its file, its input and its output."""
+        return (
+            'platform: "onnxruntime_onnx"' if self.runtime == "ort" else 'backend: "openvino"',
+            f'default_model_filename: "{self.file}"',
+            f'{{ name: "input", data_type: TYPE_FP32, dims: [ {self.channels}, {self.size}, {self.size} ] }}',
+            f'{{ name: "logits", data_type: TYPE_FP32, dims: [ {self.classes} ], label_filename: "{CLASSES}" }}',
+        )
+
+    def lacking(self, config: str) -> str:
+        """The first of these lines that a config.pbtxt does not say, whatever its spaces; empty where it says all."""
+        found = _without_spaces("".join(line.partition("#")[0] for line in config.splitlines()))
+        if found.count("default_model_filename:") != 1:
+            return self.lines[1]
+        return next((line for line in self.lines if _without_spaces(line) not in found), "")
+
+
+def _without_spaces(text: str) -> str:
+    return "".join(text.split())
+
+
+def triton_config(facts: TritonFacts) -> str:
     """config.pbtxt, for the default model."""
-    _, height, width, channels = data.eval_images.shape
-    runs = 'platform: "onnxruntime_onnx"' if about.runtime == "ort" else 'backend: "openvino"'
+    runs, file, taken, given = facts.lines
     return f"""# The input is what preprocess.onnx makes of pictures: resized, cropped and normalised, float32.
 {runs}
-default_model_filename: "{about.file or model}"
+{file}
 max_batch_size: 64
 input [
-  {{ name: "input", data_type: TYPE_FP32, dims: [ {channels}, {height}, {width} ] }}
+  {taken}
 ]
 output [
-  {{ name: "logits", data_type: TYPE_FP32, dims: [ {len(data.class_names)} ], label_filename: "classes.txt" }}
+  {given}
 ]
 instance_group [ {{ kind: KIND_CPU, count: 1 }} ]
 dynamic_batching {{ }}

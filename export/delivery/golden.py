@@ -5,7 +5,7 @@ In: a data set and the models. Out: the files below golden/, and golden.npz with
 
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +20,7 @@ from export.openvino import Execution, OpenVinoPictures
 from export.records import BundledModel, BundleManifest, RunPrecision
 from export.runtimes import PictureRuntime
 
-ANSWERS = "golden.npz"
+ANSWERS, CLASSES = "golden.npz", "classes.txt"
 LIBRARIES = {"ort": "onnxruntime", "openvino": "openvino"}
 PREPROCESSING = "preprocess.onnx"
 PER_CLASS, MOST = 3, 30
@@ -76,6 +76,17 @@ def _opened(folder: Path, name: str, about: BundledModel, threads: int | None) -
         return PictureRuntime(path, front, threads=threads)
     execution = about.options.get("INFERENCE_PRECISION_HINT", "f32")
     return OpenVinoPictures(path, front, threads=threads, execution=cast(Execution, execution))
+
+
+def right(answers: np.ndarray, golden: Mapping[str, str], class_names: Sequence[str]) -> int:
+    """How many golden pictures get their class. `answers` [N, C] are in the order of `golden`."""
+    return sum(class_names[row.argmax()] == name for row, name in zip(answers, golden.values(), strict=True))
+
+
+def expected_pictures(eval_images: Sequence[int]) -> list[int]:
+    """How many golden pictures there are of each class, of an evaluation split with so many images of each."""
+    labels = np.repeat(np.arange(len(eval_images)), np.minimum(eval_images, PER_CLASS))
+    return np.bincount(labels[stratified(labels, per_class=PER_CLASS, most=MOST)], minlength=len(eval_images)).tolist()
 
 
 def recorded_answers(folder: Path, manifest: BundleManifest, path: Path) -> dict[str, np.ndarray]:

@@ -7,9 +7,11 @@ import onnx
 
 from compress.system.errors import InputError
 from compress.system.hashes import sha256_json
+from export import openvino
+from export.onnx import load
 from export.records import BundleManifest
 
-MANIFEST, CLASSES = "manifest.json", "classes.txt"
+MANIFEST = "manifest.json"
 ANEW = "Get the bundle anew"
 
 
@@ -19,10 +21,20 @@ def bundle_files(folder: Path) -> list[str]:
     return sorted(path.as_posix() for path in found if path.as_posix() != MANIFEST)
 
 
-def signature(model: onnx.ModelProto) -> str:
-    """Its inputs and outputs with type and shape, as in "input: float[batch, 3, 8, 8] -> logits: float[batch, 2]"."""
-    graph = model.graph
-    return " -> ".join(", ".join(map(_described, values)) for values in (graph.input, graph.output))
+def described(path: Path) -> tuple[str, dict[str, str]]:
+    """Of an ONNX file or an IR: its inputs and outputs with type and shape, and the metadata of its export.
+
+    The first is as in "input: float[batch, 3, 8, 8] -> logits: float[batch, 2]".
+
+    Raises:
+        MachineError: it is an IR, and OpenVINO is not installed.
+        InputError: it is missing or damaged.
+    """
+    if path.suffix == ".xml":
+        return openvino.described(path)
+    model = load(path)
+    signature = " -> ".join(", ".join(map(_described, values)) for values in (model.graph.input, model.graph.output))
+    return signature, {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _described(value: onnx.ValueInfoProto) -> str:

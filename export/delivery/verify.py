@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from compress.system.errors import GateError, InputError
 from compress.system.platform import processor
-from export.delivery.checks import checked_manifest
+from export.delivery.checks import check_labels, checked_manifest
 from export.delivery.golden import LIBRARIES, TOLERANCES, answers, recorded_answers
 from export.delivery.instructions import lacking
 from export.records import BundledModel
@@ -45,7 +45,9 @@ def verify_bundle(path: Path, *, threads: int | None = None) -> dict[str, float]
             logger.warning(warning)
         recorded = recorded_answers(folder, manifest, path)
         found = answers(folder, manifest.models, manifest.golden, threads)
-    return {name: _difference(name, about, recorded[name], found[name]) for name, about in manifest.models.items()}
+    measured = {name: _difference(name, about, recorded[name], found[name]) for name, about in manifest.models.items()}
+    check_labels(manifest, recorded, path)
+    return measured
 
 
 def _difference(name: str, about: BundledModel, recorded: np.ndarray, found: np.ndarray) -> float:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         set_metadata,
     )
     from export.onnx.fp16 import float_operators, to_fp16, write_emulation
+    from export.onnx.preprocessing import preprocessing_metadata
     from export.onnx.ranges import largest_values, measured
     from export.onnx.session import default_threads, open_session, session_options
 
@@ -38,6 +39,7 @@ __all__ = [
     "load",
     "measured",
     "open_session",
+    "preprocessing_metadata",
     "save",
     "session_options",
     "set_metadata",
@@ -49,6 +51,7 @@ _HOMES = {
     "add_preprocessing": "export.onnx.export",
     "export_onnx": "export.onnx.export",
     "export_preprocessing": "export.onnx.export",
+    "preprocessing_metadata": "export.onnx.preprocessing",
     "INPUT_NAME": "export.onnx.file",
     "OUTPUT_NAME": "export.onnx.file",
     "PIXELS_NAME": "export.onnx.file",

@@ -20,7 +20,7 @@ from torch import nn
 from compress.data.decode import Square
 from compress.system.errors import GateError, InputError, first_line
 from export.onnx.file import INPUT_NAME, OUTPUT_NAME, PROBABILITIES_NAME, load, save, set_metadata
-from export.onnx.preprocessing import FRONT_OUTPUT, preprocessing_graph
+from export.onnx.preprocessing import FRONT_OUTPUT, preprocessing_graph, preprocessing_metadata
 
 # LayerNormalization exists from opset 17 and Gelu from 20; without them both become chains of small operators.
 OPSET_CONV, OPSET_TRANSFORMER = 18, 20
@@ -226,7 +226,9 @@ def export_preprocessing(path: Path, square: Square, *, mean: Sequence[float], s
     graph = preprocessing_graph(square, mean, std, output=INPUT_NAME)
     opsets = [helper.make_opsetid("", OPSET_CONV)]
     ir_version = helper.find_min_ir_version_for(opsets)
-    save(helper.make_model(graph, opset_imports=opsets, ir_version=ir_version), path)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+    set_metadata(model, preprocessing_metadata(square, mean, std))
+    save(model, path)
 
 
 def _like(info: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:

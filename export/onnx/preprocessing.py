@@ -34,6 +34,18 @@ _SUPPORTS = {"nearest": 0.5, "box": 0.5, "bilinear": 1, "hamming": 1, "bicubic":
 _PRECISION = 2.0**22  # Pillow's weights are whole multiples of 2^-22
 
 
+def preprocessing_metadata(square: Square, mean: Sequence[float], std: Sequence[float]) -> dict[str, str]:
+    """What a file says of how its model sees pictures. `mean` and `std` per channel, in 0..1."""
+    return {
+        "mean": ",".join(f"{value:.9g}" for value in mean),
+        "std": ",".join(f"{value:.9g}" for value in std),
+        "image_size": str(square.size),
+        "interpolation": square.interpolation,
+        "crop_pct": f"{square.crop_pct:.9g}",
+        "fit": square.fit,
+    }
+
+
 class _Graph:
     """Nodes by their operator: `graph.Add(a, b)` adds one and gives the name of its output."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from compress.system.lazy import hand_on
 
 if TYPE_CHECKING:
+    from export.openvino.description import described
     from export.openvino.files import openvino_files
     from export.openvino.runtime import OpenVinoPictures, OpenVinoRuntime
     from export.openvino.session import (
@@ -29,6 +30,7 @@ __all__ = [
     "OpenVinoRuntime",
     "Session",
     "core",
+    "described",
     "installed",
     "openvino",
     "openvino_files",
@@ -39,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(__all__, "export.openvino.session"),
+    "described": "export.openvino.description",
     "OpenVinoPictures": "export.openvino.runtime",
     "OpenVinoRuntime": "export.openvino.runtime",
     "openvino_files": "export.openvino.files",

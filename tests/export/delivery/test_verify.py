@@ -14,9 +14,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from compress.data.decode import Square
 from compress.system.errors import GateError, InputError
 from export.delivery import make_bundle, verify_bundle
-from export.onnx import load, save, set_metadata, to_fp16
+from export.onnx import load, preprocessing_metadata, save, set_metadata, to_fp16
 from tests.helpers.bundles import sign
 from tests.helpers.classifiers import Digits
 
@@ -80,6 +81,130 @@ def test_a_model_with_its_classes_in_another_order_is_refused(bundle: Path) -> N
     (bundle / "classes.txt").write_text("\n".join(reversed(names)) + "\n")
     sign(bundle, lambda manifest: manifest["class_names"].reverse())
     with pytest.raises(InputError, match=r"student\.onnx in .* has other class names, or in another order"):
+        verify_bundle(bundle)
+
+
+def reverse_classes(bundle: Path) -> None:
+    """In all places but the models and the golden pictures."""
+    names = (bundle / "classes.txt").read_text().splitlines()
+    (bundle / "classes.txt").write_text("\n".join(reversed(names)) + "\n")
+    sign(bundle, lambda manifest: manifest["class_names"].reverse())
+
+
+def test_classes_in_another_order_are_told_by_the_golden_pictures_where_no_model_names_its_own(bundle: Path) -> None:
+    for name in ("student.onnx", "student.fp16.onnx"):
+        model = load(bundle / "1" / name)
+        set_metadata(model, {})
+        save(model, bundle / "1" / name)
+    sign(bundle)
+    verify_bundle(bundle)
+    reverse_classes(bundle)
+    with pytest.raises(InputError, match=r"student\.onnx gets \d+ of 30 golden pictures right, and its manifest says"):
+        verify_bundle(bundle)
+
+
+def test_a_golden_set_that_was_cut_is_refused(bundle: Path) -> None:
+    with np.load(bundle / "golden.npz") as archive:
+        recorded = {name: values[:1] for name, values in archive.items()}
+    np.savez(bundle / "golden.npz", **recorded)
+
+    def cut(manifest: dict[str, Any]) -> None:
+        for name in list(manifest["golden"])[1:]:
+            del manifest["golden"][name], manifest["files"][name]
+            (bundle / name).unlink()
+        right = recorded["student.onnx"][0].argmax() == 0
+        for entry in manifest["models"].values():
+            entry["golden_right"] = int(right)
+
+    sign(bundle, cut)
+    with pytest.raises(InputError, match="has 1 golden pictures of digit 0, and 3 by its evaluation split"):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": [0.1, 0.2, 0.3]},
+        {"std": [0.1, 0.2, 0.3]},
+        {"image_size": 32},
+        {"crop_pct": 0.5},
+        {"fit": "pad"},
+        {"interpolation": "box"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_preprocessing_that_the_files_do_not_do_is_refused(bundle: Path, change: dict[str, Any]) -> None:
+    """By what preprocess.onnx says of itself, and by what a model says."""
+    (key,) = change
+    sign(bundle, **change)
+    with pytest.raises(InputError, match=rf"preprocess\.onnx in .* has {key} .*, and the manifest says"):
+        verify_bundle(bundle)
+    path = bundle / "1" / "student.onnx"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    own = {entry.key: entry.value for entry in load(bundle / "preprocess.onnx").metadata_props}
+    model = load(path)
+    set_metadata(model, {key: own[key]})
+    save(model, path)
+    front = load(bundle / "preprocess.onnx")
+    square = Square(manifest["image_size"], manifest["interpolation"], manifest["crop_pct"], manifest["fit"])
+    set_metadata(front, preprocessing_metadata(square, manifest["mean"], manifest["std"]))
+    save(front, bundle / "preprocess.onnx")
+    sign(bundle)
+    with pytest.raises(InputError, match=rf"student\.onnx in .* has {key} .*, and the manifest says"):
+        verify_bundle(bundle)
+
+
+def test_preprocessing_that_says_nothing_of_itself_is_refused(bundle: Path) -> None:
+    front = load(bundle / "preprocess.onnx")
+    set_metadata(front, {})
+    save(front, bundle / "preprocess.onnx")
+    sign(bundle)
+    with pytest.raises(
+        InputError, match=r"preprocess\.onnx in .* has mean nothing, and the manifest says 0\.4,0\.45,0\.5"
+    ):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('default_model_filename: "student.onnx"', 'default_model_filename: "nowhere.onnx"'),
+        ('default_model_filename: "student.onnx"', 'default_model_filename: "student.fp16.onnx"'),
+        ('default_model_filename: "student.onnx"', '# default_model_filename: "student.onnx"'),
+        ("max_batch_size", 'default_model_filename: "nowhere.onnx"\nmax_batch_size'),
+        ('platform: "onnxruntime_onnx"', 'backend: "openvino"'),
+        ('label_filename: "classes.txt"', 'label_filename: "labels.txt"'),
+        ("dims: [ 10 ]", "dims: [ 11 ]"),
+        ("dims: [ 3, 16, 16 ]", "dims: [ 3, 32, 32 ]"),
+    ],
+)
+def test_a_triton_configuration_of_another_model_is_refused(bundle: Path, before: str, after: str) -> None:
+    path = bundle / "config.pbtxt"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    sign(bundle)
+    with pytest.raises(InputError, match=r"config\.pbtxt in .* does not say .*, as the manifest does"):
+        verify_bundle(bundle)
+    path.write_text(text.replace(": ", " :  ").replace("count :  1", "count :  4"))
+    sign(bundle)
+    verify_bundle(bundle)
+
+
+def test_a_tolerance_that_is_wider_than_that_of_verify_is_refused(bundle: Path) -> None:
+    sign(bundle, lambda manifest: manifest["models"]["student.onnx"].update(tolerance=0.5))
+    with pytest.raises(InputError, match=r"lets probabilities of student\.onnx differ by 0\.5, and 0\.001 is allowed"):
+        verify_bundle(bundle)
+
+
+def test_preprocessing_with_other_inputs_or_outputs_is_refused(bundle: Path) -> None:
+    front = load(bundle / "preprocess.onnx")
+    front.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 16
+    save(front, bundle / "preprocess.onnx")
+    sign(bundle)
+    with pytest.raises(
+        InputError, match=r"preprocess\.onnx in .* is pixels: uint8\[batch, 16, width, 3\] -> input: float"
+    ):
         verify_bundle(bundle)
 
 

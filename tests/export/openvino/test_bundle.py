@@ -2,10 +2,12 @@
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +116,49 @@ def test_the_golden_answers_are_those_of_openvino(bundle: Path, data: Digits) ->
 
 def test_verify_replays_every_model_in_its_runtime(bundle: Path) -> None:
     assert list(verify_bundle(bundle, threads=1)) == ["student.xml", "student.onnx"]
+
+
+def test_the_manifest_has_the_inputs_and_outputs_of_the_ir(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    assert manifest["models"]["student.xml"]["signature"] == "input: float[?, 3, 16, 16] -> logits: float[?, 10]"
+    assert manifest["preprocessing_signature"].startswith("pixels: uint8[batch, height, width, 3] -> input: float")
+    path = copy / "1" / "student.xml"
+    text = path.read_text()
+    for before, after in (('shape="?,3,16,16"', 'shape="2,3,16,16"'), ('names="logits"', 'names="scores"')):
+        assert before in text
+        path.write_text(text.replace(before, after))
+        sign(copy)
+        with pytest.raises(
+            InputError, match=r"student\.xml in .* is input: .*, and the manifest says input: float\[\?"
+        ):
+            verify_bundle(copy, threads=1)
+
+
+def test_an_ir_whose_classes_are_in_another_order_is_refused(copy: Path) -> None:
+    """By its own metadata; and where it has none, by the golden pictures."""
+    names = (copy / "classes.txt").read_text().splitlines()
+    (copy / "classes.txt").write_text("\n".join(reversed(names)) + "\n")
+
+    def only_ir(manifest: dict[str, Any]) -> None:
+        manifest["class_names"].reverse()
+        del manifest["models"]["student.onnx"], manifest["files"]["1/student.onnx"]
+        (copy / "1" / "student.onnx").unlink()
+
+    sign(copy, only_ir)
+    with pytest.raises(InputError, match=r"student\.xml in .* has other class names, or in another order"):
+        verify_bundle(copy, threads=1)
+    path = copy / "1" / "student.xml"
+    path.write_text(re.sub(r"<class_names [^>]*/>", "", path.read_text()))
+    sign(copy)
+    with pytest.raises(InputError, match=r"student\.xml gets \d+ of 30 golden pictures right, and its manifest says"):
+        verify_bundle(copy, threads=1)
+
+
+def test_a_damaged_ir_is_an_input_error(copy: Path) -> None:
+    (copy / "1" / "student.xml").write_text("<net>")
+    sign(copy)
+    with pytest.raises(InputError, match="OpenVINO cannot open"):
+        verify_bundle(copy, threads=1)
 
 
 def test_altered_weights_are_refused(copy: Path) -> None:
