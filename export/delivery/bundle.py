@@ -16,12 +16,12 @@ from compress.data import Dataset, rgb
 from compress.system.errors import InputError
 from compress.system.files import replacing, sha256_file
 from compress.system.platform import processor
+from export import onnx, openvino
 from export.delivery.bundle_texts import TRITON, TritonFacts, card_text, triton_config
 from export.delivery.golden import ANSWERS, CLASSES, PREPROCESSING, TOLERANCES, answers, right, write_pictures
 from export.delivery.instructions import INSTRUCTIONS
 from export.delivery.manifest import MANIFEST, bundle_files, described, write_manifest
 from export.onnx import PIXELS_NAME, export_preprocessing, load
-from export.openvino import session_options
 from export.records import PRECISIONS, BundledModel, BundleManifest, Precision
 
 
@@ -71,7 +71,7 @@ def make_bundle(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
         folder = Path(staging) / "bundle"
         (folder / "1").mkdir(parents=True)
-        entries = _entries(models, recommended)
+        entries = _entries(models, recommended, threads)
         for model in {*models, *([recommended.path] if recommended else [])}:
             for each in [model, *([model.with_suffix(".bin")] if model.suffix == ".xml" else [])]:
                 shutil.copyfile(each, folder / "1" / each.name)
@@ -123,19 +123,24 @@ def make_bundle(
     return target
 
 
-def _entries(models: Sequence[Path], recommended: Recommended | None) -> dict[str, BundledModel]:
+def _entries(models: Sequence[Path], recommended: Recommended | None, threads: int | None) -> dict[str, BundledModel]:
     """The models of a bundle, the default one first."""
     first = {recommended.name: _signed(recommended.about, recommended.path)} if recommended else {}
-    rest = {model.name: _entry(model) for model in models if model.name not in first}
+    rest = {model.name: _entry(model, threads) for model in models if model.name not in first}
     return first | rest
 
 
-def _entry(model: Path) -> BundledModel:
+def _entry(model: Path, threads: int | None) -> BundledModel:
     if model.suffix == ".xml":
-        about = BundledModel(precision=_precision(model), runtime="openvino", options=session_options(None, "f32"))
+        options = openvino.session_options(threads, "f32")
+        about = BundledModel(precision=_precision(model), runtime="openvino", options=options)
         return _signed(about, model)
     takes_pixels = load(model).graph.input[0].name == PIXELS_NAME
-    about = BundledModel(precision=_precision(model), input="pixels" if takes_pixels else "input")
+    about = BundledModel(
+        precision=_precision(model),
+        input="pixels" if takes_pixels else "input",
+        options=onnx.session_options(threads),
+    )
     return _signed(about, model)
 
 

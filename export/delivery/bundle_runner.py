@@ -63,7 +63,10 @@ def in_onnxruntime(path: Path, options: dict[str, str]) -> Run:
 
     chosen = onnxruntime.SessionOptions()
     for name, value in options.items():
-        setattr(chosen, name, int(value))
+        if "." in name:
+            chosen.add_session_config_entry(name, value)
+        else:
+            setattr(chosen, name, int(value))
     session = onnxruntime.InferenceSession(str(path), chosen, providers=["CPUExecutionProvider"])
     taken = session.get_inputs()[0].name
     return lambda inputs: np.asarray(session.run(None, {taken: inputs})[0])
