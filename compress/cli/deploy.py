@@ -115,7 +115,13 @@ def export(
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Default: 1 and 32.")
 @click.option("--threads", type=click.IntRange(1), multiple=True, help="Default: what this process may use.")
 @click.option("--seconds", type=Finite(0), default=3.0, show_default=True, help="Least time for each latency.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="A limit, as in benchmark.p90_ms=5.")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A limit, as in benchmark.p90_ms=5 or export.max_int8_top1_drop=0.01.",
+)
 @click.option("--gate", is_flag=True, help="Exit 6 where the verdict is FAIL.")
 @click.option(
     "--undecided",

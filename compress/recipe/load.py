@@ -61,13 +61,14 @@ def load_recipe(path: str | Path, *, method: str | None = None, overrides: Seque
     return validate_recipe(raw, source=str(path))
 
 
-def changed_recipe(recipe: Recipe, overrides: Sequence[str], *, section: str) -> Recipe:
+def changed_recipe(recipe: Recipe, overrides: Sequence[str], *, section: str, also: Sequence[str] = ()) -> Recipe:
     """The recipe of a finished run with other values in a section that training does not depend on.
 
     Args:
         recipe: of the run.
         overrides: "section.key=value" with a YAML value, as for --set.
-        section: the only one that may be changed.
+        section: the one that may be changed.
+        also: others that may.
 
     Raises:
         UsageError: an override is wrong, or of another section.
@@ -76,9 +77,9 @@ def changed_recipe(recipe: Recipe, overrides: Sequence[str], *, section: str) ->
     require_type(overrides, (list, tuple), "overrides", f'For example ["{section}.KEY=VALUE"].')
     for override in overrides:
         require_type(override, str, "overrides: an entry", f'For example "{section}.KEY=VALUE".')
-        if override.partition(".")[0].strip() != section:
-            key = override.partition("=")[0]
-            raise UsageError(f"--set {key}: of a finished run only {section}.KEY can be set here")
+        if override.partition(".")[0].strip() not in (section, *also):
+            key, settable = override.partition("=")[0], " and ".join(f"{each}.KEY" for each in (section, *also))
+            raise UsageError(f"--set {key}: of a finished run only {settable} can be set here")
         apply_override(raw, override)
     return validate_recipe(raw, source="--set")
 

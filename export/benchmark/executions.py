@@ -1,5 +1,5 @@
 """The gates of all that a benchmark measures of the student: of its files as the export judged them, and of what no
-export has gated, which is a graph as OpenVINO computes it.
+export has gated, which is a graph as OpenVINO computes it, and any file where --set changes a gate.
 
 In: the records of the files, and the answers of all candidates. Out: a Gate by candidate.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from compress.recipe import Export
 from compress.system.errors import GateError
 from export.benchmark.candidates import STUDENT_FILE, Candidate
+from export.benchmark.limits import Limits
 from export.gates import parity
 from export.records import FileRecord, Outcome, undecided
 
@@ -29,7 +30,7 @@ def gates(
     files: Mapping[str, FileRecord],
     logits: Mapping[str, np.ndarray],
     labels: np.ndarray,
-    limits: Export,
+    limits: Limits,
 ) -> dict[str, Gate]:
     """The gate of every file of the student in its runtime, and of every graph of it in OpenVINO.
 
@@ -38,7 +39,7 @@ def gates(
         files: of the student's export. One that has no limit but parity is PASS.
         logits: [N, C] by candidate, where they were computed.
         labels: class of each image, [N].
-        limits: of the recipe.
+        limits: the gates. Where they are not those of the export, every file is judged anew.
     """
     found = {}
     for candidate in candidates:
@@ -47,16 +48,20 @@ def gates(
             continue
         if name in files:
             found[name] = Gate(files[name].outcome or "PASS", files[name].open_gates.get("", ""))
-        if candidate.runtime == "openvino" and name in logits:
-            measured = _measured(candidate, logits, labels, limits)
+        if name not in logits:
+            continue
+        if limits.changed:
+            found[name] = _measured(candidate, logits, labels, limits.gates)
+        elif candidate.runtime == "openvino":
+            measured = _measured(candidate, logits, labels, limits.gates)
             if name not in found or measured.outcome == "FAIL":
                 found[name] = measured
     return found
 
 
-def _measured(candidate: Candidate, logits: Mapping[str, np.ndarray], labels: np.ndarray, limits: Export) -> Gate:
-    of_int8 = parity.Limits(limits.max_int8_top1_drop, limits.min_int8_agreement)
-    of_others = parity.Limits(limits.max_fp16_top1_drop, limits.min_agreement, same_is_enough=True)
+def _measured(candidate: Candidate, logits: Mapping[str, np.ndarray], labels: np.ndarray, gates: Export) -> Gate:
+    of_int8 = parity.Limits(gates.max_int8_top1_drop, gates.min_int8_agreement)
+    of_others = parity.Limits(gates.max_fp16_top1_drop, gates.min_agreement, same_is_enough=True)
     allowed = of_int8 if candidate.precision == "int8" else of_others
     judged = parity.judge(logits[STUDENT_FILE], logits[candidate.name], labels, allowed)
     try:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress.recipe import changed_recipe
 from compress.runs.data import data_of_student, data_of_teacher
 from compress.runs.folder import Run, finished_run, now
 from compress.runs.locks import held
@@ -32,6 +31,7 @@ from export.benchmark.candidates import (
 )
 from export.benchmark.executions import gates
 from export.benchmark.file import write_benchmark
+from export.benchmark.limits import GATES, limits_of
 from export.benchmark.machine import this_machine
 from export.benchmark.results import AccuracyResult, Benchmark, NotRun, Settings
 from export.benchmark.summary import Measured, candidate_result, judged, summary
@@ -72,7 +72,8 @@ def benchmark_run(
         min_runs: the fewest runs for each latency, unless they take more than four times `min_seconds`.
         student: a module to fill with the student's weights, where `distill` was given one.
         teacher: the same for the teacher.
-        overrides: "benchmark.key=value", limits instead of the recipe's, as for --set.
+        overrides: as for --set. "benchmark.key=value": limits of the verdict instead of the recipe's.
+            "export.key=value": what a file may lose, instead of the limits by which the files were exported.
 
     Returns:
         What benchmark.json holds. Accuracies are fractions, times milliseconds.
@@ -88,13 +89,15 @@ def benchmark_run(
     started, clock = now(), time.perf_counter()
     run = finished_run(given_run(run).path)
     machine = this_machine()
+    limits = limits_of(run, overrides)
     settings = Settings(
         runtimes=list(runtimes) or list(RUNTIMES),
         batches=sorted(set(batches)) or list(BATCHES),
         threads=list(dict.fromkeys(threads)) or [default_threads()],
         min_seconds=min_seconds,
         min_runs=min_runs,
-        limits=changed_recipe(run.recipe, overrides, section="benchmark").benchmark.model_dump(),
+        limits=limits.verdict.model_dump(),
+        gates={key: getattr(limits.gates, key) for key in GATES},
     )
     _check(settings)
     if "openvino" in runtimes:
@@ -114,7 +117,7 @@ def benchmark_run(
         logits, scores = _score(candidates, images, dataset.eval_labels, settings.threads[0])
         chosen = [candidate for candidate in candidates if reason_not_timed(candidate, settings.runtimes) is None]
         timed, aa = time_candidates(chosen, images, settings, reference)
-        gated = gates(candidates, read_export(run).files, logits, dataset.eval_labels, run.recipe.export)
+        gated = gates(candidates, read_export(run).files, logits, dataset.eval_labels, limits)
         measured = Measured(dataset, logits, scores, timed, aa, settings, reference, gated)
         results = [candidate_result(candidate, measured) for candidate in candidates]
         verdict = judged(results, measured)

@@ -236,6 +236,9 @@ class Settings(Section):
     min_seconds: float
     min_runs: int
     limits: dict[str, float | None]
+    gates: dict[str, float] = Field(
+        default={}, description="What a file may lose against the FP32 one: export.json's settings, or --set."
+    )
 
 
 class Benchmark(Section):

@@ -5,12 +5,11 @@ In: a run whose student was exported. Out: RUN/export/teacher*.onnx, so that lik
 
 import logging
 
-from pydantic import ValidationError
 from torch import nn
 
-from compress.recipe import Export
 from compress.runs.folder import Run
 from compress.system.errors import CompressError, InputError
+from export.benchmark.limits import recorded_settings
 from export.folder import ExportFolder, read_export
 from export.pipeline import Wanted, export_model
 from export.records import PRECISIONS, ExportRecord, Precision
@@ -37,7 +36,7 @@ def make_teacher_files(run: Run, model: nn.Module | None = None, *, threads: int
         return
     logger.info(f"exporting the teacher as {', '.join(missing)}, to compare like with like")
     try:
-        settings = run.recipe.export if there is None else _settings(there, run.recipe.export)
+        settings = run.recipe.export if there is None else recorded_settings(there, run.recipe.export)
         wanted = Wanted(("onnx",), missing, threads=threads, to_compare=True)
         export_model(teacher_source(run, model), teacher, settings, wanted)
     except CompressError as error:
@@ -50,10 +49,3 @@ def _exported_before(run: Run, teacher: ExportFolder) -> ExportRecord | None:
         return read_export(run, "teacher") if teacher.record_file.exists() else None
     except InputError:
         return None
-
-
-def _settings(record: ExportRecord, otherwise: Export) -> Export:
-    try:
-        return Export.model_validate(record.settings)
-    except ValidationError:  # of another version
-        return otherwise

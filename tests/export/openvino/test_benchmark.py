@@ -1,6 +1,5 @@
 """OpenVINO in a benchmark: every graph in it, bf16 as a candidate of its own, altered IRs, a missing package."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.recipe import Export
+from compress.recipe import BenchmarkLimits, Export
 from compress.runs.data import data_of_student
 from compress.runs.folder import Run
 from compress.system.errors import InputError
 from export import benchmark_run, export_run
 from export.benchmark import AccuracyResult, Benchmark, find_candidates
 from export.benchmark.executions import gates
+from export.benchmark.limits import Limits
 from export.folder import read_export
 from export.openvino import core, own_execution
 from export.runtimes import normalise
@@ -100,7 +100,7 @@ def test_what_loses_more_than_the_export_allows_is_refused(run: Run) -> None:
     wrong = right.copy()
     wrong[:40] = np.roll(wrong[:40], 1, axis=1)
     logits = {entry.name: right for entry in candidates} | {"openvino/student.int8.xml": wrong}
-    found = gates(candidates, read_export(run).files, logits, labels, Export())
+    found = gates(candidates, read_export(run).files, logits, labels, Limits(BenchmarkLimits(), Export(), Export()))
     assert [name for name, gate in found.items() if gate.outcome == "FAIL"] == ["openvino/student.int8.xml"]
     assert "loses 10.00 points" in found["openvino/student.int8.xml"].reason
 
@@ -115,7 +115,7 @@ def test_what_no_export_has_gated_is_undecided_where_too_few_images_tell(run: Ru
     files = read_export(run).files
     files["student.onnx"] = files["student.onnx"].model_copy(update={"outcome": None})
     logits = {entry.name: right for entry in candidates} | {"student.onnx:openvino": wrong}
-    found = gates(candidates, files, logits, labels, Export())
+    found = gates(candidates, files, logits, labels, Limits(BenchmarkLimits(), Export(), Export()))
     assert found["student.onnx:openvino"].outcome == "UNDECIDED"
     assert "agrees with FP32 on 99.00% of 400 images" in found["student.onnx:openvino"].reason
     assert found["student.onnx"].outcome == "PASS"
@@ -125,13 +125,13 @@ def test_what_no_export_has_gated_is_undecided_where_too_few_images_tell(run: Ru
     assert not [name for name in found if name.startswith("teacher") or name.endswith(".torch")]
 
 
+SEVERE = ("max_int8_top1_drop=0.0005", "min_int8_agreement=0.9999")
+
+
 @has_lower
 def test_an_execution_that_is_undecided_is_named_and_not_recommended(run: Run, tmp_path: Path) -> None:
     """At limits of next to nothing no rounding passes on so few images, and FP32 does."""
     copy = Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
-    recipe = copy.recipe.model_dump(mode="json")
-    recipe["export"] |= {"max_int8_top1_drop": 0.0005, "min_int8_agreement": 0.9999}
-    copy.recipe_file.write_text(json.dumps(recipe))
     measured = benchmark_run(
         copy,
         runtimes=("ort", "openvino"),
@@ -139,7 +139,7 @@ def test_an_execution_that_is_undecided_is_named_and_not_recommended(run: Run, t
         threads=(1,),
         min_seconds=0.01,
         min_runs=8,
-        overrides=["benchmark.max_top1_drop=0.9"],
+        overrides=["benchmark.max_top1_drop=0.9", *(f"export.{gate}" for gate in SEVERE)],
     )
     in_int8 = [entry for entry in measured.candidates if entry.name.startswith("student.int8.onnx:openvino")]
     assert {entry.gate for entry in in_int8} <= {"UNDECIDED", "FAIL"}
