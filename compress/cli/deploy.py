@@ -9,8 +9,14 @@ import click
 from compress.cli.numbers import Finite
 from compress.cli.output import as_json, print_json
 from compress.cli.paths import UserPath
+from compress.system.errors import UsageError
 
 logger = logging.getLogger(__name__)
+
+
+def _check_undecided(gate: bool, undecided: int | None) -> None:
+    if undecided is not None and not gate:
+        raise UsageError("--undecided is the exit code of a gate, and there is none", "Add --gate.")
 
 
 @click.command()
@@ -46,6 +52,11 @@ logger = logging.getLogger(__name__)
     help="A setting of export, as in export.max_int8_top1_drop=0.01.",
 )
 @click.option("--gate", is_flag=True, help="Exit 6 also where a file, or an IR in bf16, is UNDECIDED at its gate.")
+@click.option(
+    "--undecided",
+    type=click.IntRange(0, 255),
+    help="With --gate: the exit code where a file is UNDECIDED.  [default: 6]",
+)
 @as_json
 def export(
     run: Path | None,
@@ -59,6 +70,7 @@ def export(
     threads: int | None,
     overrides: tuple[str, ...],
     gate: bool,
+    undecided: int | None,
     json_: bool,
 ) -> None:
     """Turn the student of RUN (default: the newest finished one) into files that are deployed.
@@ -67,6 +79,7 @@ def export(
     compress export --precision fp32 --precision int8 --bundle
     compress export runs/NAME --format trt --precision fp16 --capability 89
     """
+    _check_undecided(gate, undecided)
     from compress.runs.folder import finished_run
     from compress.system import console
 
@@ -95,12 +108,14 @@ def export(
         print_json({**record.dump(), **({"bundle": str(made)} if made else {}), "run": str(found.path)})
     else:
         for name, entry in record.files.items():
-            undecided = "   UNDECIDED" if entry.undecided else ""
-            console.say(f"{folder.file(name)}   {entry.bytes / 1e6:.1f} MB{undecided}")
+            mark = "   UNDECIDED" if entry.undecided else ""
+            console.say(f"{folder.file(name)}   {entry.bytes / 1e6:.1f} MB{mark}")
         if made:
             console.say(f"{made}   check it on the target with `compress verify`")
-    if gate:
+    if gate and undecided is None:
         require_decided(record)
+    elif gate and any(entry.undecided for entry in record.files.values()):
+        raise SystemExit(undecided)
 
 
 @click.command()
@@ -126,9 +141,7 @@ def export(
 @click.option(
     "--undecided",
     type=click.IntRange(0, 255),
-    default=0,
-    show_default=True,
-    help="With --gate: the exit code where the verdict is UNDECIDED.",
+    help="With --gate: the exit code where the verdict is UNDECIDED.  [default: 0]",
 )
 @as_json
 def benchmark(
@@ -139,7 +152,7 @@ def benchmark(
     seconds: float,
     overrides: tuple[str, ...],
     gate: bool,
-    undecided: int,
+    undecided: int | None,
     json_: bool,
 ) -> None:
     """Measure the student of RUN (default: the newest finished one) against its teacher, and judge it.
@@ -150,6 +163,7 @@ def benchmark(
     compress benchmark --batch 1 --batch 64 --threads 1
     compress benchmark runs/NAME --runtime ort --gate
     """
+    _check_undecided(gate, undecided)
     from compress.runs.folder import finished_run
     from compress.system import console
 

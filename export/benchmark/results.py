@@ -10,6 +10,7 @@ from pydantic import Field
 
 from compress.recipe import Section
 from export import statistics
+from export.benchmark.latency import MAX_BUSY
 from export.records import Outcome
 
 SCHEMA_VERSION = 2
@@ -81,6 +82,11 @@ class Latency(Section):
     busy: float = Field(description="Share of rounds in which other work kept a CPU from a candidate.")
     speedup: Interval | None = Field(description="Against the reference, in the same rounds; null if too busy.")
     like_for_like: LikeForLike | None = Field(description="Against the teacher's file in the same runtime.")
+
+    @property
+    def contended(self) -> bool:
+        """Whether other work disturbed so many rounds that no ratio of times is told."""
+        return self.busy > MAX_BUSY
 
 
 class Memory(Section):

@@ -130,7 +130,7 @@ def _evidence(result: CandidateResult, measured: Measured) -> Evidence | None:
         p50_ms=timed.p50_ms.value if timed else None,
         p90_ms=timed.p90_ms if timed and timed.batch == 1 else None,
         runs=timed.runs if timed else 0,
-        contended=timed is not None and timed.busy > MAX_BUSY,
+        contended=timed is not None and timed.contended,
         balanced_top1=result.accuracy.balanced_top1,
         gate=result.gate or "PASS",
     )

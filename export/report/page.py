@@ -36,6 +36,7 @@ from export.report.names import told_apart
 from export.report.reference import ReferenceWords, reference_words
 
 CLASSES_IN_MARKDOWN = 5
+BUSY = "other work held the CPUs: measure again on a quiet machine"
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 _OUTCOMES = {
     "PASS": "yes, it clears every limit",
@@ -166,6 +167,8 @@ class View:
             return []
         found = []
         timed = self.primary(chosen)
+        if timed and timed.contended:
+            found.append(("speed withheld", BUSY))
         for speedup, slower in self.factors_of_speed(chosen):
             if timed and (before := self.primary(self.benchmark.candidate(slower))):
                 times = f"than {slower}: {ms(before.p50_ms.value)} → {ms(timed.p50_ms.value)} ms at batch {timed.batch}"
@@ -176,7 +179,9 @@ class View:
             peaks = f"{reference.memory.peak_mb:.0f} → {chosen.memory.peak_mb:.0f} MB with libraries"
             found.append((than(reference.memory.peak_mb / chosen.memory.peak_mb, "less memory", "more memory"), peaks))
         costs = self.cost(reference), self.cost(chosen)
-        if costs[0] is not None and costs[1] is not None:
+        if self.cost_withheld(reference) or self.cost_withheld(chosen):
+            found.append(("cost withheld", BUSY))
+        elif costs[0] is not None and costs[1] is not None:
             found.append(
                 (f"{factor(costs[0] / costs[1])} cheaper", f"{costs[0]:.3g} → {costs[1]:.3g} for a million images")
             )
@@ -208,9 +213,22 @@ class View:
         return max(ends, key=lambda entry: entry.images_per_s.value, default=None)
 
     def cost(self, candidate: CandidateResult) -> float | None:
-        """Of a million inferences, in the currency of benchmark.price_per_hour. None where that is not set."""
+        """Of a million inferences, in the currency of benchmark.price_per_hour. None where that is not set.
+
+        None, too, where other work disturbed the throughput.
+        """
         price, best = self.benchmark.settings.limits.get("price_per_hour"), self.best_throughput(candidate)
-        return price / 3600 * 1e6 / best.images_per_s.value if price and best else None
+        return price / 3600 * 1e6 / best.images_per_s.value if price and best and not best.contended else None
+
+    def cost_withheld(self, candidate: CandidateResult) -> bool:
+        """Whether there is a price, and other work disturbed the throughput."""
+        best = self.best_throughput(candidate)
+        return bool(self.benchmark.settings.limits.get("price_per_hour") and best and best.contended)
+
+    def no_factor(self, candidate: CandidateResult) -> str:
+        """Why there is no factor of its speed."""
+        timed = self.primary(candidate)
+        return BUSY if timed and timed.contended else f"not timed with {self.words.the}"
 
     def against_reference(self, name: str) -> Comparison | None:
         reference, pairs = self.benchmark.reference, self.benchmark.comparisons

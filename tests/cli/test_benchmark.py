@@ -66,6 +66,34 @@ def test_the_gate_is_exit_6_where_a_limit_is_missed(
         assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize(
+    ("limits", "options", "code"),
+    [
+        ({"max_top1_drop": None}, ["--gate"], 0),
+        ({"max_top1_drop": None}, ["--gate", "--undecided", "7"], 7),
+        ({"max_size_mb": 1e-6}, ["--gate", "--undecided", "7"], 6),
+        ({"max_size_mb": 1e3}, ["--gate", "--undecided", "7"], 0),
+    ],
+)
+def test_what_is_undecided_has_an_exit_code_of_its_own(
+    command: Command, exported: Path, tmp_path: Path, limits: dict[str, float], options: list[str], code: int
+) -> None:
+    run = with_limits(exported, tmp_path / "run", **limits)
+    result = command("benchmark", run, *BRIEFLY, *options, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    verdict = json.loads((run / "benchmark.json").read_text())["verdict"]["outcome"]
+    assert verdict == ("UNDECIDED" if "max_top1_drop" in limits else "FAIL" if code else "PASS")
+
+
+@pytest.mark.parametrize("verb", ["export", "benchmark"])
+def test_an_exit_code_for_undecided_without_a_gate_is_wrong_usage(
+    command: Command, exported: Path, tmp_path: Path, verb: str
+) -> None:
+    run = Path(shutil.copytree(exported, tmp_path / "run"))
+    assert_fails(command(verb, run, "--undecided", 7, cwd=tmp_path), 2, "Add --gate")
+    assert not (run / "benchmark.json").exists()
+
+
 def test_without_an_export_it_says_which_command_is_missing(command: Command, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     assert_fails(command("benchmark", tmp_path / "run", cwd=tmp_path), 3, "compress export")

@@ -99,6 +99,7 @@ def test_undecided_is_exit_0_and_with_gate_exit_6(command: Command, finished: Pa
     assert "student.int8.onnx is UNDECIDED" in lenient.stderr
     assert "images would decide" in lenient.stderr
     assert_fails(command(*strict, "--gate", cwd=tmp_path), 6, "UNDECIDED")
+    assert command(*strict, "--gate", "--undecided", 7, cwd=tmp_path).returncode == 7
     assert (run / "export" / "student.int8.onnx").exists()
 
 

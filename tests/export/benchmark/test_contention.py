@@ -1,15 +1,23 @@
 """Other work beside a benchmark: rounds that it disturbs are measured again, or no factor of speed is told."""
 
+import itertools
 import json
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from compress.runs.folder import Run
 from compress.system.platform import waited_ns
-from export.benchmark import latency
+from export import benchmark_run, report_runs
+from export.benchmark import Benchmark, NotRun, latency, summary
 from export.benchmark.latency import ROUNDS, Series, Timed
+from tests.helpers.benchmarked import benchmarked
 
 PINNED = """
 import json, os, sys
@@ -69,6 +77,63 @@ def test_a_few_late_disturbances_do_not_contend(monkeypatch: pytest.MonkeyPatch)
     assert series.busy == 4 / ROUNDS
     assert not series.contended
     assert not Series("a", [np.array([1])], busy=0.1).contended
+
+
+@pytest.fixture
+def measured(
+    finished: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[], int]], tuple[Benchmark, list[str]]]:
+    """What a benchmark and its report say where the system counts that long a wait for CPUs."""
+    run = Run(tmp_path / "run")
+    shutil.copytree(benchmarked(finished, tmp_path_factory.getbasetemp() / "benchmarked")[0].path, run.path)
+    limits = ["benchmark.price_per_hour=1", "benchmark.max_top1_drop=1.0", "benchmark.p90_ms=1.0e-6"]
+
+    def measure(waited: Callable[[], int]) -> tuple[Benchmark, list[str]]:
+        monkeypatch.setattr(latency, "waited_ns", waited)
+        monkeypatch.setattr(summary, "peak_memory", lambda *args, **named: NotRun(reason="not wanted"))
+        found = benchmark_run(
+            run, runtimes=("torch", "ort"), batches=(1,), threads=(1,), min_seconds=0.01, min_runs=8, overrides=limits
+        )
+        return found, [path.read_text() for path in report_runs([run, run], tmp_path / "page.html")]
+
+    return measure
+
+
+@pytest.mark.slow
+def test_under_load_no_ratio_is_told_and_no_latency_fails(
+    measured: Callable[[Callable[[], int]], tuple[Benchmark, list[str]]],
+) -> None:
+    counter = itertools.count(0, 10**10)
+    found, texts = measured(lambda: next(counter))
+    timed = [
+        entry for candidate in found.candidates if isinstance(candidate.latency, list) for entry in candidate.latency
+    ]
+    assert timed
+    assert all(entry.busy == 1 and entry.speedup is None and entry.like_for_like is None for entry in timed)
+    (warning,) = [warning for warning in found.warnings if "Other work" in warning]
+    assert "in up to 100 % of the rounds" in warning
+    (judgement,) = [judgement for judgement in found.verdict.judgements if judgement.limit == "p90_ms"]
+    assert (judgement.outcome, found.verdict.outcome) == ("UNDECIDED", "UNDECIDED")
+    assert judgement.note == "Other work held the CPUs: on a quiet machine it may pass."
+    for text in texts:
+        assert not re.search(r"\d× (faster|slower|cheaper)|for a million images", text)
+        assert "cost withheld" in text
+        assert "speed withheld" in text
+        assert "other work held the CPUs: measure again on a quiet machine" in text
+        assert "not timed with" not in text
+
+
+@pytest.mark.slow
+def test_on_a_quiet_machine_ratios_are_told_and_a_latency_fails(
+    measured: Callable[[Callable[[], int]], tuple[Benchmark, list[str]]],
+) -> None:
+    found, texts = measured(lambda: 0)
+    assert not [warning for warning in found.warnings if "Other work" in warning]
+    assert found.verdict.outcome == "FAIL"
+    for text in texts:
+        assert re.search(r"\d× cheaper", text)
+        assert "for a million images" in text
+        assert "speed withheld" not in text
 
 
 @pytest.mark.skipif(waited_ns() is None, reason="only Linux tells how long a process waited for a CPU")
