@@ -19,7 +19,7 @@ from compress.data.originals import pixels, stratified
 from compress.recipe import Export
 from compress.system.attempts import attempting
 from compress.system.distribution import version
-from compress.system.errors import CompressError, GateError, MachineError
+from compress.system.errors import CompressError, GateError, InputError, MachineError
 from export.earlier import continue_earlier
 from export.folder import ExportFolder
 from export.gates import Source, Stage, gated, parity
@@ -132,9 +132,11 @@ def _others(stage: Stage, wanted: Wanted) -> None:
         openvino_files(stage, wanted.precisions)
     if "trt" in wanted.formats:
         for precision in PRECISIONS:
-            if precision in wanted.precisions and folder.trt_onnx(precision).name in stage.record.files:
-                engine = folder.engine(precision)
+            if precision in wanted.precisions:
+                engine, source = folder.engine(precision), folder.trt_onnx(precision).name
                 with stage.alone(engine, f"building {engine.name}", _OTHER_FORMAT, MachineError):
+                    if source not in stage.record.files:
+                        raise InputError(f"{engine.name} is built from {source}, which was not made")
                     engine_files(stage, [precision])
 
 

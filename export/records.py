@@ -159,7 +159,7 @@ class ExportRecord(Record):
     failed: str | None = None
     """The first reason for which the export does not hold all that was wanted."""
     failures: dict[str, str] = Field(default={})
-    """Why a file is not there, by its name. The others stand alone."""
+    """Why a file is not there, by its name, or why it may not be computed in bf16, by NAME:bf16. Others stand alone."""
 
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is not known. int8_input_ranges is null where training settled none."""

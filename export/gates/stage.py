@@ -206,13 +206,18 @@ class Stage:
         return round(statistics.median(times[0]) / statistics.median(times[1]), 2)
 
     @contextlib.contextmanager
-    def alone(self, path: Path, doing: str, hint: str, kind: type[CompressError] = InputError) -> Iterator[None]:
-        """Keeps the failure of a file for the end of the export: the other files do not depend on it."""
+    def alone(
+        self, path: Path, doing: str, hint: str, kind: type[CompressError] = InputError, *, execution: str = ""
+    ) -> Iterator[None]:
+        """Keeps the failure of a file for the end of the export: the other files do not depend on it.
+
+        execution: the precision that fails to compute the file, where the file itself does not fail.
+        """
         try:
             with attempting(doing, hint=hint, kind=kind):
                 yield
         except Exception as error:  # noqa: BLE001 - it is raised once the other files are made
-            self.errors[path.name] = error
+            self.errors[self.folder.key(path) + (f":{execution}" if execution else "")] = error
 
     def raise_failure(self) -> None:
         """Raises the first error that a file failed with, where one did."""

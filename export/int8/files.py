@@ -43,7 +43,7 @@ def int8_files(stage: Stage, formats: Collection[Format]) -> None:
             continue
         with stage.alone(path, f"quantizing {stage.folder.onnx().name} to int8", _HINT):
             _int8_file(stage, workshop(), target, path)
-        if name not in formats and (error := stage.errors.pop(path.name, None)):
+        if name not in formats and (error := stage.errors.pop(stage.folder.key(path), None)):
             logger.warning(f"{path.name} is not made: {error}")
 
 

@@ -23,16 +23,15 @@ from export.records import RunPrecision
 def openvino_files(stage: Stage, precisions: Collection[RunPrecision]) -> None:
     """Makes the IR of each precision. bf16 has none of its own: what it does to the FP32 one is measured.
 
-    Why a file could not be made is kept in the stage.
-
-    Raises:
-        MachineError: bf16 is wanted and the CPU has none.
+    Why a file could not be made, or fails in bf16, is kept in the stage.
     """
-    if "bf16" in precisions and own_execution() != "bf16":
-        raise MachineError("OpenVINO does not compute in bf16 on this CPU", "Leave out --precision bf16.")
     folder = stage.folder
+    in_lower: parity.Judged | None = None
     with _alone(stage, folder.openvino("fp32")):
-        _fp32(stage, required="bf16" in precisions)
+        in_lower = _fp32(stage)
+    if "bf16" in precisions:
+        with _alone(stage, folder.openvino("fp32"), execution="bf16"):
+            _check_bf16(in_lower)
     if "fp16" in precisions:
         with _alone(stage, folder.openvino("fp16")):
             _fp16(stage)
@@ -41,34 +40,42 @@ def openvino_files(stage: Stage, precisions: Collection[RunPrecision]) -> None:
             _int8(stage)
 
 
-def _alone(stage: Stage, path: Path) -> contextlib.AbstractContextManager[None]:
-    return stage.alone(path, f"making {path.name}", "The other files stay: export without openvino.")
+def _alone(stage: Stage, path: Path, *, execution: str = "") -> contextlib.AbstractContextManager[None]:
+    hint = "The other files stay: export without openvino."
+    return stage.alone(path, f"making {path.name}", hint, execution=execution)
 
 
-def _fp32(stage: Stage, *, required: bool) -> None:
+def _fp32(stage: Stage) -> parity.Judged | None:
+    """What the file loses in what OpenVINO itself would compute it in. None where that is FP32."""
+    judged = None
     source = stage.folder.onnx()
     with _gated_ir(stage.folder.openvino("fp32")) as made:
         _write(source, made, half=False)
         measured = {"made_of": source.name, **stage.check_parity(_runtime(stage, made), "OpenVINO's FP32")}
         lower = own_execution()
         if lower != "f32":
-            measured["executions"] = {lower: _executed(stage, made, lower, required=required)}
+            judged = _executed(stage, made, lower)
+            measured["executions"] = {lower: {"agreement": judged.agreement, "drop": judged.drop}}
     _keep(stage, stage.folder.openvino("fp32"), measured)
+    return judged
 
 
-def _executed(stage: Stage, made: Path, execution: Execution, *, required: bool) -> dict[str, Any]:
-    """What the FP32 file loses in another precision. A limit stops the export only where that precision is asked for.
+def _executed(stage: Stage, made: Path, execution: Execution) -> parity.Judged:
+    """What the FP32 file loses in another precision. It stops an export only where that precision is asked for.
 
     `compress benchmark` measures it again, and recommends nothing that misses a limit.
     """
-    settings = stage.settings
-    run = _runtime(stage, made, execution)
-    if required:
-        limits = settings.max_fp16_top1_drop, settings.min_agreement
-        return stage.check_accuracy(run, *limits, execution, same_is_enough=True)
-    logits = run(stage.data.eval_images)
-    agreement = float((logits.argmax(1) == stage.fp32_logits.argmax(1)).mean())
-    return {"agreement": agreement, "drop": parity.paired_drop(stage.fp32_logits, logits, stage.data.eval_labels)}
+    limits = parity.Limits(stage.settings.max_fp16_top1_drop, stage.settings.min_agreement, same_is_enough=True)
+    logits = _runtime(stage, made, execution)(stage.data.eval_images)
+    return parity.judge(stage.fp32_logits, logits, stage.data.eval_labels, limits)
+
+
+def _check_bf16(judged: parity.Judged | None) -> None:
+    if own_execution() != "bf16":
+        raise MachineError("OpenVINO does not compute in bf16 on this CPU", "Leave out --precision bf16.")
+    if judged is None:
+        raise GateError("bf16 computes the FP32 file for OpenVINO, which was not made", "Leave out --precision bf16")
+    parity.check_outcome(judged, "bf16")
 
 
 def _fp16(stage: Stage) -> None:

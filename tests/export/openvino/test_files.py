@@ -13,12 +13,13 @@ import pytest
 from onnx import numpy_helper
 from torch import nn
 
-from compress.system.errors import GateError
+from compress.system.errors import CompressError, GateError, MachineError
+from export.folder import ExportFolder
 from export.gates import require_decided
 from export.openvino import core, files, own_execution
 from export.records import ExportRecord
 from tests.helpers.classifiers import MEAN, STD, Digits, float_logits, normalised
-from tests.helpers.exporting import export_to
+from tests.helpers.exporting import SETTINGS, export_to
 
 ALL_PRECISIONS = ("fp32", "fp16", "int8")
 PROVENANCE = {"weights_sha256": "of the weights"}
@@ -174,3 +175,52 @@ def test_a_precision_of_openvino_that_is_undecided_is_named_and_counts(
     assert "images would decide" in caplog.text
     with pytest.raises(GateError, match=r"openvino/student\.xml is UNDECIDED in bf16"):
         require_decided(record)
+
+
+def crash(*args: object, **named: object) -> None:
+    raise onnx.shape_inference.InferenceError("no shape of this")
+
+
+def test_every_precision_and_format_stands_alone(
+    trained: nn.Module, data: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU without bf16, with an FP16 that crashes: what can be made is made, and each failure has its reason."""
+    monkeypatch.setattr(files, "own_execution", lambda: "f32")
+    wanted = {"formats": ("onnx", "openvino", "trt"), "precisions": ("fp32", "fp16", "bf16"), "threads": 1}
+    settings = SETTINGS.model_copy(update={"compute_capabilities": ["89"]})
+    with monkeypatch.context() as broken:
+        broken.setattr("export.pipeline.to_fp16", crash)
+        with pytest.raises(CompressError, match=r"converting student\.onnx to fp16 failed"):
+            export_to(tmp_path, trained, data, settings, **wanted)
+    record = ExportFolder(tmp_path).record()
+    assert {"student.onnx", "openvino/student.xml", "openvino/student.fp16.xml"} <= record.files.keys()
+    assert set(record.failures) - {"student.engine"} == {  # that one where TensorRT is not installed
+        "student.fp16.onnx",
+        "openvino/student.xml:bf16",
+        "student.fp16.engine",
+    }
+    assert ("student.engine" in record.files) != ("student.engine" in record.failures)
+    assert "does not compute in bf16 on this CPU" in record.failures["openvino/student.xml:bf16"]
+    assert "student.fp16.onnx, which was not made" in record.failures["student.fp16.engine"]
+    with pytest.raises(MachineError):
+        export_to(tmp_path, trained, data, settings, **wanted)
+    assert "student.fp16.onnx" not in ExportFolder(tmp_path).record().failures
+
+
+def test_what_fails_in_bf16_leaves_the_file_and_its_reason(
+    trained: nn.Module, data: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = files._runtime
+
+    def negated(*arguments: Any) -> Any:
+        """The FP32 file, which answers the wrong class in bf16."""
+        run = runtime(arguments[0], arguments[1])
+        return (lambda images: -run(images)) if arguments[2:] == ("bf16",) else run
+
+    monkeypatch.setattr(files, "own_execution", lambda: "bf16")
+    monkeypatch.setattr(files, "_runtime", negated)
+    with pytest.raises(GateError, match="bf16 loses"):
+        export_to(tmp_path, trained, data, formats=("openvino",), precisions=("fp32", "bf16"), threads=1)
+    record = ExportFolder(tmp_path).record()
+    assert "openvino/student.xml" in record.files
+    assert "bf16 loses" in record.failures["openvino/student.xml:bf16"]
