@@ -5,11 +5,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import architecture
 import architectures
+import numpy as np
 import pytest
+import torch
+import zoo
 from architectures_page import page
+from onnx.reference import ReferenceEvaluator
 from zoo import ZOO
 
+from compress.system.errors import GateError
+from export.runtimes import TorchRuntime, normalise
+from tests.helpers.classifiers import Overflowing, small_net
 from tests.helpers.paths import ROOT
 
 # The smallest of each kind that once crashed: shapes not found, Resize in FP16, a convolution with a shortcut.
@@ -34,6 +42,38 @@ def test_a_sample_goes_through_every_stage(name: str) -> None:
     assert min(row["int8"][target]["coverage"] for target in ("ort", "trt")) >= 0.99
     assert set(row["rtx"]) == {"fp32", "fp16", "int8"}
     assert row["latency"]["int8_over_fp32"] > 0
+
+
+def of_overflowing_net(folder: Path, images: np.ndarray) -> architecture.Architecture:
+    """Its ONNX file is made. On black pictures nothing is large in it, on others values go far beyond FP16."""
+    torch.manual_seed(0)
+    inner = small_net().eval()
+    model = Overflowing(inner, 3e5).eval()
+    with torch.no_grad():
+        black = torch.from_numpy(normalise(np.zeros((1, 32, 32, 3), np.uint8), zoo.MEAN, zoo.STD))
+        inner[1].bias -= inner[:3](black).amax((0, 2, 3))
+    case = architecture.Architecture("net", 32, folder, images, model, TorchRuntime(model, zoo.MEAN, zoo.STD)(images))
+    architecture.export_onnx(model, case.file("fp32"), image_size=32, metadata={})
+    case.keep("fp32")
+    return case
+
+
+def test_fp16_is_made_and_judged_as_an_export_does(tmp_path: Path) -> None:
+    case = of_overflowing_net(tmp_path, zoo.pictures(32, architecture.PICTURES))
+    assert architecture.fp16(case)["float_operators"] > 0
+    with np.errstate(all="ignore"):
+        evaluator = ReferenceEvaluator(str(case.files["fp16"]))
+        (found,) = evaluator.run(None, {"input": normalise(case.images[:16], zoo.MEAN, zoo.STD)})
+    assert np.isfinite(np.asarray(found)).all()
+
+
+def test_a_net_that_overflows_in_fp16_fails(tmp_path: Path) -> None:
+    images = zoo.pictures(32, architecture.PICTURES)
+    images[: architecture.CALIBRATION] = 0
+    case = of_overflowing_net(tmp_path, images)
+    with pytest.raises(GateError, match="FP16 gives logits that are not finite"):
+        architecture.fp16(case)
+    assert "fp16" not in case.files
 
 
 @pytest.mark.slow

@@ -21,13 +21,14 @@ import torch
 from torch import nn
 from zoo import MEAN, STD, ZOO, pictures, random_model
 
+from compress.recipe import Export
 from compress.system.errors import GateError, MachineError, first_line
 from compress.system.platform import limit_memory
 from export.benchmark.latency import Timed, interleave, ratio
-from export.gates.parity import check_finite, check_graph
+from export.gates.parity import Limits, check_finite, check_graph, check_outcome, judge
 from export.int8 import Quantizer
 from export.int8.macs import counted_ops, int8_mac_fraction
-from export.onnx import export_onnx, to_fp16
+from export.onnx import export_onnx, float_operators, largest_values, to_fp16, write_emulation
 from export.records import Precision
 from export.runtimes import OrtRuntime, TorchRuntime, normalise
 from export.tensorrt.build import EngineOptions, build_engine
@@ -94,8 +95,18 @@ def onnx(case: Architecture) -> dict[str, Any]:
 
 
 def fp16(case: Architecture) -> dict[str, Any]:
-    to_fp16(case.files["fp32"], case.file("fp16"))
-    return {"snr_db": case.signal_to_noise_db(case.keep("fp16"))}
+    """As an export makes and judges it: with every tensor rounded to FP16. The class of torch stands for the label."""
+    source, path, limits = case.files["fp32"], case.file("fp16"), Export()
+    kept = float_operators(source, largest_values(source, [normalise(case.images[:CALIBRATION], MEAN, STD)], threads=1))
+    to_fp16(source, path, keep_float=kept)
+    emulation = case.file("fp16.emulation")
+    write_emulation(path, emulation)
+    logits = OrtRuntime(emulation, MEAN, STD, threads=1)(case.images)
+    check_finite(logits, "FP16")
+    allowed = Limits(limits.max_fp16_top1_drop, limits.min_agreement, same_is_enough=True)
+    check_outcome(judge(case.runtime("fp32")(case.images), logits, case.expected.argmax(1), allowed), "FP16")
+    case.keep("fp16")
+    return {"snr_db": case.signal_to_noise_db(logits), "float_operators": len(kept)}
 
 
 def int8(case: Architecture) -> dict[str, Any]:
