@@ -12,7 +12,7 @@ from compress.system.errors import InputError
 from export.benchmark import AccuracyResult, Benchmark, CandidateResult, read_benchmark
 from export.delivery.bundle import Recommended
 from export.folder import ExportFolder
-from export.records import BundledModel, FileRecord
+from export.records import PRECISIONS, BundledModel, FileRecord
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,10 @@ def measured_default(run: Run, folder: ExportFolder) -> Recommended | None:
         logger.warning(f"the bundle does not follow the benchmark: {error}")
         return None
     files = folder.record().files
+    hashes = {entry.sha256 for entry in measured.candidates}
+    if newer := [name for name in _bundled(folder, files) if files[name].sha256 not in hashes]:
+        logger.warning(f"the bundle does not follow the benchmark, which has not measured {', '.join(newer)}")
+        return None
     passed = [entry for entry in measured.candidates if _passes(entry, measured, files)]
     if not passed:
         return None
@@ -57,6 +61,13 @@ def unmeasured_default(paths: Sequence[Path], files: Mapping[Path, FileRecord]) 
     passed = [path for path in paths if files[path].outcome in (None, "PASS")]
     plain = [path for path in paths if len(path.suffixes) == 1]
     return (passed or plain or paths)[0]
+
+
+def _bundled(folder: ExportFolder, files: Mapping[str, FileRecord]) -> list[str]:
+    """The files that passed and could be the default."""
+    paths = [path_in(precision) for precision in PRECISIONS for path_in in (folder.onnx, folder.openvino)]
+    names = [folder.key(path) for path in paths]
+    return [name for name in names if name in files and files[name].outcome in (None, "PASS")]
 
 
 def _passes(entry: CandidateResult, measured: Benchmark, files: Mapping[str, FileRecord]) -> bool:

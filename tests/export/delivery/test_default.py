@@ -118,6 +118,20 @@ def test_where_nothing_else_passes_the_default_is_the_fp32_file(run: Run, export
     assert default_of(run, OPENVINO)["name"] == "student.xml"
 
 
+def test_a_benchmark_that_has_not_measured_every_file_that_passed_is_not_followed(
+    run: Run, exported: tuple[Run, Benchmark], caplog: pytest.LogCaptureFixture
+) -> None:
+    """INT8 was exported after the benchmark: the fastest of the others is not known to be the fastest."""
+    measured = exported[1]
+    earlier = [entry for entry in measured.candidates if entry.file != "student.int8.onnx"]
+    set_outcomes(run, {})
+    set_benchmark(run, measured.model_copy(update={"candidates": earlier}), {"student.onnx": 1.0}, {})
+    assert default_of(run, BOTH)["name"] == "student.int8.onnx"
+    assert "which has not measured student.int8.onnx" in caplog.text
+    set_outcomes(run, {"student.int8.onnx": "UNDECIDED"})
+    assert default_of(run, BOTH)["name"] == "student.onnx"
+
+
 def test_without_a_benchmark_the_outcome_counts_for_irs_too(run: Run) -> None:
     set_outcomes(run, {})
     assert default_of(run, OPENVINO)["name"] == "student.int8.xml"
