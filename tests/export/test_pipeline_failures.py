@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -18,8 +20,11 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from compress.recipe import Export
+from compress.runs.folder import Run
 from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import CompressError, GateError, MachineError, UsageError
+from export import export_run
+from export.delivery import verify_bundle
 from export.tensorrt import tensorrt
 from export.tensorrt.sidecar import check_engine
 from tests.helpers.classifiers import Digits, Overflowing, normalised
@@ -80,6 +85,25 @@ def test_a_precision_that_crashes_leaves_the_others_and_its_reason(
     assert record["failed"] == str(caught.value)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_bundle_is_whole_where_a_precision_fails(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["folder", "zip"]
+) -> None:
+    """The failure is raised once the bundle of the other files is made."""
+
+    def crash(*args: object, **kwargs: object) -> None:
+        raise onnx.shape_inference.InferenceError("no shape of this")
+
+    monkeypatch.setattr("export.pipeline.to_fp16", crash)
+    run = Run(Path(shutil.copytree(finished, tmp_path / "run")))
+    with pytest.raises(CompressError, match=r"converting student\.onnx to fp16 failed in onnx"):
+        export_run(run, precisions=("fp32", "fp16", "int8"), preprocess=True, bundle=kind, threads=1)
+    made = run.export / ("bundle.zip" if kind == "zip" else "bundle")
+    assert set(verify_bundle(made, threads=1)) == {"student.onnx", "student.int8.onnx", "student.pixels.onnx"}
+    assert not list(run.export.glob(".*"))
+
+
 def test_a_net_that_overflows_in_fp16_keeps_those_operators_in_float(
     trained: nn.Module, data: Digits, tmp_path: Path
 ) -> None:
@@ -137,6 +161,7 @@ torch.set_num_threads(1)
 from compress.system import console
 from compress.system.errors import CompressError
 from compress.recipe import Export
+from compress.runs.folder import Run
 from tests.helpers.classifiers import digits_split, small_net
 from tests.helpers.exporting import export_to
 if sys.argv[2] == "no tensorrt":

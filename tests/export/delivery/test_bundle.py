@@ -18,6 +18,7 @@ from scipy.special import softmax
 
 from compress.system.errors import InputError
 from export.delivery import make_bundle, verify_bundle
+from export.delivery.golden import CLASSES
 from export.int8 import Quantizer
 from export.onnx import add_preprocessing, to_fp16
 from tests.helpers.classifiers import MEAN, STD, Digits, normalised
@@ -99,6 +100,12 @@ def test_triton_config_matches_the_model(bundle: Path) -> None:
         assert f'name: "{value.name}", data_type: TYPE_FP32, dims: [ {dims} ]' in config
     assert 'default_model_filename: "student.int8.onnx"' in config
     assert 'platform: "onnxruntime_onnx"' in config
+    assert f'{{ name: "logits", data_type: TYPE_FP32, dims: [ 10 ], label_filename: "{CLASSES}" }}' in config
+    assert (bundle / CLASSES).read_text().splitlines() == json.loads((bundle / "manifest.json").read_text())[
+        "class_names"
+    ]
+    assert "instance_group [ { kind: KIND_CPU, count: 1 } ]" in config
+    assert "max_batch_size: 64" in config
 
 
 def test_the_runner_needs_only_numpy_pillow_and_onnxruntime(bundle: Path, data: Digits, tmp_path: Path) -> None:
