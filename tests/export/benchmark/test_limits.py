@@ -12,8 +12,9 @@ from compress.runs.folder import Run
 from compress.system.errors import UsageError
 from export import benchmark_run, export_run
 from export.benchmark.candidates import Candidate, find_candidates
-from export.benchmark.executions import missed_gates
+from export.benchmark.executions import gates
 from export.benchmark.limits import Limits, limits_of
+from export.folder import read_export
 
 BRIEFLY = {"batches": (1,), "threads": (1,), "min_seconds": 0.0, "min_runs": 2}
 
@@ -71,15 +72,21 @@ def test_files_that_passed_other_gates_are_judged_anew(run: Run) -> None:
     logits = {entry.name: right for entry in candidates} | {"student.fp16.onnx": wrong, "student.torch": wrong}
     loose = Export(max_fp16_top1_drop=0.9, min_agreement=0.1)
     passed = Limits(BenchmarkLimits(), loose, loose)
-    assert missed_gates(candidates, logits, labels, passed) == {}
-    missed = missed_gates(candidates, logits, labels, dataclasses.replace(passed, gates=Export()))
-    assert list(missed) == ["student.fp16.onnx"]
-    assert "loses 10.00 points" in missed["student.fp16.onnx"]
+    files = read_export(run).files
+
+    def missed(chosen: list[Candidate], limits: Limits) -> dict[str, str]:
+        found = gates(chosen, files, logits, labels, limits)
+        return {name: gate.reason for name, gate in found.items() if gate.outcome == "FAIL"}
+
+    assert missed(candidates, passed) == {}
+    anew = missed(candidates, dataclasses.replace(passed, gates=Export()))
+    assert list(anew) == ["student.fp16.onnx"]
+    assert "loses 10.00 points" in anew["student.fp16.onnx"]
     in_openvino = [_in_openvino(entry) for entry in candidates]
     logits |= {entry.name: wrong for entry in in_openvino if "fp16" in entry.name}
-    assert missed_gates(in_openvino, logits, labels, passed) == {}
+    assert missed(in_openvino, passed) == {}
     strict = Limits(BenchmarkLimits(), Export(), Export())
-    assert list(missed_gates(in_openvino, logits, labels, strict)) == ["student.fp16.onnx:openvino"]
+    assert list(missed(in_openvino, strict)) == ["student.fp16.onnx:openvino"]
 
 
 def _in_openvino(candidate: Candidate) -> Candidate:
