@@ -28,7 +28,7 @@ def openvino_files(stage: Stage, precisions: Collection[RunPrecision]) -> None:
     folder = stage.folder
     in_lower: parity.Judged | None = None
     with _alone(stage, folder.openvino("fp32")):
-        in_lower = _fp32(stage)
+        in_lower = _fp32(stage, asked="bf16" in precisions)
     if "bf16" in precisions:
         with _alone(stage, folder.openvino("fp32"), execution="bf16"):
             _check_bf16(in_lower)
@@ -45,8 +45,11 @@ def _alone(stage: Stage, path: Path, *, execution: str = "") -> contextlib.Abstr
     return stage.alone(path, f"making {path.name}", hint, execution=execution)
 
 
-def _fp32(stage: Stage) -> parity.Judged | None:
-    """What the file loses in what OpenVINO itself would compute it in. None where that is FP32."""
+def _fp32(stage: Stage, *, asked: bool) -> parity.Judged | None:
+    """What the file loses in what OpenVINO itself would compute it in. None where that is FP32.
+
+    asked: whether the export is asked for that precision, which then has an outcome.
+    """
     judged = None
     source = stage.folder.onnx()
     with _gated_ir(stage.folder.openvino("fp32")) as made:
@@ -55,7 +58,10 @@ def _fp32(stage: Stage) -> parity.Judged | None:
         lower = own_execution()
         if lower != "f32":
             judged = _executed(stage, made, lower)
-            measured["executions"] = {lower: {"agreement": judged.agreement, "drop": judged.drop}}
+            entry: dict[str, Any] = {"agreement": judged.agreement, "drop": judged.drop}
+            if asked and judged.outcome != "FAIL":
+                entry |= {"outcome": judged.outcome, "images_to_decide": judged.images_to_decide}
+            measured["executions"] = {lower: entry}
     _keep(stage, stage.folder.openvino("fp32"), measured)
     return judged
 
