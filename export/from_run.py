@@ -85,7 +85,7 @@ def export_run(
     if "bf16" in precisions and "openvino" not in formats:
         raise UsageError("only OpenVINO computes in bf16 here", "Add --format openvino, or leave out --precision bf16.")
     settings = _settings(recipe.export, formats, compute_capabilities)
-    wanted = Wanted(formats, precisions, preprocess, threads)
+    wanted = Wanted(formats, precisions, preprocess, threads, engine_batches=recipe.benchmark.batches)
     folder = ExportFolder(run.export)
     with held(run.path), _warning_of_bundles(folder):
         student = load_student(run, model=model)

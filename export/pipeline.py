@@ -7,7 +7,7 @@ file has its final name only once it passed. Where a gate fails nothing is left 
 import contextlib
 import logging
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from export.openvino import openvino, openvino_files
 from export.records import PRECISIONS, ExportRecord, Format, RunPrecision
 from export.runtimes import batches, normalise
 from export.tensorrt import LIBRARIES, engine_files, tensorrt
-from export.tensorrt.library import capabilities
+from export.tensorrt.library import capabilities, check_version_compatible
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Wanted:
     """Which files an export makes.
 
     threads: of ONNX Runtime while it measures; None for what this process may use. to_compare: no limit stops a file.
+    engine_batches: which engines are tuned for, besides those of the settings.
     """
 
     formats: Collection[Format] = ("onnx",)
@@ -68,6 +69,7 @@ class Wanted:
     preprocess: bool = False
     threads: int | None = None
     to_compare: bool = False
+    engine_batches: Sequence[int] = ()
 
 
 def export_model(source: Source, folder: ExportFolder, settings: Export, wanted: Wanted) -> ExportRecord:
@@ -95,7 +97,15 @@ def export_model(source: Source, folder: ExportFolder, settings: Export, wanted:
     header = _header(source, folder, settings, wanted)
     if wanted.to_compare:
         settings = settings.model_copy(update=_UNLIMITED)
-    stage = Stage(source, folder, settings, wanted.threads, header, to_compare=wanted.to_compare)
+    stage = Stage(
+        source,
+        folder,
+        settings,
+        wanted.threads,
+        header,
+        to_compare=wanted.to_compare,
+        engine_batches=wanted.engine_batches,
+    )
     continue_earlier(stage)
     if "trt" in wanted.formats:
         _note_tensorrt(stage)
@@ -160,7 +170,10 @@ def _header(source: Source, folder: ExportFolder, settings: Export, wanted: Want
 
 def _note_tensorrt(stage: Stage) -> None:
     with contextlib.suppress(MachineError):
-        capabilities(stage.settings.compute_capabilities)  # what cannot be built is refused before any work
+        # What cannot be built is refused before any work.
+        capabilities(stage.settings.compute_capabilities)
+        if stage.settings.version_compatible:
+            check_version_compatible()
         stage.record.versions["tensorrt"] = f"{tensorrt().__name__} {tensorrt().__version__}"
     if "tensorrt" not in stage.record.versions:
         names = ", ".join(LIBRARIES)

@@ -127,7 +127,7 @@ def export(
     multiple=True,
     help="May be given several times. Default: all that are installed.",
 )
-@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Default: 1 and 32.")
+@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Default: benchmark.batches.")
 @click.option("--threads", type=click.IntRange(1), multiple=True, help="Default: what this process may use.")
 @click.option("--seconds", type=Finite(0), default=3.0, show_default=True, help="Least time for each latency.")
 @click.option(

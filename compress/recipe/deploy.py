@@ -87,7 +87,13 @@ class Export(Section):
 
 
 class BenchmarkLimits(Section):
-    """Limits of the verdict. A limit that is not set is not judged. Fractions: 0.02 is 2 points."""
+    """Limits of the verdict, and what is timed. A limit that is not set is not judged. 0.02 is 2 points."""
+
+    batches: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[1, 32],
+        min_length=1,
+        description="Batch sizes that are timed. An engine of TensorRT has a profile of its own for each.",
+    )
 
     p90_ms: float | None = Field(
         default=None, gt=0, description="90th percentile of latency in ms, at batch 1, of the model alone."

@@ -3,6 +3,7 @@
 In: a finished run. Out: Candidates, whose files have the hashes that were recorded, each with its answers.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ RUNTIMES: tuple[RuntimeName, ...] = ("torch", "ort", "openvino", "trt")
 TEACHER: Reference = "teacher.torch"
 STUDENT: Reference = "student.torch"
 STUDENT_FILE = "student.onnx"
+ON_GPU = ":cuda"
+"""The end of the name of a candidate in torch that a GPU computes."""
 
 _KINDS: tuple[tuple[RuntimeName, Precision, Callable[[ExportFolder, Precision], Path]], ...] = (
     *(("ort", precision, ExportFolder.onnx) for precision in PRECISIONS),
@@ -49,7 +52,7 @@ _PRECISION_OF: dict[Execution, RunPrecision] = {"f32": "fp32", "bf16": "bf16", "
 class Candidate:
     """A model in a runtime that may be benchmarked. `path`: an ONNX file, IR, engine, or a model folder of torch's.
 
-    `execution`: in what OpenVINO computes what the file has in float.
+    `execution`: in what OpenVINO computes what the file has in float. `on_gpu`: a module of torch that is there.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Candidate:
     std: Sequence[float]
     module: nn.Module | None = None
     execution: Execution = "f32"
+    on_gpu: bool = False
 
     def options(self, threads: int) -> dict[str, str]:
         """Of its session: those with which it is timed, all that are set."""
@@ -83,6 +87,11 @@ class Candidate:
         """Whether it is a TensorRT engine."""
         return self.name.endswith(".engine")
 
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """What computes it."""
+        return "cuda" if self.engine or self.on_gpu else "cpu"
+
 
 def find_candidates(
     run: Run,
@@ -95,7 +104,8 @@ def find_candidates(
 
     Args:
         run: a finished run that was exported. Where its teacher has no last layer, it is no candidate.
-        runtimes: where openvino is among them and installed, the ONNX files are candidates in it, too.
+        runtimes: where openvino is among them and installed, the ONNX files are candidates in it, too. Where torch and
+            trt are, and there are engines and a GPU, teacher and student are candidates in torch on it, too.
         student: the module to fill with the student's weights, where `distill` was given one.
         teacher: the same for the teacher.
 
@@ -123,7 +133,24 @@ def find_candidates(
         for own in in_torch
         for candidate in _in_openvino(ExportFolder(run.export, own.role), files[own.role], own, exported, asked=asked)
     ]
+    if {"torch", "trt"} <= set(runtimes) and any(candidate.engine for candidate in exported):
+        in_torch += _in_torch_on_gpu(in_torch)
     return in_torch + exported + others
+
+
+def _in_torch_on_gpu(in_torch: Sequence[Candidate]) -> list[Candidate]:
+    """What engines are compared with on their own GPU. Empty where there is none. Not run on a GPU yet."""
+    if not torch.cuda.is_available():
+        return []
+    return [
+        dataclasses.replace(
+            each,
+            name=f"{each.name}{ON_GPU}",
+            module=copy.deepcopy(each.module).to(device="cuda", memory_format=torch.channels_last),  # type: ignore[union-attr]
+            on_gpu=True,
+        )
+        for each in in_torch
+    ]
 
 
 def reference_of(run: Run) -> Reference:
@@ -188,7 +215,7 @@ def reason_not_timed(candidate: Candidate, runtimes: Collection[str]) -> str | N
 
 
 def _not_here(candidate: Candidate) -> str | None:
-    if candidate.engine and not torch.cuda.is_available():
+    if candidate.device == "cuda" and not torch.cuda.is_available():
         return "no GPU here"
     return unusable() or None if candidate.runtime == "openvino" else None
 

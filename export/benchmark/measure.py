@@ -43,14 +43,12 @@ from export.openvino import openvino
 
 logger = logging.getLogger(__name__)
 
-BATCHES = (1, 32)
-
 
 def benchmark_run(
     run: Run | str | Path,
     *,
     runtimes: Sequence[str] = (),
-    batches: Sequence[int] = BATCHES,
+    batches: Sequence[int] = (),
     threads: Sequence[int] = (),
     min_seconds: float = latency.MIN_SECONDS,
     min_runs: int = latency.MIN_RUNS,
@@ -66,7 +64,7 @@ def benchmark_run(
     Args:
         run: a finished run that was exported, or its folder.
         runtimes: which are timed, of torch, ort, openvino and trt. Empty: all that are installed.
-        batches: batch sizes. Empty: 1 and 32. The smallest is the one of plots and verdict.
+        batches: batch sizes. Empty: the recipe's benchmark.batches. The smallest is the one of plots and verdict.
         threads: numbers of threads. Empty: what this process may use. The first is the one of plots and verdict.
         min_seconds: the least time for each latency, in seconds.
         min_runs: the fewest runs for each latency, unless they take more than four times `min_seconds`.
@@ -92,22 +90,23 @@ def benchmark_run(
     limits = limits_of(run, overrides)
     settings = Settings(
         runtimes=list(runtimes) or list(RUNTIMES),
-        batches=sorted(set(batches)) or list(BATCHES),
+        batches=sorted(set(batches or limits.verdict.batches)),
         threads=list(dict.fromkeys(threads)) or [default_threads()],
         min_seconds=min_seconds,
         min_runs=min_runs,
-        limits=limits.verdict.model_dump(),
+        limits=limits.verdict.model_dump(exclude={"batches"}),
         gates={key: getattr(limits.gates, key) for key in GATES},
     )
     _check(settings)
     if "openvino" in runtimes:
         openvino()
+    engines = "trt" in settings.runtimes and torch.cuda.is_available()
     with held(run.path):
         reference = reference_of(run)
         if not run.result.teacher_classifies:
             logger.info(f"the teacher has no last layer, so its student's files are compared with {reference}")
-        elif {"ort", "openvino"} & set(settings.runtimes):
-            make_teacher_files(run, teacher, threads=settings.threads[0])
+        elif {"ort", "openvino"} & set(settings.runtimes) or engines:
+            make_teacher_files(run, teacher, threads=settings.threads[0], engines=engines)
         candidates = find_candidates(run, settings.runtimes, student=student, teacher=teacher)
         dataset = data_of_student(run)
         images: dict[Role, np.ndarray] = {"student": dataset.eval_images}
@@ -116,9 +115,9 @@ def benchmark_run(
         _say_plan(candidates, settings, len(dataset.eval_labels))
         logits, scores = _score(candidates, images, dataset.eval_labels, settings.threads[0])
         chosen = [candidate for candidate in candidates if reason_not_timed(candidate, settings.runtimes) is None]
-        timed, aa = time_candidates(chosen, images, settings, reference)
+        timed, aa, failed = time_candidates(chosen, images, settings, reference)
         gated = gates(candidates, read_export(run).files, logits, dataset.eval_labels, limits)
-        measured = Measured(dataset, logits, scores, timed, aa, settings, reference, gated)
+        measured = Measured(dataset, logits, scores, timed, aa, settings, reference, gated, failed)
         results = [candidate_result(candidate, measured) for candidate in candidates]
         verdict = judged(results, measured)
         benchmark = summary(run, machine, measured, results, verdict)

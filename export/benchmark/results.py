@@ -283,4 +283,4 @@ class Benchmark(Section):
         if isinstance(latency, NotRun):
             return None
         wanted = ("model", self.settings.batches[0], self.settings.threads[0])
-        return next(entry for entry in latency if (entry.scope, entry.batch, entry.threads) == wanted)
+        return next((entry for entry in latency if (entry.scope, entry.batch, entry.threads) == wanted), None)

@@ -56,6 +56,8 @@ class Measured:
     reference: Reference
     gates: Mapping[str, Gate] = field(default_factory=dict)
     """Of the student's files, and of their graphs in OpenVINO."""
+    not_timed: Mapping[str, str] = field(default_factory=dict)
+    """Candidates that could not be timed at every batch, and why."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -66,9 +68,10 @@ class Measured:
         """The model alone at the smallest batch and the first number of threads: what plots and the verdict look at."""
         wanted = ("model", self.settings.batches[0], self.settings.threads[0])
         return {
-            name: next(entry for entry in entries if (entry.scope, entry.batch, entry.threads) == wanted)
+            name: entry
             for name, entries in self.timed.items()
-            if entries
+            for entry in entries
+            if (entry.scope, entry.batch, entry.threads) == wanted
         }
 
 
@@ -76,7 +79,9 @@ def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResul
     """What is known of one candidate. Its memory is measured now."""
     settings, gate = measured.settings, measured.gates.get(candidate.name)
     reason = reason_not_timed(candidate, settings.runtimes)
-    if reason is None and not candidate.engine:
+    if reason is None and not measured.timed.get(candidate.name):
+        reason = measured.not_timed.get(candidate.name)
+    if reason is None and candidate.device == "cpu":
         execution = candidate.execution if candidate.runtime == "openvino" else ""
         batch, threads = max(settings.batches), settings.threads[0]
         memory = peak_memory(candidate.path, batch=batch, threads=threads, execution=execution)
@@ -89,7 +94,7 @@ def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResul
         precision=candidate.precision,
         file="" if candidate.module is not None else candidate.name.split(":")[0],
         options=candidate.options(settings.threads[0]),
-        device="cuda" if candidate.engine else "cpu",
+        device=candidate.device,
         deployable=candidate.role == "student"
         and candidate.runtime != "torch"
         and not candidate.proxy
@@ -245,6 +250,7 @@ def _warnings(record: ExportRecord, measured: Measured) -> list[str]:
         )
     failed = {name: gate.reason for name, gate in measured.gates.items() if gate.outcome == "FAIL"}
     found += [f"{name} is not recommended: {reason}." for name, reason in failed.items()]
+    found += [f"{name} was not timed at every batch: {reason}." for name, reason in measured.not_timed.items()]
     found += [
         f"{run.candidate} differs from itself at batch {run.batch} by {100 * abs(run.ratio.value - 1):.1f} %: "
         "smaller differences between models mean nothing here."

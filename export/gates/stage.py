@@ -52,6 +52,7 @@ class Stage:
 
     earlier: the entries of files that need not be made again. threads: of ONNX Runtime, None for what this process may
     use. errors: what files failed with, by name. to_compare: no limit stops a file, which is for comparison alone.
+    engine_batches: which engines are tuned for, besides those of the settings.
     """
 
     source: Source
@@ -62,6 +63,7 @@ class Stage:
     earlier: Mapping[str, FileRecord] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict)
     to_compare: bool = False
+    engine_batches: Sequence[int] = ()
 
     @property
     def data(self) -> Dataset:

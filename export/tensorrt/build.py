@@ -21,7 +21,13 @@ from compress.system.files import replacing, sha256_file
 from export.folder import sidecar
 from export.int8 import WEIGHTED, float32_layers, layer_macs
 from export.records import EngineRecord, Precision
-from export.tensorrt.library import capabilities, driver_version, tensorrt, tensorrt_logger
+from export.tensorrt.library import (
+    capabilities,
+    check_version_compatible,
+    driver_version,
+    tensorrt,
+    tensorrt_logger,
+)
 from export.tensorrt.parser import parse
 
 
@@ -29,7 +35,8 @@ from export.tensorrt.parser import parse
 class EngineOptions:
     """How an engine is built.
 
-    batches: the smallest, the best and the largest batch that it must run. workspace_mb: memory that the builder may
+    batches: the smallest, the best and the largest batch that it must run. tuned: others, each of which gets a profile
+    of its own, too. workspace_mb: memory that the builder may
     use. compute_capabilities: such as "89" for SM89; TensorRT for RTX then needs no GPU. Empty: the library's default,
     or the GPU that is here.
     """
@@ -39,18 +46,28 @@ class EngineOptions:
     version_compatible: bool = False
     hardware_compatible: bool = False
     compute_capabilities: Sequence[str] = ()
+    tuned: Sequence[int] = ()
 
     @classmethod
-    def of(cls, settings: Export) -> Self:
-        """What the recipe says."""
+    def of(cls, settings: Export, tuned: Sequence[int] = ()) -> Self:
+        """What the recipe says. Each batch of `tuned` is within the range."""
         smallest, best, largest = settings.batches
         return cls(
-            (smallest, best, largest),
+            (min(smallest, *tuned), best, max(largest, *tuned)) if tuned else (smallest, best, largest),
             settings.workspace_mb,
             settings.version_compatible,
             settings.hardware_compatible,
             settings.compute_capabilities,
+            tuned,
         )
+
+    @property
+    def profiles(self) -> list[tuple[int, int, int]]:
+        """(smallest, best, largest) of each profile. Any batch runs in the first.
+
+        Each batch that is named has one of its own besides, for which kernels are chosen.
+        """
+        return [self.batches, *((batch, batch, batch) for batch in sorted({*self.batches, *self.tuned}))]
 
 
 def build_engine(
@@ -92,6 +109,7 @@ def build_engine(
     _check_precision(layers, precision, onnx_path)
     config = _configure(trt, builder, network, options)
     if options.version_compatible:
+        check_version_compatible()
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
@@ -107,7 +125,7 @@ def build_engine(
     if engine is None:
         raise MachineError(
             f"TensorRT could not build {engine_path.name}: {logger.last()}",
-            "Raise export.workspace_mb, or leave out options that this library lacks",
+            f"Raise export.workspace_mb{_options_set(options)}",
         )
     with replacing(engine_path) as temporary:
         temporary.write_bytes(engine)
@@ -137,6 +155,12 @@ def build_engine(
 
 _SAME_VALUES = ("SHUFFLE", "SQUEEZE", "UNSQUEEZE")
 """Layers that the parser puts before a product whose data has another number of axes, as a 1-D convolution's."""
+
+
+def _options_set(options: EngineOptions) -> str:
+    """The settings to leave out where a build fails."""
+    names = [name for name in ("version_compatible", "hardware_compatible") if getattr(options, name)]
+    return f", or leave out {' and '.join(f'export.{name}' for name in names)}" if names else ""
 
 
 def network_layers(trt: ModuleType, network: Any) -> dict[str, int]:
@@ -185,8 +209,7 @@ def _configure(trt: ModuleType, builder: Any, network: Any, options: EngineOptio
             f"the batches {options.batches} are not in order", "Give smallest, best and largest, from 1 up"
         )
     name, shape = network.get_input(0).name, tuple(network.get_input(0).shape)[1:]
-    # Any batch runs in the first profile. Each of the three has one of its own besides, for which kernels are chosen.
-    for low, middle, high in ((smallest, best, largest), *((batch,) * 3 for batch in sorted(set(options.batches)))):
+    for low, middle, high in options.profiles:
         profile = builder.create_optimization_profile()
         profile.set_shape(name, (low, *shape), (middle, *shape), (high, *shape))
         if config.add_optimization_profile(profile) < 0:

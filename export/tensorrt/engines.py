@@ -51,7 +51,7 @@ def _engine(stage: Stage, precision: Precision, source: Path) -> None:
                 source,
                 made,
                 precision=precision,
-                options=EngineOptions.of(stage.settings),
+                options=EngineOptions.of(stage.settings, stage.engine_batches),
                 timing_cache=stage.folder.timing_cache,
             )
             measured = record.dump() | _check_on_gpu(stage, made, precision)

@@ -97,6 +97,18 @@ def capabilities(wanted: Sequence[str]) -> list[Any]:
     return found
 
 
+def check_version_compatible() -> None:
+    """Raises UsageError where this library builds no engines that its later versions open.
+
+    Such an engine brings a lean runtime (libnvinfer_lean), which TensorRT for RTX does not ship.
+    """
+    if (name := tensorrt().__name__).startswith("tensorrt_rtx"):
+        raise UsageError(
+            f"{name} builds no engines that later versions open (export.version_compatible)",
+            f"Leave export.version_compatible false, or build with TensorRT: {install_extra('trt')}",
+        )
+
+
 def driver_version() -> str | None:
     """Of NVIDIA's driver, such as 580.65.06. None where nvidia-smi is not there or does not answer."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -132,7 +132,7 @@ class EngineRunner:
                     f"TensorRT makes no context for batch {batch}: {tensorrt_logger().last()}",
                     "Free memory on the GPU, or use smaller batches",
                 )
-            made.set_optimization_profile_async(self._profile(batch), self.stream.cuda_stream)
+            made.set_optimization_profile_async(self.profile(batch), self.stream.cuda_stream)
             self.stream.synchronize()
             self._contexts[batch] = made
         return self._contexts[batch]
@@ -151,7 +151,7 @@ class EngineRunner:
                 f"TensorRT could not run the engine: {tensorrt_logger().last()}", "Build it again on this machine"
             )
 
-    def _profile(self, batch: int) -> int:
+    def profile(self, batch: int) -> int:
         """The profile of that batch alone, else the first, in which all run."""
         for index in range(self.engine.num_optimization_profiles):
             smallest, _, largest = self.engine.get_tensor_profile_shape(INPUT_NAME, index)

@@ -225,3 +225,14 @@ def test_a_gpu_that_the_library_does_not_know_is_refused_before_any_work(
     with pytest.raises(UsageError, match="no compute capability '33'"):
         export_to(tmp_path / "out", trained, data, settings, formats=("onnx", "trt"))
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_engines_for_later_versions_are_refused_before_any_work_where_the_library_builds_none(
+    trained: nn.Module, data: Digits, tmp_path: Path
+) -> None:
+    if not tensorrt().__name__.startswith("tensorrt_rtx"):
+        pytest.skip("needs TensorRT for RTX")
+    settings = SETTINGS.model_copy(update={"compute_capabilities": ["89"], "version_compatible": True})
+    with pytest.raises(UsageError, match=r"export\.version_compatible.*TensorRT"):
+        export_to(tmp_path / "out", trained, data, settings, formats=("onnx", "trt"))
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

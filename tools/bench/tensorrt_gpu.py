@@ -4,8 +4,9 @@ python tools/bench/tensorrt_gpu.py RUN [--batch 1 --batch 32]
 
 For each precision it builds the engine of RUN's student (`compress export`), and prints a row: agreement of the engine
 with ONNX Runtime on evaluation images, its GPU time by our runner (CUDA events around a graph's replay, no copies),
-trtexec's (GPU compute time, CUDA graph, no transfers), and whether Polygraphy finds the outputs of TensorRT and ONNX
-Runtime alike. trtexec and Polygraphy are left out where they are not installed. Not run on a GPU yet.
+trtexec's (GPU compute time, CUDA graph, no transfers, the same profile), both as medians, and whether Polygraphy finds
+the outputs of the very engine and of ONNX Runtime alike. trtexec and Polygraphy are left out where they are not
+installed. Not run on a GPU yet.
 """
 
 import json
@@ -13,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from export.runtimes import OrtRuntime, normalise
 from export.tensorrt import EngineRunner, EngineRuntime
 
 IMAGES = 1000
-_MEAN = re.compile(r"GPU Compute Time:.*?mean = ([\d.]+) ms")
+_MEDIAN = re.compile(r"GPU Compute Time:.*?median = ([\d.]+) ms")
 
 
 def gpu_ms(runner: EngineRunner, inputs: torch.Tensor) -> float:
@@ -41,26 +43,51 @@ def gpu_ms(runner: EngineRunner, inputs: torch.Tensor) -> float:
     return latency.summarise(latency.interleave([timed])["engine"]).p50_ms.value
 
 
-def trtexec_ms(engine: Path, shape: tuple[int, ...]) -> float | str:
-    """Mean milliseconds by trtexec, with its CUDA graph and without transfers, or why there are none."""
+def trtexec_command(program: str, engine: Path, shape: tuple[int, ...], profile: int) -> list[str]:
+    """With its CUDA graph and without transfers, in the profile that our runner takes for the shape."""
+    shapes = f"--shapes=input:{'x'.join(map(str, shape))}"
+    options = ["--noDataTransfers", "--useCudaGraph", "--useSpinWait", f"--useProfile={profile}"]
+    return [program, f"--loadEngine={engine}", shapes, *options]
+
+
+def median_of(printed: str) -> float | None:
+    """Milliseconds of GPU compute time, in what trtexec prints."""
+    found = _MEDIAN.search(printed)
+    return float(found.group(1)) if found else None
+
+
+def trtexec_ms(engine: Path, shape: tuple[int, ...], profile: int) -> float | str:
+    """Median milliseconds by trtexec, or why there are none."""
     if (program := shutil.which("trtexec")) is None:
         return "no trtexec"
-    shapes = f"--shapes=input:{'x'.join(map(str, shape))}"
-    options = [f"--loadEngine={engine}", shapes, "--noDataTransfers", "--useCudaGraph", "--useSpinWait"]
-    done = subprocess.run([program, *options], capture_output=True, encoding="utf-8", errors="replace", check=False)
-    found = _MEAN.search(done.stdout)
-    return float(found.group(1)) if found else f"trtexec: exit code {done.returncode}"
+    command = trtexec_command(program, engine, shape, profile)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    median = median_of(done.stdout)
+    return f"trtexec: exit code {done.returncode}" if median is None else median
 
 
-def polygraphy(onnx: Path, shape: tuple[int, ...], tolerance: float) -> str:
-    """Whether TensorRT and ONNX Runtime give alike outputs for the file, by Polygraphy."""
+def polygraphy_commands(
+    onnx: Path, engine: Path, shape: tuple[int, ...], profile: int, tolerance: float, folder: Path
+) -> list[list[str]]:
+    """ONNX Runtime's answers to random inputs, then those of our engine to the same, and whether they are alike."""
+    inputs, outputs = str(folder / "inputs.json"), str(folder / "outputs.json")
+    shapes = ["--input-shapes", f"input:[{','.join(map(str, shape))}]"]
+    expected = ["polygraphy", "run", str(onnx), "--onnxrt", *shapes, "--save-inputs", inputs, "--save-outputs", outputs]
+    loaded = ["--model-type", "engine", "--trt", "--optimization-profile", str(profile)]
+    compared = ["--load-inputs", inputs, "--load-outputs", outputs, "--atol", str(tolerance), "--rtol", str(tolerance)]
+    return [expected, ["polygraphy", "run", str(engine), *loaded, *compared]]
+
+
+def polygraphy(onnx: Path, engine: Path, shape: tuple[int, ...], profile: int, tolerance: float) -> str:
+    """Whether our engine and ONNX Runtime give alike outputs, by Polygraphy."""
     if shutil.which("polygraphy") is None:
         return "no polygraphy"
-    shapes = ["--input-shapes", f"input:[{','.join(map(str, shape))}]"]
-    types = ["--strongly-typed", "--atol", str(tolerance), "--rtol", str(tolerance)]
-    command = ["polygraphy", "run", str(onnx), "--trt", "--onnxrt", *shapes, *types]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    return "alike" if done.returncode == 0 else "differs"
+    with tempfile.TemporaryDirectory() as folder:
+        expected, compared = polygraphy_commands(onnx, engine, shape, profile, tolerance, Path(folder))
+        options: Any = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "check": False}
+        if subprocess.run(expected, **options).returncode != 0:
+            return "not run in ONNX Runtime"
+        return "alike" if subprocess.run(compared, **options).returncode == 0 else "differs"
 
 
 def rows(run: Path, batches: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -76,6 +103,7 @@ def rows(run: Path, batches: tuple[int, ...]) -> list[dict[str, Any]]:
         answers = EngineRuntime(runner, data.mean, data.std)(images)
         expected = OrtRuntime(folder.trt_onnx(precision), data.mean, data.std, literal=precision == "int8")(images)
         for batch in batches:
+            profile, engine = runner.profile(batch), folder.engine(precision)
             inputs = normalise(images[np.arange(batch) % len(images)], data.mean, data.std)
             made.append(
                 {
@@ -84,8 +112,10 @@ def rows(run: Path, batches: tuple[int, ...]) -> list[dict[str, Any]]:
                     "top1": float((answers.argmax(1) == data.eval_labels[: len(images)]).mean()),
                     "agreement": float((answers.argmax(1) == expected.argmax(1)).mean()),
                     "gpu_ms": gpu_ms(runner, torch.from_numpy(inputs)),
-                    "trtexec_ms": trtexec_ms(folder.engine(precision), inputs.shape),
-                    "polygraphy": polygraphy(folder.trt_onnx(precision), inputs.shape, tolerances[precision]),
+                    "trtexec_ms": trtexec_ms(engine, inputs.shape, profile),
+                    "polygraphy": polygraphy(
+                        folder.trt_onnx(precision), engine, inputs.shape, profile, tolerances[precision]
+                    ),
                 }
             )
     return made

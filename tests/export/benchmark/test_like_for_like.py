@@ -1,5 +1,6 @@
 """What a student's file is fairly compared with: the teacher's file in the same runtime, of the same precision."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,10 @@ from torch import nn
 
 from export.benchmark.candidates import Candidate
 from export.benchmark.timing import like_for_like
+
+
+def on_gpu(name: str) -> Candidate:
+    return dataclasses.replace(candidate(name, "torch", "fp32", nn.Identity()), on_gpu=True)
 
 
 def candidate(name: str, runtime: Any, precision: Any, module: nn.Module | None = None) -> Candidate:
@@ -40,3 +45,13 @@ ALL = [
 )
 def test_the_reference_is_of_the_same_runtime_and_precision(name: str, reference: str | None) -> None:
     assert like_for_like(next(entry for entry in ALL if entry.name == name), ALL) == reference
+
+
+def test_an_engine_without_an_engine_of_the_teacher_is_compared_with_the_teacher_on_the_same_gpu() -> None:
+    engine, fp16 = candidate("student.engine", "trt", "fp32"), candidate("student.fp16.engine", "trt", "fp16")
+    there = [*ALL, engine, fp16, on_gpu("teacher.torch:cuda"), on_gpu("student.torch:cuda")]
+    assert like_for_like(engine, there) == "teacher.torch:cuda"
+    assert like_for_like(ALL[4], there) == "teacher.onnx"
+    assert like_for_like(there[-1], there) is None
+    assert like_for_like(fp16, [*there, candidate("teacher.engine", "trt", "fp32")]) == "teacher.engine"
+    assert {entry.device for entry in there[-4:]} == {"cuda"}

@@ -13,6 +13,7 @@ from export import export_run
 from export.benchmark.teacher_files import make_teacher_files
 from export.folder import read_export
 from export.records import FileRecord
+from export.tensorrt.sidecar import check_engine
 from tests.helpers.command import snapshot
 
 pytestmark = pytest.mark.slow
@@ -88,4 +89,20 @@ def test_what_was_made_to_compare_with_has_passed_no_limit_and_is_made_anew_wher
     }
     content = snapshot(run.export)
     make_teacher_files(run, threads=1)
+    assert snapshot(run.export) == content
+
+
+def test_the_teacher_gets_engines_for_the_gpus_of_the_students(run: Run, builder: None) -> None:
+    export_run(run, formats=("onnx", "trt"), precisions=("fp32", "int8"), threads=1, compute_capabilities=["86"])
+    make_teacher_files(run, threads=1)
+    assert set(recorded(run)) == {"teacher.onnx", "teacher.int8.onnx"}
+    make_teacher_files(run, threads=1, engines=True)
+    files = recorded(run)
+    assert {"teacher.engine", "teacher.int8.engine"} <= set(files)
+    assert files["teacher.engine"].to_compare
+    built = check_engine(run.export / "teacher.engine")
+    assert built.compute_capabilities == ("86",)
+    assert built.batches == check_engine(run.export / "student.engine").batches
+    content = snapshot(run.export)
+    make_teacher_files(run, threads=1, engines=True)
     assert snapshot(run.export) == content
