@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -22,7 +21,6 @@ from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import MachineError
 from export import export_run
 from export.benchmark import AccuracyResult, NotRun
-from export.delivery import push_run
 from export.tensorrt import LIBRARIES, tensorrt
 from tests.helpers.benchmarked import benchmarked
 from tests.helpers.command import Command, assert_fails
@@ -266,39 +264,3 @@ def test_the_card_has_what_was_measured_and_the_onnx_files_go_as_they_were_expor
             (latency,) = [one for one in candidate.latency if (one.scope, one.batch) == ("model", 1)]
             assert float(row["p50 ms"]) == pytest.approx(latency.p50_ms.value, rel=0.01)
             assert float(row["p90 ms"]) == pytest.approx(latency.p90_ms.value, rel=0.01)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("student", "data", "license_", "expected"),
-    [
-        (
-            {"model": "resnet18.a1_in1k", "pretrained": True},
-            {"name": "cifar100"},
-            "apache-2.0",
-            ("timm/resnet18.a1_in1k", ["uoft-cs/cifar100"], "apache-2.0"),
-        ),
-        (
-            {"model": "hf-hub:somebody/their-model@main", "pretrained": True},
-            {"name": "hub", "repo": "somebody/their-pictures"},
-            "mit",
-            ("somebody/their-model", ["somebody/their-pictures"], "mit"),
-        ),
-        ({"model": "resnet18.a1_in1k", "pretrained": False}, {"name": "digits"}, None, (None, None, None)),
-        ({"model": "resnet18", "pretrained": "/home/somebody/weights"}, {"name": "digits"}, None, (None, None, None)),
-    ],
-    ids=["timm", "hub", "random", "own weights"],
-)
-def test_the_card_names_licence_data_and_the_model_that_it_began_with(
-    run: Path, student: dict[str, Any], data: dict[str, str], license_: str | None, expected: tuple[Any, ...]
-) -> None:
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    recipe["student"] |= student
-    recipe["data"] = {"image_size": recipe["data"]["image_size"], **data}
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    config = json.loads((run / "student" / "config.json").read_text())
-    config["pretrained_cfg"]["license"] = license_
-    (run / "student" / "config.json").write_text(json.dumps(config))
-    push_run(run, "me/small", dry_run=True)
-    card = ModelCard.load(run / "hub" / "README.md").data.to_dict()
-    assert tuple(map(card.get, ("base_model", "datasets", "license"))) == expected
