@@ -17,6 +17,7 @@ from export.benchmark.candidates import STUDENT, STUDENT_FILE, Candidate, reason
 from export.benchmark.executions import Gate
 from export.benchmark.latency import MAX_BUSY
 from export.benchmark.memory import peak_memory
+from export.benchmark.noise import noise_warnings
 from export.benchmark.results import (
     AARun,
     AccuracyResult,
@@ -36,8 +37,6 @@ from export.benchmark.verdict import Evidence, decide
 from export.folder import read_export
 from export.records import ExportRecord
 from export.statistics import PairedDrop
-
-_NAMED = 3  # in a warning
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def summary(
         classes=scoring.class_changes(classes),
         thumbnails=_thumbnails(comparisons, measured.reference, shown, dataset),
         aa=measured.aa,
-        warnings=[*data_warnings(dataset), *_warnings(record, measured)],
+        warnings=[*data_warnings(dataset), *_warnings(record, measured, verdict)],
         sha256="",
     )
 
@@ -229,9 +228,8 @@ def _open_gates(record: ExportRecord, measured: Measured) -> dict[str, str]:
     return {name: said for name, said in found.items() if name not in measured.gates} | here
 
 
-def _warnings(record: ExportRecord, measured: Measured) -> list[str]:
-    timed, primary = measured.timed, measured.primary
-    noisy = [name for name, entry in primary.items() if entry.noisy]
+def _warnings(record: ExportRecord, measured: Measured, verdict: Verdict) -> list[str]:
+    timed, limits = measured.timed, BenchmarkLimits.model_validate(measured.settings.limits)
     busy = max((entry.busy for entries in timed.values() for entry in entries), default=0.0)
     found = []
     if record.failed is not None:
@@ -242,12 +240,7 @@ def _warnings(record: ExportRecord, measured: Measured) -> list[str]:
             "measured again: factors of speed are withheld there. Run it again on a quiet machine."
         )
     found += [f"At its gate {name} is UNDECIDED: {said}." for name, said in _open_gates(record, measured).items()]
-    if noisy:
-        named = ", ".join(noisy[:_NAMED]) + (f" and {len(noisy) - _NAMED} more" if len(noisy) > _NAMED else "")
-        found.append(
-            f"The latency of {named} varies: the median distance from the median is above 5 %. Measure longer "
-            "(--seconds) before a small difference decides."
-        )
+    found += noise_warnings(verdict, measured.primary, limits, measured.reference)
     failed = {name: gate.reason for name, gate in measured.gates.items() if gate.outcome == "FAIL"}
     found += [f"{name} is not recommended: {reason}." for name, reason in failed.items()]
     found += [f"{name} was not timed at every batch: {reason}." for name, reason in measured.not_timed.items()]

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from compress.data import load_data
+from compress.recipe import BenchmarkLimits
 from compress.runs.folder import Run
 from compress.runs.locks import held
 from compress.system.errors import InputError, MachineError, UsageError
@@ -19,6 +20,7 @@ from export.benchmark import memory
 from export.benchmark.file import benchmark_schema
 from export.benchmark.latency import MAX_BUSY
 from export.benchmark.measure import benchmark_run
+from export.benchmark.noise import noise_warnings
 from export.benchmark.results import AccuracyResult, Benchmark, Memory, NotRun
 from tests.helpers.benchmarked import benchmarked
 from tests.helpers.paths import ROOT
@@ -92,6 +94,14 @@ def test_steps_and_comparisons_are_those_of_the_page(result: Benchmark) -> None:
     assert {row.name for row in result.classes} == {"dark", "grey", "light"}
     assert result.verdict.recommended in FILES
     assert set(result.verdict.by_file) == set(FILES)
+
+
+@pytest.mark.slow
+def test_noise_is_warned_of_where_it_could_change_something(result: Benchmark) -> None:
+    first = {e.name: e.latency[0] for e in result.candidates if isinstance(e.latency, list)}
+    limits = BenchmarkLimits.model_validate(result.settings.limits)
+    expected = noise_warnings(result.verdict, first, limits, result.reference)
+    assert [line for line in result.warnings if "--seconds" in line] == expected
 
 
 @pytest.mark.slow
