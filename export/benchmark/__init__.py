@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         ClassChange,
         Comparison,
         Interval,
+        Judgement,
         Latency,
         NotRun,
     )
@@ -27,6 +28,7 @@ __all__ = [
     "ClassChange",
     "Comparison",
     "Interval",
+    "Judgement",
     "Latency",
     "NotRun",
     "benchmark_run",

@@ -2,7 +2,7 @@
 
 from export.benchmark import CandidateResult
 
-_RUNTIMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
+RUNTIMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO", "trt": "TensorRT", "torch": "PyTorch"}
 
 
 def as_run(candidate: CandidateResult) -> str:
@@ -12,5 +12,5 @@ def as_run(candidate: CandidateResult) -> str:
     options = ", ".join(f"{name}={value}" for name, value in candidate.options.items())
     fixed = "; compiled for the shape of its input" if candidate.runtime == "openvino" else ""
     return (
-        f"It was run from {candidate.file} in {_RUNTIMES[candidate.runtime]}, {candidate.precision}: {options}{fixed}."
+        f"It was run from {candidate.file} in {RUNTIMES[candidate.runtime]}, {candidate.precision}: {options}{fixed}."
     )

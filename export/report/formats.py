@@ -38,6 +38,16 @@ def ms_range(entry: Interval) -> str:
     return f"{ms(entry.low)} to {ms(entry.high)}"
 
 
+def rate(value: float) -> str:
+    """Images a second."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def rate_range(entry: Interval) -> str:
+    """Both ends of an interval, in images a second."""
+    return f"{rate(entry.low)} to {rate(entry.high)}"
+
+
 def megabytes(size_bytes: int) -> str:
     """Bytes in megabytes of 10^6."""
     return f"{size_bytes / 1e6:.2f}" if size_bytes < 10e6 else f"{size_bytes / 1e6:.1f}"
@@ -95,5 +105,6 @@ def timed(candidate: CandidateResult) -> bool:
     return not isinstance(candidate.latency, NotRun)
 
 
-_NUMBERS = (percent, percent_range, points, points_range, ms, ms_range, megabytes, factor, factors, limit_value)
+_SHARES = (percent, percent_range, points, points_range)
+_NUMBERS = (*_SHARES, ms, ms_range, rate, rate_range, megabytes, factor, factors, limit_value)
 FILTERS = {function.__name__: function for function in (*_NUMBERS, md, prose, code, capital, as_run, scored, timed)}

@@ -29,8 +29,11 @@ from export.benchmark import (
     read_benchmark,
 )
 from export.folder import ExportFolder, given_run
+from export.records import FileRecord
 from export.report import plots
+from export.report.action import action
 from export.report.baseline import plain_training
+from export.report.batches import BatchRow, batch_rows, p99_note
 from export.report.formats import FILTERS, factor, factors, megabytes, ms, than
 from export.report.names import told_apart
 from export.report.reference import ReferenceWords, reference_words
@@ -118,13 +121,16 @@ class View:
     metrics: list[dict[str, Any]]
     labels_alone: str
     """Whether plain training would have done; empty for a run that is that."""
+    action: str
+    """What to do now."""
 
     @classmethod
     def read(cls, run: Run, benchmark: Benchmark) -> "View":
         if others := [entry.name for entry in benchmark.candidates if _is_another(run, entry)]:
             warning = f"Made anew since this was measured: {', '.join(others)}. Measure again with compress benchmark."
             benchmark = benchmark.model_copy(update={"warnings": [warning, *benchmark.warnings]})
-        return cls(benchmark, read_metrics(run.metrics), plain_training(run))
+        gate = _gate(run, benchmark)
+        return cls(benchmark, read_metrics(run.metrics), plain_training(run), action(benchmark, gate, others))
 
     @property
     def plots(self) -> dict[str, tuple[str, Markup]]:
@@ -230,6 +236,16 @@ class View:
         timed = self.primary(candidate)
         return BUSY if timed and timed.contended else f"not timed with {self.words.the}"
 
+    @property
+    def batches(self) -> list[BatchRow]:
+        """Latency and throughput of every candidate at each batch."""
+        return batch_rows(self.benchmark)
+
+    @property
+    def p99_note(self) -> str:
+        """Why p99 is missing, and what gives it."""
+        return p99_note(self.benchmark, self.batches)
+
     def against_reference(self, name: str) -> Comparison | None:
         reference, pairs = self.benchmark.reference, self.benchmark.comparisons
         return next((entry for entry in pairs if (entry.reference, entry.candidate) == (reference, name)), None)
@@ -240,6 +256,18 @@ class View:
         chosen = self.benchmark.verdict.recommended
         pairs = self.benchmark.comparisons
         return [entry for entry in pairs if entry.reference != self.benchmark.reference or entry.candidate == chosen]
+
+
+def _gate(run: Run, benchmark: Benchmark) -> FileRecord | None:
+    """What the export recorded of the recommended file, where it still has that file."""
+    if benchmark.verdict.recommended is None:
+        return None
+    best = benchmark.candidate(benchmark.verdict.recommended)
+    try:
+        entry = ExportFolder(run.export).record().files.get(best.file or best.name)
+    except (OSError, InputError):
+        return None
+    return entry if entry and entry.sha256 == best.sha256 else None
 
 
 def _is_another(run: Run, measured: CandidateResult) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from compress.training.trackers import open_trackers
 from export import report_runs
 from export.benchmark import Benchmark
 from export.benchmark.results import Thumbnail
-from tests.helpers.benchmarked import benchmarked, write
-from tests.helpers.browser import Page, chromium
+from tests.helpers.browser import Page
 
 PLOTS = {"pareto", "waterfall", "classes", "reliability", "curves", "flips"}
 # One red pixel.
@@ -24,34 +23,6 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQD
 
 pytestmark = pytest.mark.slow
 Change = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def result(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
-    return benchmarked(finished, tmp_path_factory.getbasetemp() / "benchmarked")[1]
-
-
-@pytest.fixture
-def changed(result: Benchmark, tmp_path: Path) -> Change:
-    """A run folder of that name whose benchmark has these changes; dotted keys reach inside."""
-
-    def make(name: str, **changes: Any) -> Path:
-        content = result.model_dump(mode="json")
-        for key, value in {"run": name, **changes}.items():
-            *path, last = key.split("__")
-            part = content
-            for step in path:
-                part = part[int(step) if step.isdecimal() else step]
-            part[last] = value
-        return write(Benchmark.model_validate_json(json.dumps(content)), tmp_path / name)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with chromium(tmp_path_factory.mktemp("profile")) as page:
-        yield page
 
 
 def test_the_page_asks_for_nothing_and_complains_of_nothing(
@@ -96,6 +67,17 @@ def test_the_verdict_is_at_the_top(browser: Page, changed: Change, result: Bench
     assert browser.run("document.querySelector('[data-verdict]').getBoundingClientRect().bottom < 400")
     assert result.verdict.recommended
     assert result.verdict.recommended in browser.run("document.querySelector('[data-verdict]').textContent")
+
+
+def test_what_to_do_leads_the_page_and_the_text(browser: Page, changed: Change, result: Benchmark) -> None:
+    page, text = report_runs([changed("leads")])
+    browser.look()
+    browser.open(page)
+    (first,) = browser.run("[...document.querySelectorAll('h1')].map(h => h.textContent)")
+    assert browser.run("document.querySelector('section').firstElementChild.tagName") == "H1"
+    line = text.read_text(encoding="utf-8").splitlines()[2]
+    assert line.strip("*").replace("`", "") == first
+    assert str(result.verdict.recommended) in first
 
 
 def test_a_click_sorts_and_a_second_one_reverses(browser: Page, changed: Change) -> None:
@@ -143,7 +125,7 @@ def test_markdown_answers_first_and_marks_what_was_not_run(changed: Change, resu
     assert "(proxy)" in row
     assert "not run" in row
     widths = {len(line.split(" | ")) for line in text.splitlines() if line.startswith("| student.")}
-    assert len(widths) == 1
+    assert len(widths) == 2  # of the two tables
 
 
 def test_balanced_accuracy_stands_in_the_verdict_where_classes_are_unequal(changed: Change, result: Benchmark) -> None:
@@ -170,13 +152,6 @@ def test_a_file_that_was_made_anew_since_it_was_measured_is_named(changed: Chang
     page, text = report_runs([run])
     for path in (page, text):
         assert f"Made anew since this was measured: student.torch, {other['name']}." in path.read_text()
-
-
-def test_the_cost_follows_from_the_price(changed: Change, result: Benchmark) -> None:
-    page, _ = report_runs([changed("cost", settings__limits={**result.settings.limits, "price_per_hour": 3.6})])
-    assert "for a million images" in page.read_text()
-    page, _ = report_runs([changed("no price", settings__limits={**result.settings.limits, "price_per_hour": None})])
-    assert "for a million images" not in page.read_text()
 
 
 def test_several_runs_stand_side_by_side(browser: Page, changed: Change, tmp_path: Path) -> None:
