@@ -16,7 +16,8 @@ class BatchRow:
         name: of the candidate.
         model: the model alone, which the percentiles are of.
         end_to_end: from uint8 pixels, which the throughput is of.
-        cost: of a million images, in the currency of benchmark.price_per_hour; None where that is not set.
+        cost: of a million images, in the currency of benchmark.price_per_hour. None where that is not set, or where
+            other work disturbed the throughput.
     """
 
     name: str
@@ -34,8 +35,10 @@ def batch_rows(benchmark: Benchmark) -> list[BatchRow]:
             continue
         found = {(e.batch, e.scope): e for e in candidate.latency if e.threads == benchmark.settings.threads[0]}
         for batch in benchmark.settings.batches:
-            model, ends = found[batch, "model"], found[batch, "end-to-end"]
-            cost = price / 3600 * 1e6 / ends.images_per_s.value if price else None
+            model, ends = found.get((batch, "model")), found.get((batch, "end-to-end"))
+            if model is None or ends is None:  # it failed at that batch
+                continue
+            cost = price / 3600 * 1e6 / ends.images_per_s.value if price and not ends.contended else None
             rows.append(BatchRow(candidate.name, model, ends, cost))
     return rows
 

@@ -30,7 +30,7 @@ from export.benchmark import (
 )
 from export.folder import ExportFolder, given_run
 from export.records import FileRecord
-from export.report import plots
+from export.report import folded, plots
 from export.report.action import action
 from export.report.baseline import plain_training
 from export.report.batches import BatchRow, batch_rows, p99_note
@@ -200,13 +200,19 @@ class View:
         return fair + ([(timed.speedup, self.benchmark.reference)] if timed and timed.speedup else [])
 
     @property
-    def not_run(self) -> list[tuple[str, list[str]]]:
+    def rows(self) -> list[CandidateResult]:
+        """Those in the table of candidates."""
+        return folded.with_a_row(self.benchmark)
+
+    @property
+    def not_run(self) -> folded.Folded:
         """Why candidates were neither scored nor timed, each reason with their names."""
-        found: dict[str, list[str]] = {}
-        for candidate in self.benchmark.candidates:
-            if isinstance(candidate.accuracy, NotRun) and isinstance(candidate.latency, NotRun):
-                found.setdefault(candidate.accuracy.reason, []).append(candidate.name)
-        return list(found.items())
+        return folded.not_run(self.benchmark)
+
+    @property
+    def not_timed(self) -> folded.Folded:
+        """Why candidates were scored and not timed."""
+        return folded.not_timed(self.benchmark)
 
     def primary(self, candidate: CandidateResult) -> Latency | None:
         return plots.primary_latency(self.benchmark, candidate.name)
