@@ -25,6 +25,7 @@ from export.delivery.golden import LIBRARIES
 from export.folder import ExportFolder, given_run
 from export.pipeline import Wanted, export_model
 from export.records import FORMATS, PRECISIONS, ExportRecord, FileRecord, Format, RunPrecision
+from export.report.formats import md
 from export.sources import student_source, teacher_source
 
 logger = logging.getLogger(__name__)
@@ -218,8 +219,9 @@ def _card(run: Run, dataset: Dataset, files: Mapping[Path, FileRecord], best: Re
     if best is not None:
         shown += f" in {LIBRARIES[best.about.runtime]} as {best.about.precision.upper()}"
         top1 = top1 if best.top1 is None else best.top1
+    split = f"{md(manifest.data.eval_split)} of {md(dataset.name)}"
     lines = [
-        f"{shown} is the default. Its top-1 is {top1:.2%} on {manifest.data.eval_split} of {dataset.name} "
+        f"{shown} is the default. Its top-1 is {top1:.2%} on {split} "
         f"({len(dataset.eval_labels):,} images). It was distilled by {manifest.method}; its teacher has "
         f"{manifest.teacher_accuracy}.",
         "",

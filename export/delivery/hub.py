@@ -27,6 +27,7 @@ from export.delivery.opening import how_to_open, hub_config, made_by_timm, stude
 from export.folder import ExportFolder, check_intact, given_run, read_export
 from export.records import PRECISIONS
 from export.report import markdown
+from export.report.formats import md
 
 M = TypeVar("M", bound=Model)
 _ON_THE_HUB = {"cifar100": ["uoft-cs/cifar100"], "tinyimagenet": ["zh-plus/tiny-imagenet"]}
@@ -217,10 +218,10 @@ def _card(run: Run, repo: str, config: dict[str, Any], onnx: Sequence[Path]) -> 
     return f"""---
 {head.to_yaml()}
 ---
-# {student_name(config)}, {data.num_classes} classes of {data.name}
+# {md(student_name(config))}, {data.num_classes} classes of {md(data.name)}
 
-Distilled with `{manifest.method}` from {models.read_config(run.teacher).get("architecture") or "a module"}: top-1
-{top1:.2%} on {data.eval_split} ({data.eval_images:,} images), its teacher has {manifest.teacher_accuracy}. How it
+Distilled with `{manifest.method}` from {md(models.read_config(run.teacher).get("architecture") or "a module")}: top-1
+{top1:.2%} on {md(data.eval_split)} ({data.eval_images:,} images), its teacher has {manifest.teacher_accuracy}. How it
 was trained stands in `recipe.yaml`, from which paths are left out; the hash of the recipe is
 `{manifest.recipe_sha256}`.
 

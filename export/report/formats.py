@@ -76,18 +76,43 @@ def limit_value(value: float, limit: str) -> str:
 
 
 def md(text: object) -> str:
-    """Text inside a Markdown table, where names of classes and files may hold what Markdown or its math would read."""
-    return re.sub(r"([\\`*_\[\]$|~])", r"\\\1", " ".join(str(text).split())).replace("<", "&lt;")
+    """Text as Markdown that shows it as it is, in a table, too: names of classes and files may hold any sign.
+
+    CommonMark needs a backslash before its own signs. GitHub and the Hub also make links of addresses and of @names,
+    and read $...$ as math. So addresses are taken apart, and an invisible sign (word joiner) goes behind @ and #.
+    """
+    literal = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    literal = re.sub(r"([\\`*_\[\]$|~])", r"\\\1", literal)
+    literal = re.sub(r"#(?=\d)", "#\N{WORD JOINER}", literal)
+    return _ADDRESS.sub(_taken_apart, literal)
+
+
+_ADDRESS = re.compile(r"\S*(?:www\.|://|mailto:|xmpp:|@)\S*", re.IGNORECASE)
+
+
+def _taken_apart(address: re.Match[str]) -> str:
+    return re.sub(r"([.:])", r"\\\1", address.group()).replace("@", "@\N{WORD JOINER}")
+
+
+_OURS = re.compile(r"(`compress [^`]*`)")
+"""A command in a sentence of ours. What else stands between backticks may be somebody's name."""
 
 
 def prose(text: object) -> str:
-    """A sentence of ours as Markdown, in which what stands between backticks is code."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    """A sentence of ours as Markdown, in which commands are code. What it quotes is shown as it is."""
+    parts = _OURS.split(" ".join(str(text).split()))
+    return "".join(part if number % 2 else _spaced(part) for number, part in enumerate(parts))
+
+
+def _spaced(part: str) -> str:
+    """`md` with the spaces at both ends."""
+    inner = md(part)
+    return f"{' ' * part.startswith(' ')}{inner}{' ' * (part.endswith(' ') and bool(inner))}"
 
 
 def code(text: object) -> Markup:
-    """A sentence as HTML, in which what stands between backticks is code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    """A sentence of ours as HTML, in which commands are code."""
+    return Markup(_OURS.sub(lambda found: f"<code>{found.group()[1:-1]}</code>", str(escape(text))))
 
 
 def capital(text: str) -> str:

@@ -101,7 +101,7 @@ def test_tests_are_run_in_a_fork_and_their_lines_are_noted(tmp_path: Path) -> No
     code.write_text(SOURCE)
     tests.write_text(
         f"import sys\nimport pytest\nsys.path.insert(0, {str(tmp_path)!r})\nfrom halved import half\n\n"
-        "@pytest.mark.parametrize('value', range(9))\ndef test_half(value):\n    assert half(value) == value / 2\n"
+        "@pytest.mark.parametrize('value', range(16))\ndef test_half(value):\n    assert half(value) == value / 2\n"
     )
 
     def noted() -> int:
