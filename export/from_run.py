@@ -45,6 +45,7 @@ def export_run(
     compute_capabilities: Collection[str] = (),
     overrides: Sequence[str] = (),
     model: nn.Module | None = None,
+    teacher_model: nn.Module | None = None,
 ) -> ExportRecord:
     """Writes the files of a finished run that are deployed to RUN/export.
 
@@ -61,13 +62,15 @@ def export_run(
         compute_capabilities: GPUs to build engines for, such as "89", instead of the recipe's.
         overrides: "export.key=value", settings instead of the recipe's, as for --set.
         model: a module to fill with the student's weights, where `distill` was given one.
+        teacher_model: the same for the teacher, where `teacher` is wanted.
 
     Returns:
         What export.json holds.
 
     Raises:
         UsageError: an argument or an override is wrong; a compute capability names no GPU, or is given without the
-            format trt; or bf16 without openvino. Or the teacher is wanted and has no last layer.
+            format trt; or bf16 without openvino. The teacher is wanted and has no last layer; or its module is given
+            and it is not wanted.
         InputError: the run is not finished, or its weights or data are not those of its manifest.
         GateError: a file misses a limit of the recipe. Those that passed are there, and so is the bundle of them.
         MachineError: engines are wanted and TensorRT is missing, or IRs and OpenVINO is, or bf16 and the CPU has none;
@@ -80,6 +83,8 @@ def export_run(
             f"the teacher of {run.path} has no last layer: it classifies nothing that a file could be measured by",
             "Leave out --teacher.",
         )
+    if teacher_model is not None and not teacher:
+        raise UsageError("teacher_model is given, but the teacher is not exported", "Give teacher=True, too.")
     recipe = changed_recipe(run.recipe, overrides, section="export")
     formats = tuple(recipe.export.formats if formats is None else formats)
     precisions = tuple(recipe.export.precisions if precisions is None else precisions)
@@ -99,7 +104,7 @@ def export_run(
         if teacher:
             unprocessed = dataclasses.replace(wanted, preprocess=False)
             with _kept_for_later(errors):
-                export_model(teacher_source(run), folder.of("teacher"), settings, unprocessed)
+                export_model(teacher_source(run, teacher_model), folder.of("teacher"), settings, unprocessed)
         if bundle is not None:
             _bundle(run, folder, dataset, bundle, wanted)
         for error in errors:

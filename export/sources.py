@@ -36,6 +36,12 @@ def load_teacher(run: Run, model: nn.Module | None = None) -> nn.Module:
     weights = run.teacher / models.WEIGHTS
     if not weights.is_file() or sha256_file(weights) != run.result.teacher.sha256:
         raise InputError(f"{weights} is missing or was altered: its hash is not the manifest's")
+    config = models.read_config(run.teacher)
+    if model is None and not config.get("architecture"):
+        raise InputError(
+            f"the teacher of {run.path} is a module that was handed over ({config.get('module')}), not one of timm's",
+            "Give one like it to Python's export_run(run, teacher_model=...) or benchmark_run(run, teacher=...).",
+        )
     return models.load_model(run.teacher) if model is None else models.load_weights(model, run.teacher)
 
 

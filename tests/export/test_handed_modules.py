@@ -15,9 +15,10 @@ from torch import nn
 
 from compress import distill, load_recipe, load_student
 from compress.runs.data import data_of_student
-from compress.system.errors import InputError
+from compress.system.errors import InputError, UsageError
 from export import benchmark_run, export_run, push_run, report_runs
 from export.runtimes import normalise
+from export.sources import load_teacher
 from tests.helpers.command import Command, assert_fails
 
 pytestmark = pytest.mark.slow
@@ -44,6 +45,15 @@ def test_a_handed_student_and_teacher_are_exported_measured_and_reported(here: P
     images = torch.rand(2, *session.get_inputs()[0].shape[1:])
     with torch.inference_mode():
         expected = load_student(run, model=Net())(images).numpy()
+    np.testing.assert_allclose(session.run(None, {"input": images.numpy()})[0], expected, atol=1e-4)
+    with pytest.raises(UsageError, match="Give teacher=True"):
+        export_run(run, model=Net(), teacher_model=Net())
+    with pytest.raises(InputError, match=r"teacher of .* handed over \(Net\).*teacher_model="):
+        export_run(run, model=Net(), teacher=True)
+    export_run(run, model=Net(), teacher=True, teacher_model=Net())
+    session = onnxruntime.InferenceSession(run.export / "teacher.onnx")
+    with torch.inference_mode():
+        expected = load_teacher(run, Net())(images).numpy()
     np.testing.assert_allclose(session.run(None, {"input": images.numpy()})[0], expected, atol=1e-4)
     measured = benchmark_run(run, student=Net(), teacher=Net(), min_seconds=0, min_runs=8, batches=[1], threads=[1])
     assert {entry.name for entry in measured.candidates} >= {"teacher.torch", "student.torch", "student.onnx"}
