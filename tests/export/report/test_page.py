@@ -47,6 +47,61 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(
     assert first.reference == "teacher.torch"
 
 
+NOT_RUN = {"source": "not run", "reason": "OpenVINO is not installed here"}
+CUT = """(() => {
+  document.querySelectorAll('details').forEach(d => d.open = true);
+  return [...document.querySelectorAll('table')]
+    .map(t => [t.dataset.table, Math.max(t.scrollWidth, t.parentElement.scrollWidth), t.parentElement.clientWidth])
+    .filter(([name, needed, there]) => needed > there);
+})()"""
+
+
+def test_no_column_is_cut_on_a_desk(browser: Page, changed: Change, result: Benchmark, tmp_path: Path) -> None:
+    """With every column: prices, balanced accuracies, long names, and reasons for what was not run."""
+    long = result.model_dump_json().replace("student.fp16.onnx", "openvino/student.int8.xml:bf16")
+    content = json.loads(long.replace("student.int8.onnx", "student.int8.trt.onnx:openvino:bf16"))
+    for candidate in content["candidates"]:
+        candidate["accuracy"]["balanced_top1"] = 0.4321
+    content["candidates"][-1].update(latency=NOT_RUN, memory=NOT_RUN)
+    limits = {**content["settings"]["limits"], "price_per_hour": 3.6}
+    content["settings"]["limits"], content["verdict"]["balanced_top1"] = limits, 0.5
+    changes = {key: content[key] for key in content if key not in ("run", "sha256")}
+    runs = [changed("one", **changes), changed("another_run_with_a_long_name", **changes)]
+    browser.look(width=1200)
+    for page in (report_runs(runs[:1])[0], report_runs(runs, tmp_path / "both.html")[0]):
+        browser.open(page)
+        assert browser.run("document.querySelectorAll('table').length") >= 6
+        assert browser.run(CUT) == []
+
+
+def test_reasons_stand_on_the_page_and_not_in_tooltips_alone(browser: Page, changed: Change, result: Benchmark) -> None:
+    content = result.model_dump(mode="json")
+    content["candidates"][-1].update(latency=NOT_RUN, memory=NOT_RUN)
+    content["candidates"][-2].update(latency=NOT_RUN, memory=NOT_RUN, accuracy={**NOT_RUN, "reason": "no GPU here"})
+    note = "not run: the model alone was not timed at batch 1"
+    judgement = {"limit": "p90_ms", "allowed": 5.0, "measured": None, "outcome": "UNDECIDED", "samples": 0}
+    judgement |= {"samples_to_decide": None, "note": note}
+    run = changed("reasons", candidates=content["candidates"], verdict__judgements=[judgement])
+    browser.look()
+    browser.open(report_runs([run])[0])
+    seen = browser.run("document.body.innerText")
+    for reason in ("OpenVINO is not installed here", "no GPU here", note):
+        assert reason in seen
+
+
+def test_the_notes_of_limits_stand_on_the_page(browser: Page, changed: Change) -> None:
+    """Also where something was measured."""
+    note = "Other work held the CPUs: on a quiet machine it may pass."
+    measured = {"value": 6.0, "low": 5.5, "high": 6.5}
+    judgement = {"limit": "p90_ms", "allowed": 5.0, "measured": measured, "outcome": "UNDECIDED", "samples": 100}
+    judgement |= {"samples_to_decide": 900, "note": note}
+    page, text = report_runs([changed("notes", verdict__judgements=[judgement])])
+    browser.look()
+    browser.open(page)
+    assert note in browser.run("document.body.innerText")
+    assert note in text.read_text()
+
+
 def test_every_plot_is_there_and_has_a_size(browser: Page, changed: Change) -> None:
     browser.look()
     browser.open(report_runs([changed("plots")])[0])

@@ -1,6 +1,7 @@
 """Names in the plot of accuracy against latency: those of a decision, and none above another."""
 
 import itertools
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,8 @@ import matplotlib.text
 import pytest
 from matplotlib.figure import Figure
 
+from export.benchmark import Interval
+from export.benchmark.results import Step
 from export.report import plots
 
 
@@ -43,3 +46,26 @@ def test_no_name_covers_another_where_points_are_close() -> None:
     assert len(texts) == len(points)
     for one, other in itertools.combinations(texts, 2):
         assert not one.get_window_extent().overlaps(other.get_window_extent())
+
+
+def test_no_scale_of_the_waterfall_goes_above_100_percent() -> None:
+    """Also where an interval does."""
+    steps = []
+    for name, top1 in (("teacher", 0.985), ("student", 0.995)):
+        drop = None if name == "teacher" else Interval(value=-0.01, low=-0.04, high=0.02)
+        step = Step(
+            name=name.capitalize(),
+            candidate=f"{name}.torch",
+            source="measured",
+            top1=Interval(value=top1, low=0.9, high=1.0),
+            drop=drop,
+            p50_ms=None,
+            size_bytes=1,
+            agreement=None,
+            max_logit_diff=None,
+        )
+        steps.append(step)
+    given: Any = SimpleNamespace(run="run", waterfall=steps)
+    ticks = [float(found) for found in re.findall(r">(\d+(?:\.\d+)?)</text>", plots.waterfall(given))]
+    assert len(ticks) > 2
+    assert max(ticks) <= 100
