@@ -6,7 +6,7 @@ Accuracies and drops are fractions, times milliseconds, sizes bytes or megabytes
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from compress.recipe import Section
 from export import statistics
@@ -157,7 +157,8 @@ class Thumbnail(Section):
     comparison: str
     index: int
     caption: str
-    png_base64: str
+    media_type: Literal["image/png", "image/webp"] = "image/png"
+    image_base64: str = Field(validation_alias=AliasChoices("image_base64", "png_base64"))  # earlier files say png
 
 
 class AARun(Section):

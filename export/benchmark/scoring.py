@@ -23,6 +23,7 @@ from export.benchmark.results import (
 from export.statistics import ClassDrop, PairedDrop, Range
 
 THUMBNAILS = 12
+SMALL = 64  # pixels, up to which every one of them is seen
 _STEPS = (
     ("Teacher", "teacher.torch"),
     ("Student", "student.torch"),
@@ -165,22 +166,24 @@ def waterfall(
     return steps
 
 
-def thumbnails(comparison: Comparison, images: np.ndarray, names: Sequence[str], side: int = 96) -> list[Thumbnail]:
-    """Evenly chosen flips as PNGs of at most `side` pixels. Small images keep their own pixels."""
+def thumbnails(comparison: Comparison, images: np.ndarray, names: Sequence[str], side: int = 224) -> list[Thumbnail]:
+    """Evenly chosen flips, of at most `side` pixels. Small images keep their own pixels, as PNG; others are WebP."""
     flips = comparison.flips
     chosen = np.unique(np.linspace(0, len(flips) - 1, min(THUMBNAILS, len(flips))).round().astype(int))
     made = []
     for flip in (flips[place] for place in chosen):
         picture = Image.fromarray(np.asarray(images[flip.index]))
         picture.thumbnail((side, side))
+        exact = max(picture.size) <= SMALL
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG", optimize=True)
+        picture.save(buffer, **({"format": "PNG", "optimize": True} if exact else {"format": "WEBP", "quality": 85}))
         made.append(
             Thumbnail(
                 comparison=f"{comparison.reference} → {comparison.candidate}",
                 index=flip.index,
                 caption=f"{names[flip.label]}, taken for {names[flip.candidate]}",
-                png_base64=base64.b64encode(buffer.getvalue()).decode(),
+                media_type="image/png" if exact else "image/webp",
+                image_base64=base64.b64encode(buffer.getvalue()).decode(),
             )
         )
     return made

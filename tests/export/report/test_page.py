@@ -1,6 +1,8 @@
 """The report as files, and its page opened in a real browser."""
 
+import base64
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from compress.system.errors import InputError, UsageError
 from compress.training.trackers import open_trackers
@@ -30,7 +33,7 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(
 ) -> None:
     first = result.comparisons[0]
     picture = Thumbnail(
-        comparison=f"teacher.torch → {result.verdict.recommended}", index=3, caption="dark", png_base64=PIXEL
+        comparison=f"teacher.torch → {result.verdict.recommended}", index=3, caption="dark", image_base64=PIXEL
     )
     run = changed("one", thumbnails=[picture.model_dump()])
     shutil.copy(finished / "metrics.jsonl", run)
@@ -290,3 +293,19 @@ def test_a_report_of_one_run_goes_to_its_tracked_run(
     id_ = json.loads((run / "trackers.json").read_text())["mlflow"]["id"]
     files = tracking.MlflowClient().list_artifacts(id_)
     assert {file.path for file in files} == {"report.html", "report.md"}
+
+
+def test_lost_images_are_drawn_large_enough_to_see_why(browser: Page, changed: Change, result: Benchmark) -> None:
+    wide = {"comparison": f"teacher.torch → {result.verdict.recommended}", "index": 3, "caption": "dark"}
+    buffer = io.BytesIO()
+    Image.new("RGB", (224, 149), "red").save(buffer, "WEBP")
+    photo = {**wide, "media_type": "image/webp", "image_base64": base64.b64encode(buffer.getvalue()).decode()}
+    browser.look()
+    browser.open(report_runs([changed("pictures", thumbnails=[{**wide, "image_base64": PIXEL}, photo])])[0])
+    drawn = browser.run(
+        "[...document.querySelectorAll('.flips img')].map(i => [i.naturalWidth, i.clientWidth, i.clientHeight,"
+        " getComputedStyle(i).imageRendering, getComputedStyle(i).objectFit])"
+    )
+    assert [each[0] for each in drawn] == [1, 224]
+    assert all(each[1] >= 160 and each[2] >= 160 for each in drawn)
+    assert [each[3:] for each in drawn] == [["pixelated", "contain"], ["auto", "contain"]]
