@@ -76,7 +76,7 @@ def export_run(
         MachineError: engines are wanted and TensorRT is missing, or IRs and OpenVINO is, or bf16 and the CPU has none;
             or another process is using the run.
     """
-    _check(formats, precisions, preprocess, teacher, bundle, threads, compute_capabilities, model)
+    _check(formats, precisions, preprocess, teacher, bundle, threads, compute_capabilities, model, teacher_model)
     run = finished_run(given_run(run).path)
     if teacher and not run.result.teacher_classifies:
         raise UsageError(
@@ -121,6 +121,7 @@ def _check(
     threads: Any,
     capabilities: Any,
     model: Any,
+    teacher_model: Any,
 ) -> None:
     """Raises UsageError for an argument of `export_run` that has a wrong type or value."""
     for name, values, choices in (("formats", formats, FORMATS), ("precisions", precisions, get_args(RunPrecision))):
@@ -139,7 +140,8 @@ def _check(
     require_type(threads, (int, type(None)), "export_run: threads")
     if threads is not None and threads < 1:
         raise UsageError(f"export_run: threads must be at least 1, and is {threads}")
-    require_type(model, (nn.Module, type(None)), "export_run: model")
+    for name, module in (("model", model), ("teacher_model", teacher_model)):
+        require_type(module, (nn.Module, type(None)), f"export_run: {name}")
 
 
 @contextlib.contextmanager
