@@ -81,7 +81,7 @@ def benchmark_run(
         InputError: the run is not finished or not exported, files were altered, or the data is not that of the run.
         MachineError: another process is using the run, or OpenVINO is named and not installed.
     """
-    _check_types(runtimes, batches, threads, min_seconds, min_runs, student, teacher)
+    _check_types(runtimes, batches, threads, min_seconds, min_runs, overrides, student, teacher)
     if not math.isfinite(min_seconds):
         raise UsageError(f"{min_seconds} seconds cannot be measured", "Give a number, such as 3.")
     started, clock = now(), time.perf_counter()
@@ -126,7 +126,14 @@ def benchmark_run(
 
 
 def _check_types(
-    runtimes: Any, batches: Any, threads: Any, min_seconds: Any, min_runs: Any, student: Any, teacher: Any
+    runtimes: Any,
+    batches: Any,
+    threads: Any,
+    min_seconds: Any,
+    min_runs: Any,
+    overrides: Any,
+    student: Any,
+    teacher: Any,
 ) -> None:
     """Raises UsageError for an argument of `benchmark_run` that has a wrong type."""
     require_each(runtimes, str, "benchmark_run: runtimes", hint='For example ["ort"].')
@@ -134,6 +141,7 @@ def _check_types(
         require_each(values, int, f"benchmark_run: {name}", hint="For example [1].")
     require_type(min_seconds, (int, float), "benchmark_run: min_seconds")
     require_type(min_runs, int, "benchmark_run: min_runs")
+    require_type(overrides, (list, tuple), "benchmark_run: overrides", 'For example ["benchmark.KEY=VALUE"].')
     for name, module in (("student", student), ("teacher", teacher)):
         require_type(module, (nn.Module, type(None)), f"benchmark_run: {name}")
 

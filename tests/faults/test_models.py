@@ -16,7 +16,7 @@ from compress import distill, load_recipe, load_student, recipe
 from compress.data import load_data
 from compress.models.folder import load_model, save_model
 from compress.models.inference import for_inference
-from compress.runs.trial import check_steps, warn_if_not_exportable
+from compress.runs.trial import check_steps
 from compress.system.errors import InputError
 from compress.system.modules import evaluating, in_channels_last, rehearsing, unshared
 from compress.training import logits_of
@@ -268,42 +268,3 @@ def test_log_probabilities_of_a_teacher_are_centred_and_logits_are_not() -> None
     found = for_inference(nn.Sequential(plain, nn.LogSoftmax(dim=1)), images, precision=torch.float32)(images)
     torch.testing.assert_close(found, logits - logits.mean(dim=1, keepdim=True))
     torch.testing.assert_close(for_inference(plain, images, precision=torch.float32)(images), logits)
-
-
-class Decides(Aux):
-    def forward(self, images: torch.Tensor) -> Any:
-        return self.fc(images.flatten(1) if images.sum() > 0 else -images.flatten(1))
-
-
-class OfTwo(Aux):
-    def forward(self, images: torch.Tensor) -> Any:
-        return self.fc(images.view(2, 192))
-
-
-class Inverts(Aux):
-    """By an operator that torch.export takes and ONNX does not have."""
-
-    def forward(self, images: torch.Tensor) -> Any:
-        return self.fc(torch.linalg.inv(images + 100 * torch.eye(8)).flatten(1))
-
-
-class Attends(Aux):
-    """By torch's fused attention, as some of timm's models do over five axes, where they may also write it out."""
-
-    fused_attn = True
-
-    def forward(self, images: torch.Tensor) -> Any:
-        five = images[:, None]
-        if self.fused_attn:
-            five = nn.functional.scaled_dot_product_attention(five, five, five)
-        return self.fc(five.flatten(1))
-
-
-@pytest.mark.parametrize(
-    ("module", "warned"), [(Decides, True), (OfTwo, True), (Inverts, True), (Attends, False), (Aux, False)]
-)
-def test_a_student_that_cannot_be_exported_is_said_beforehand(
-    tiny_recipe: Path, caplog: pytest.LogCaptureFixture, module: type[nn.Module], warned: bool
-) -> None:
-    warn_if_not_exportable(module(), load_data(load_recipe(tiny_recipe).data), to_onnx=True)
-    assert bool([one for one in caplog.records if "cannot be exported" in one.message]) == warned

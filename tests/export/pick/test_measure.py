@@ -1,6 +1,7 @@
 """Models that are exported and timed, with a handful of runs: what is asserted is never a time."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ with_openvino = pytest.mark.skipif(not installed(), reason="OpenVINO is not inst
 
 def pick(p90_ms: float = 1e6, **given: Any) -> Pick:
     return pick_students(SIZE, p90_ms, **{"models": NAMES, "threads": 1, "efforts": FEW, **given})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet() -> Iterator[None]:
+    """A machine without other work, however many tests run on it: what is timed then is kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Series, "contended", property(lambda series: False))
+        yield
 
 
 @pytest.fixture(scope="module")
