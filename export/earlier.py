@@ -8,6 +8,7 @@ from typing import Any
 
 from compress.system.errors import InputError
 from compress.system.files import sha256_file
+from export.folder import ir_weights
 from export.gates import Stage
 from export.records import ExportRecord, FileRecord
 
@@ -42,16 +43,18 @@ def continue_earlier(stage: Stage) -> None:
     if not record.provenance.get("weights_sha256") or _source(earlier) != _source(record):
         return
     if stage.to_compare:
-        stage.earlier = {name: entry for name, entry in earlier.files.items() if _intact(stage, name, entry)}
+        stage.earlier = _whole({name: entry for name, entry in earlier.files.items() if _intact(stage, name, entry)})
         stage.record = earlier.model_copy(update={"files": {}})
         return
     if _versions(earlier) != _versions(record):
         return
-    stage.earlier = {
-        name: entry
-        for name, entry in earlier.files.items()
-        if _settings(earlier, name) == _settings(record, name) and _intact(stage, name, entry)
-    }
+    stage.earlier = _whole(
+        {
+            name: entry
+            for name, entry in earlier.files.items()
+            if _settings(earlier, name) == _settings(record, name) and _intact(stage, name, entry)
+        }
+    )
     if stage.earlier:
         stage.record = record.model_copy(update={"versions": {**earlier.versions, **record.versions}})
     if _settings(earlier, _INT8) == _settings(record, _INT8):
@@ -80,3 +83,10 @@ def _settings(record: ExportRecord, name: str) -> dict[str, Any]:
 def _intact(stage: Stage, name: str, entry: FileRecord) -> bool:
     path = stage.folder.file(name)
     return path.exists() and sha256_file(path) == entry.sha256
+
+
+def _whole(files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+    """Without IRs that lack one of their two files."""
+    lone = {name for name in files if name.endswith(".xml") and ir_weights(name) not in files}
+    lone |= {name for name in files if name.endswith(".bin") and f"{name.removesuffix('.bin')}.xml" not in files}
+    return {name: entry for name, entry in files.items() if name not in lone}

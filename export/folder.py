@@ -104,6 +104,11 @@ def sidecar(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.json")
 
 
+def ir_weights(name: str) -> str:
+    """The name of the file beside an IR that has its weights: openvino/student.bin of openvino/student.xml."""
+    return f"{name.removesuffix('.xml')}.bin"
+
+
 def given_run(run: Run | str | Path) -> Run:
     """The run that a caller named by its folder, or handed over. Raises UsageError for anything else."""
     require_type(run, (Run, str, Path), "run", "Name the folder of a finished run.")

@@ -19,6 +19,8 @@ from compress.runs.locks import held
 from compress.runs.student import load_student
 from compress.system.arguments import require_each, require_type
 from compress.system.errors import InputError, UsageError
+from export.benchmark import read_benchmark
+from export.benchmark.bundled import other_defaults
 from export.delivery import Recommended, make_bundle, read_manifest
 from export.delivery.default import measured_default, unmeasured_default
 from export.delivery.golden import LIBRARIES
@@ -107,6 +109,7 @@ def export_run(
                 export_model(teacher_source(run, teacher_model), folder.of("teacher"), settings, unprocessed)
         if bundle is not None:
             _bundle(run, folder, dataset, bundle, wanted)
+            _say_other_default(run)
         for error in errors:
             raise error
         return folder.record()
@@ -181,7 +184,9 @@ def _bundled_files(bundle: Path) -> set[str]:
     """Their hashes. Of a bundle that cannot be read that of no file."""
     try:
         manifest = read_manifest(bundle)
-        return {manifest.files[manifest.path(name)] for name in manifest.models}
+        models = [manifest.path(name) for name in manifest.models]
+        weights = [ir_weights(path) for path in models if path.endswith(".xml")]
+        return {manifest.files[path] for path in [*models, *weights]}
     except (InputError, KeyError):
         return {""}
 
@@ -216,6 +221,15 @@ def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, 
     make_bundle(folder.new_bundle, files, dataset, recommended=best, card=card, threads=threads)
     shutil.rmtree(folder.bundle, ignore_errors=True)
     folder.new_bundle.rename(folder.bundle)
+
+
+def _say_other_default(run: Run) -> None:
+    """Where the benchmark recommends a file that this export has not, or has made anew."""
+    try:
+        for line in other_defaults(run, read_benchmark(run)):
+            logger.warning(line)
+    except InputError:
+        return  # not measured, or of other weights
 
 
 def _card(run: Run, dataset: Dataset, files: Mapping[Path, FileRecord], best: Recommended | None) -> str:

@@ -23,7 +23,7 @@ from compress.system.errors import CompressError, InputError
 from compress.system.files import sha256_file
 from export import onnx, openvino
 from export.benchmark.results import Reference
-from export.folder import ExportFolder, check_intact, read_export
+from export.folder import ExportFolder, check_intact, ir_weights, read_export
 from export.onnx import get_metadata
 from export.openvino import Execution, OpenVinoRuntime, installed, own_execution, unusable
 from export.records import PRECISIONS, FileRecord, Precision, RunPrecision
@@ -53,6 +53,7 @@ class Candidate:
     """A model in a runtime that may be benchmarked. `path`: an ONNX file, IR, engine, or a model folder of torch's.
 
     `execution`: in what OpenVINO computes what the file has in float. `on_gpu`: a module of torch that is there.
+    `weights_sha256`: of the .bin of an IR.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Candidate:
     module: nn.Module | None = None
     execution: Execution = "f32"
     on_gpu: bool = False
+    weights_sha256: str = ""
 
     def options(self, threads: int) -> dict[str, str]:
         """Of its session: those with which it is timed, all that are set."""
@@ -179,12 +181,14 @@ def _in_openvino(
         path = folder.openvino(precision)
         if (name := folder.key(path)) not in files:
             continue
-        weights = path.with_suffix(".bin")
-        for each in (path, weights):
-            check_intact(each, files[folder.key(each)].sha256)
+        weights, of_weights = path.with_suffix(".bin"), files.get(ir_weights(name))
+        of_weights = of_weights.sha256 if of_weights else ""
+        check_intact(path, files[name].sha256)
+        check_intact(weights, of_weights)
         held.add(files[name].made_of)
         size = path.stat().st_size + weights.stat().st_size
         ir = Candidate(name, own.role, "openvino", precision, path, files[name].sha256, size, own.mean, own.std)
+        ir = dataclasses.replace(ir, weights_sha256=of_weights)
         yield from _executions(ir, lower if precision != "fp16" else "f32")
     if not asked or not installed():
         return

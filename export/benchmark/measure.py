@@ -20,6 +20,7 @@ from compress.runs.locks import held
 from compress.system.arguments import require_each, require_type
 from compress.system.errors import InputError, UsageError
 from export.benchmark import latency, scoring
+from export.benchmark.bundled import other_defaults
 from export.benchmark.candidates import (
     RUNTIMES,
     Candidate,
@@ -122,7 +123,10 @@ def benchmark_run(
         verdict = judged(results, measured)
         benchmark = summary(run, machine, measured, results, verdict)
         seconds = round(time.perf_counter() - clock, 1)
-        return write_benchmark(run, benchmark.model_copy(update={"date": started, "seconds": seconds}))
+        written = write_benchmark(run, benchmark.model_copy(update={"date": started, "seconds": seconds}))
+        for line in other_defaults(run, written):
+            logger.warning(line)
+        return written
 
 
 def _check_types(

@@ -112,6 +112,7 @@ class CandidateResult(Section):
     gate: Outcome | None = Field(default=None, description="By the limits of the export; null where it has none.")
     size_bytes: int
     sha256: str
+    weights_sha256: str = Field(default="", description="Of the .bin of an IR, whose .xml `sha256` is of.")
     accuracy: AccuracyResult | NotRun
     latency: list[Latency] | NotRun
     memory: Memory | NotRun

@@ -101,6 +101,7 @@ def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResul
         gate=gate.outcome if gate else None,
         size_bytes=candidate.size_bytes,
         sha256=candidate.sha256,
+        weights_sha256=candidate.weights_sha256,
         accuracy=measured.scores[candidate.name],
         latency=measured.timed[candidate.name] if reason is None else NotRun(reason=reason),
         memory=memory,

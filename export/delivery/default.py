@@ -10,6 +10,7 @@ from pathlib import Path
 from compress.runs.folder import Run
 from compress.system.errors import InputError
 from export.benchmark import AccuracyResult, Benchmark, CandidateResult, read_benchmark
+from export.benchmark.identity import is_recorded
 from export.delivery.bundle import Recommended
 from export.folder import ExportFolder
 from export.records import PRECISIONS, BundledModel, FileRecord
@@ -73,7 +74,7 @@ def _bundled(folder: ExportFolder, files: Mapping[str, FileRecord]) -> list[str]
 def _passes(entry: CandidateResult, measured: Benchmark, files: Mapping[str, FileRecord]) -> bool:
     """Whether it can be bundled as it was measured, passes its gate, and misses no limit of the verdict."""
     record = files.get(entry.file)
-    if record is None or record.sha256 != entry.sha256 or entry.runtime not in ("ort", "openvino"):
+    if record is None or not is_recorded(entry, files) or entry.runtime not in ("ort", "openvino"):
         return False
     if not entry.deployable or measured.verdict.by_file.get(entry.name, "FAIL") == "FAIL":
         return False

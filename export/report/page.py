@@ -11,7 +11,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from compress import models
 from compress.runs.folder import Run
 from compress.system import files
 from compress.system.arguments import require_each, require_type
@@ -28,6 +27,8 @@ from export.benchmark import (
     NotRun,
     read_benchmark,
 )
+from export.benchmark.bundled import other_defaults
+from export.benchmark.identity import is_another, is_recorded
 from export.folder import ExportFolder, given_run
 from export.records import FileRecord
 from export.report import folded, plots
@@ -126,9 +127,11 @@ class View:
 
     @classmethod
     def read(cls, run: Run, benchmark: Benchmark) -> "View":
-        if others := [entry.name for entry in benchmark.candidates if _is_another(run, entry)]:
+        if others := [entry.name for entry in benchmark.candidates if is_another(run, entry)]:
             warning = f"Made anew since this was measured: {', '.join(others)}. Measure again with compress benchmark."
             benchmark = benchmark.model_copy(update={"warnings": [warning, *benchmark.warnings]})
+        warnings = [*benchmark.warnings, *other_defaults(run, benchmark)]
+        benchmark = benchmark.model_copy(update={"warnings": warnings})
         gate = _gate(run, benchmark)
         return cls(benchmark, read_metrics(run.metrics), plain_training(run), action(benchmark, gate, others))
 
@@ -270,19 +273,10 @@ def _gate(run: Run, benchmark: Benchmark) -> FileRecord | None:
         return None
     best = benchmark.candidate(benchmark.verdict.recommended)
     try:
-        entry = ExportFolder(run.export).record().files.get(best.file or best.name)
+        recorded = ExportFolder(run.export).record().files
     except (OSError, InputError):
         return None
-    return entry if entry and entry.sha256 == best.sha256 else None
-
-
-def _is_another(run: Run, measured: CandidateResult) -> bool:
-    """Whether what is in the run now, if anything, is not the file that was measured."""
-    if measured.runtime == "torch":
-        path = (run.teacher if measured.role == "teacher" else run.student) / models.WEIGHTS
-    else:
-        path = ExportFolder(run.export).file(measured.file or measured.name)
-    return path.is_file() and files.sha256_file(path) != measured.sha256
+    return recorded[best.file or best.name] if is_recorded(best, recorded) else None
 
 
 def _check_same_data(views: Sequence[View]) -> None:

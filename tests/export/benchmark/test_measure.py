@@ -16,13 +16,15 @@ from compress.runs.folder import Run
 from compress.runs.locks import held
 from compress.system.errors import InputError, MachineError, UsageError
 from compress.system.files import sha256_file
+from export import export_run
 from export.benchmark import memory
-from export.benchmark.file import benchmark_schema
+from export.benchmark.file import benchmark_schema, write_benchmark
 from export.benchmark.latency import MAX_BUSY
 from export.benchmark.measure import benchmark_run
 from export.benchmark.noise import noise_warnings
 from export.benchmark.results import AccuracyResult, Benchmark, Memory, NotRun
 from tests.helpers.benchmarked import benchmarked
+from tests.helpers.bundles import sign
 from tests.helpers.paths import ROOT
 
 FILES = ["student.onnx", "student.fp16.onnx", "student.int8.onnx"]
@@ -207,3 +209,35 @@ def test_memory_of_a_model_that_cannot_be_opened_is_not_run(tmp_path: Path) -> N
     found = memory.peak_memory(tmp_path / "a.onnx", batch=1, threads=1)
     assert isinstance(found, NotRun)
     assert "failed" in found.reason
+
+
+@pytest.mark.slow
+def test_a_bundle_from_before_with_another_default_is_said(copy: Run, caplog: pytest.LogCaptureFixture) -> None:
+    export_run(copy, bundle="folder", threads=1)
+    bundle = copy.path / "export" / "bundle"
+    for name in FILES:
+        (bundle / "1" / name).write_bytes(b"of an earlier export")
+    sign(bundle)
+    limits = ["benchmark.max_top1_drop=1"]
+    benchmark_run(copy, runtimes=["trt"], batches=[1], threads=[1], min_seconds=0.0, min_runs=2, overrides=limits)
+    (line,) = [record.getMessage() for record in caplog.records if "default model" in record.getMessage()]
+    assert f"The default model of {bundle} is " in line
+    assert f"`compress export {copy.path}" in line
+
+
+@pytest.mark.slow
+def test_an_export_without_what_the_benchmark_recommends_says_what_the_bundle_lacks(
+    copy: Run, result: Benchmark, caplog: pytest.LogCaptureFixture
+) -> None:
+    verdict = result.verdict.model_copy(update={"outcome": "PASS", "recommended": "student.int8.onnx"})
+    write_benchmark(copy, result.model_copy(update={"verdict": verdict}))
+    record = json.loads((copy.path / "export" / "export.json").read_text())
+    del record["files"]["student.int8.onnx"]
+    (copy.path / "export" / "export.json").write_text(json.dumps(record))
+    export_run(copy, bundle="folder", threads=1)
+    (line,) = [record.getMessage() for record in caplog.records if "default model" in record.getMessage()]
+    assert "recommends student.int8.onnx, which the export no longer has. Make both anew" in line
+    assert "--precision int8" in line
+    caplog.clear()
+    export_run(copy, precisions=("fp32", "fp16", "int8"), bundle="folder", threads=1)
+    assert "which the export no longer has" not in caplog.text

@@ -12,6 +12,7 @@ from compress.recipe import BenchmarkLimits, Export
 from compress.runs.data import data_of_student
 from compress.runs.folder import Run
 from compress.system.errors import InputError
+from compress.system.files import sha256_file
 from export import benchmark_run, export_run
 from export.benchmark import AccuracyResult, Benchmark, find_candidates
 from export.benchmark.executions import gates
@@ -19,6 +20,7 @@ from export.benchmark.limits import Limits
 from export.folder import read_export
 from export.openvino import core, own_execution
 from export.runtimes import normalise
+from tests.helpers.bundles import sign
 from tests.helpers.paths import ROOT
 
 LOWER = own_execution()
@@ -91,6 +93,35 @@ def test_the_verdict_is_over_all_runtimes(measured: Benchmark) -> None:
     assert measured.verdict.recommended == fastest
     faster = {name for name in deployable if medians[name] < medians[fastest]}
     assert set(measured.verdict.passed_over) == faster
+
+
+def test_the_weights_of_an_ir_are_named_beside_it(measured: Benchmark, run: Run) -> None:
+    irs = [entry for entry in measured.candidates if entry.file.endswith(".xml")]
+    assert irs
+    for entry in irs:
+        assert entry.weights_sha256 == sha256_file((run.export / entry.file).with_suffix(".bin"))
+    assert {entry.weights_sha256 for entry in measured.candidates if not entry.file.endswith(".xml")} == {""}
+
+
+def test_an_export_keeps_no_half_of_an_ir(run: Run, tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    (copy.export / "openvino" / "student.bin").write_bytes(b"other weights")
+    (copy.export / "openvino" / "student.int8.xml").write_bytes(b"another graph")
+    irs = {name for name in export_run(copy, threads=1).files if name.startswith("openvino/")}
+    assert irs == {"openvino/student.fp16.xml", "openvino/student.fp16.bin"}
+
+
+def test_a_bundle_of_other_weights_is_of_an_earlier_export(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    export_run(copy, formats=("onnx", "openvino"), bundle="folder", threads=1)
+    assert "of an earlier export: --bundle" not in caplog.text
+    bundle = copy.export / "bundle"
+    (bundle / "1" / "student.bin").write_bytes(b"other weights")
+    sign(bundle)
+    export_run(copy, threads=1)
+    assert f"{bundle} is of an earlier export: --bundle makes it anew" in caplog.text
 
 
 def test_what_loses_more_than_the_export_allows_is_refused(run: Run) -> None:

@@ -18,6 +18,7 @@ from compress.training.trackers import open_trackers
 from export import report_runs
 from export.benchmark import Benchmark
 from export.benchmark.results import Thumbnail
+from export.records import BundledModel, BundleManifest
 from tests.helpers.browser import Page
 
 PLOTS = {"pareto", "waterfall", "classes", "reliability", "curves", "flips"}
@@ -203,6 +204,24 @@ def test_a_file_that_was_made_anew_since_it_was_measured_is_named(changed: Chang
     page, text = report_runs([run])
     for path in (page, text):
         assert f"Made anew since this was measured: student.torch, {other['name']}." in path.read_text()
+
+
+def test_a_bundle_with_another_default_is_a_warning_of_the_page(changed: Change, result: Benchmark) -> None:
+    run = changed("bundled", verdict__outcome="PASS")
+    (run / "export" / "bundle").mkdir(parents=True)
+    manifest = BundleManifest(
+        default_model="other.onnx",
+        models={"other.onnx": BundledModel(precision="fp32")},
+        mean=[0.0],
+        std=[1.0],
+        image_size=8,
+        golden={"a.png": "dark"},
+        files={},
+    )
+    manifest.write(run / "export" / "bundle" / "manifest.json")
+    for path in report_runs([run]):
+        written = path.read_text(encoding="utf-8")
+        assert f"is other.onnx, and the benchmark recommends {result.verdict.recommended}" in written
 
 
 def test_several_runs_stand_side_by_side(browser: Page, changed: Change, tmp_path: Path) -> None:
