@@ -12,7 +12,7 @@ from export.int8.sensitivity import layer_sensitivity
 from export.onnx import export_onnx
 from export.records import ExportRecord
 from tests.helpers.classifiers import MEAN, STD, Digits, float_logits
-from tests.helpers.exporting import SETTINGS
+from tests.helpers.exporting import SETTINGS, export_to
 
 
 def test_the_harm_of_a_layer_is_measured_on_the_graph_that_it_is_in(
@@ -40,3 +40,20 @@ def test_the_harm_of_a_layer_is_measured_on_the_graph_that_it_is_in(
     assert stage.record.layer_sensitivity == pytest.approx(ort, rel=1e-3)
     assert stage.record.layer_sensitivity_trt == pytest.approx(trt, rel=1e-3)
     assert ort != pytest.approx(trt, rel=1e-2)
+
+
+@pytest.mark.parametrize(("speedup", "warned"), [(0.83, True), (1.0, False), (1.4, False)])
+def test_an_int8_file_that_is_slower_than_fp32_here_is_warned_of(
+    trained: nn.Module,
+    data: Digits,
+    tmp_path: Path,
+    speedup: float,
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Stage, "speedup", lambda stage, path: speedup)
+    record = export_to(tmp_path, trained, data, formats=("onnx",), precisions=("int8",), threads=1)
+    line = "student.int8.onnx runs at 0.83x the speed of FP32 at batch 1 here: INT8 does not pay on this machine"
+    assert (line in caplog.text) == ("does not pay" in caplog.text) == warned
+    assert record.files["student.int8.onnx"].speedup_over_fp32 == speedup
