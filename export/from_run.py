@@ -24,7 +24,7 @@ from export.benchmark.bundled import other_defaults
 from export.delivery import Recommended, make_bundle, read_manifest
 from export.delivery.default import measured_default, unmeasured_default
 from export.delivery.golden import LIBRARIES
-from export.folder import ExportFolder, given_run
+from export.folder import ExportFolder, given_run, ir_weights
 from export.pipeline import Wanted, export_model
 from export.records import FORMATS, PRECISIONS, ExportRecord, FileRecord, Format, RunPrecision
 from export.report.formats import md

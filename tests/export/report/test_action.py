@@ -1,16 +1,21 @@
 """The first line of a report: whether to deploy what is recommended, or what has to be done before that."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from export import report_runs
 from export.benchmark import Benchmark, Interval, Judgement
 from export.records import FileRecord
 from export.report.action import action
 from tests.helpers.benchmarked import benchmarked
+from tests.helpers.browser import Page
 
 pytestmark = pytest.mark.slow
+Change = Callable[..., Path]
 ENDS = {"PASS": (0.0, 0.01), "UNDECIDED": (0.01, 0.03), "FAIL": (0.03, 0.05)}
 
 
@@ -105,3 +110,14 @@ def test_without_limits_a_file_of_its_own_or_any_file_the_next_step_is_named(res
     assert altered.startswith("Measure again with `compress benchmark`: `student.int8.onnx` is not the file")
     nothing = result.model_copy(update={"verdict": result.verdict.model_copy(update={"recommended": None})})
     assert action(nothing).startswith("Deploy nothing: ")
+
+
+def test_what_to_do_leads_the_page_and_the_text(browser: Page, changed: Change, result: Benchmark) -> None:
+    page, text = report_runs([changed("leads")])
+    browser.look()
+    browser.open(page)
+    (first,) = browser.run("[...document.querySelectorAll('h1')].map(h => h.textContent)")
+    assert browser.run("document.querySelector('section').firstElementChild.tagName") == "H1"
+    line = text.read_text(encoding="utf-8").splitlines()[2]
+    assert re.sub(r"[`\\]", "", line.strip("*")) == first
+    assert str(result.verdict.recommended) in first

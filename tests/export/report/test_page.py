@@ -128,17 +128,6 @@ def test_the_verdict_is_at_the_top(browser: Page, changed: Change, result: Bench
     assert result.verdict.recommended in browser.run("document.querySelector('[data-verdict]').textContent")
 
 
-def test_what_to_do_leads_the_page_and_the_text(browser: Page, changed: Change, result: Benchmark) -> None:
-    page, text = report_runs([changed("leads")])
-    browser.look()
-    browser.open(page)
-    (first,) = browser.run("[...document.querySelectorAll('h1')].map(h => h.textContent)")
-    assert browser.run("document.querySelector('section').firstElementChild.tagName") == "H1"
-    line = text.read_text(encoding="utf-8").splitlines()[2]
-    assert re.sub(r"[`\\]", "", line.strip("*")) == first
-    assert str(result.verdict.recommended) in first
-
-
 def test_a_click_sorts_and_a_second_one_reverses(browser: Page, changed: Change) -> None:
     browser.look()
     browser.open(report_runs([changed("sorted")])[0])
@@ -216,6 +205,8 @@ def test_a_bundle_with_another_default_is_a_warning_of_the_page(changed: Change,
         std=[1.0],
         image_size=8,
         golden={"a.png": "dark"},
+        eval_images=[8],
+        preprocessing_signature="",
         files={},
     )
     manifest.write(run / "export" / "bundle" / "manifest.json")
