@@ -88,13 +88,13 @@ def report_runs(runs: Run | str | Path | Sequence[Run | str | Path], out: str | 
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """The Markdown of `report_runs` alone. Raises InputError as it does."""
-    return environment().get_template("report.md.j2").render(_content(runs))
+    """The Markdown of `report_runs` for other machines: without what is of the bundle here. Raises InputError as it."""
+    return environment().get_template("report.md.j2").render(_content(runs, bundles=False))
 
 
-def _content(runs: Sequence[Run]) -> dict[str, Any]:
+def _content(runs: Sequence[Run], *, bundles: bool = True) -> dict[str, Any]:
     benchmarks = told_apart([read_benchmark(run) for run in runs], [run.path for run in runs])
-    views = [View.read(run, benchmark) for run, benchmark in zip(runs, benchmarks, strict=True)]
+    views = [View.read(run, benchmark, bundles=bundles) for run, benchmark in zip(runs, benchmarks, strict=True)]
     _check_same_data(views)
     names = {view.words.name for view in views}
     reference_name = names.pop() if len(names) == 1 else "reference"
@@ -126,11 +126,11 @@ class View:
     """What to do now."""
 
     @classmethod
-    def read(cls, run: Run, benchmark: Benchmark) -> "View":
+    def read(cls, run: Run, benchmark: Benchmark, *, bundles: bool = True) -> "View":
         if others := [entry.name for entry in benchmark.candidates if is_another(run, entry)]:
             warning = f"Made anew since this was measured: {', '.join(others)}. Measure again with compress benchmark."
             benchmark = benchmark.model_copy(update={"warnings": [warning, *benchmark.warnings]})
-        warnings = [*benchmark.warnings, *other_defaults(run, benchmark)]
+        warnings = [*benchmark.warnings, *(other_defaults(run, benchmark) if bundles else [])]
         benchmark = benchmark.model_copy(update={"warnings": warnings})
         gate = _gate(run, benchmark)
         return cls(benchmark, read_metrics(run.metrics), plain_training(run), action(benchmark, gate, others))

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from compress.runs.folder import Run
 from compress.system.errors import InputError, UsageError
 from compress.training.trackers import open_trackers
 from export import report_runs
 from export.benchmark import Benchmark
 from export.benchmark.results import Thumbnail
 from export.records import BundledModel, BundleManifest
+from export.report import markdown
 from tests.helpers.browser import Page
 
 PLOTS = {"pareto", "waterfall", "classes", "reliability", "curves", "flips"}
@@ -213,6 +215,7 @@ def test_a_bundle_with_another_default_is_a_warning_of_the_page(changed: Change,
     for path in report_runs([run]):
         written = path.read_text(encoding="utf-8")
         assert f"is other.onnx, and the benchmark recommends {result.verdict.recommended}" in written
+    assert "other.onnx" not in markdown([Run(run)])  # which goes to other machines
 
 
 def test_several_runs_stand_side_by_side(browser: Page, changed: Change, tmp_path: Path) -> None:
