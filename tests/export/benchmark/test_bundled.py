@@ -41,6 +41,8 @@ def bundled(run: Run, default: str, files: dict[str, str] = ALL, *, zipped: bool
         std=[1.0],
         image_size=8,
         golden={"a.png": "dark"},
+        eval_images=[8],
+        preprocessing_signature="",
         files={f"1/{Path(name).name}": hash_ for name, hash_ in files.items()},
     )
     if zipped:
