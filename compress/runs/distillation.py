@@ -211,8 +211,8 @@ class _Work:
         """Teacher and assistants to their end, then the student step by step. Returns the manifest's results."""
         run, memo = self.run, self.memo
         current().from_leader(lambda: None)  # wait until the leader holds the folder
-        recipe = self.recipe.model_copy(update={"data": found_again(run, self.recipe.data)})
         require_common_folder(run.path)
+        recipe = self.recipe.model_copy(update={"data": found_again(run, self.recipe.data)})
         newest_checkpoint(run.checkpoints)  # raises where none is valid, before hours of teacher training
         if self.given_teacher is None:
             check_teacher_without_head(recipe, run)
