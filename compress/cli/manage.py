@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from compress.cli.numbers import Finite
 from compress.cli.output import as_json, print_json
 from compress.cli.paths import UserPath
 
@@ -49,7 +50,7 @@ def data_prepare(name: str, root: Path | None, url: str | None) -> None:
 
 
 @data.command("prune")
-@click.option("--unused", "unused_days", metavar="DAYS", type=click.FloatRange(0), default=30, show_default=True)
+@click.option("--unused", "unused_days", metavar="DAYS", type=Finite(0), default=30, show_default=True)
 @click.option("--yes", is_flag=True, help="Remove them. Without this nothing is touched.")
 @as_json
 def data_prune(unused_days: float, yes: bool, json_: bool) -> None:

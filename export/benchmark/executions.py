@@ -4,6 +4,7 @@ export has gated, which is a graph as OpenVINO computes it, and any file where -
 In: the records of the files, and the answers of all candidates. Out: a Gate by candidate.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ def gates(
         if name not in logits:
             continue
         if limits.changed:
-            found[name] = _measured(candidate, logits, labels, limits.gates)
+            found[name] = _measured(candidate, logits, labels, limits.gates, files.get(name))
         elif candidate.runtime == "openvino":
             measured = _measured(candidate, logits, labels, limits.gates)
             if name not in found or measured.outcome == "FAIL":
@@ -59,11 +60,21 @@ def gates(
     return found
 
 
-def _measured(candidate: Candidate, logits: Mapping[str, np.ndarray], labels: np.ndarray, gates: Export) -> Gate:
+def _measured(
+    candidate: Candidate,
+    logits: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    gates: Export,
+    record: FileRecord | None = None,
+) -> Gate:
+    """record: of a file in its own runtime, as its export measured it. ONNX Runtime computes FP16 in FP32 here."""
     of_int8 = parity.Limits(gates.max_int8_top1_drop, gates.min_int8_agreement)
     of_others = parity.Limits(gates.max_fp16_top1_drop, gates.min_agreement, same_is_enough=True)
     allowed = of_int8 if candidate.precision == "int8" else of_others
     judged = parity.judge(logits[STUDENT_FILE], logits[candidate.name], labels, allowed)
+    if record is not None and record.drop is not None and record.agreement is not None:
+        outcome = parity.outcome_of(record.drop, record.agreement, allowed)
+        judged = dataclasses.replace(judged, drop=record.drop, agreement=record.agreement, outcome=outcome)
     try:
         parity.check_outcome(judged, candidate.precision)
     except GateError as error:

@@ -232,12 +232,7 @@ def judge(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, limi
     """
     agreed, n = int((reference.argmax(1) == candidate.argmax(1)).sum()), len(labels)
     drop = paired_drop(reference, candidate, labels)
-    low, high = exact_interval(agreed, n)
-    failed = drop.low > limits.max_drop or high < limits.min_agreement
-    passed = drop.high <= limits.max_drop and low >= limits.min_agreement
-    if limits.same_is_enough and agreed == n:
-        passed = True
-    outcome: Outcome = "FAIL" if failed else "PASS" if passed else "UNDECIDED"
+    outcome = outcome_of(drop, agreed / n, limits)
     needed = None
     if outcome == "UNDECIDED":
         right, still = reference.argmax(1) == labels, candidate.argmax(1) == labels
@@ -247,6 +242,17 @@ def judge(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, limi
         )
         needed = None if None in counts else max(count for count in counts if count is not None)
     return Judged(agreed / n, drop, outcome, needed, limits)
+
+
+def outcome_of(drop: DropRecord, agreement: float, limits: Limits) -> Outcome:
+    """What follows from what was measured, as in `judge`. agreement: the share of images with the same class."""
+    agreed = round(agreement * drop.n)
+    low, high = exact_interval(agreed, drop.n)
+    if drop.low > limits.max_drop or high < limits.min_agreement:
+        return "FAIL"
+    if limits.same_is_enough and agreed == drop.n:
+        return "PASS"
+    return "PASS" if drop.high <= limits.max_drop and low >= limits.min_agreement else "UNDECIDED"
 
 
 def check_outcome(judged: Judged, what: str) -> None:

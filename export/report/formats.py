@@ -94,8 +94,8 @@ def _taken_apart(address: re.Match[str]) -> str:
     return re.sub(r"([.:])", r"\\\1", address.group()).replace("@", "@\N{WORD JOINER}")
 
 
-_OURS = re.compile(r"(`compress [^`]*`|`(?:openvino/)?(?:student|teacher)\.[\w.:]+`)")
-"""A command or a file of ours in a sentence. What else stands between backticks may be somebody's name."""
+_OURS = re.compile(r"(`compress [^`]*`|`(?:openvino/)?(?:student|teacher)\.[\w.:]+`|`benchmark\.\w+`)")
+"""A command, a file or a key of ours in a sentence. What else stands between backticks may be somebody's name."""
 
 
 def prose(text: object) -> str:

@@ -6,6 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from export.records import BundledModel, BundleManifest
+
+
+def bundle_manifest(default: str, *others: str, files: dict[str, str] | None = None) -> BundleManifest:
+    """The manifest of a bundle with these models, and next to nothing else. files: their hashes, by path."""
+    return BundleManifest(
+        default_model=default,
+        models={name: BundledModel(precision="fp32") for name in (default, *others)},
+        mean=[0.0],
+        std=[1.0],
+        image_size=8,
+        golden={"a.png": "dark"},
+        eval_images=[8],
+        preprocessing_signature="",
+        files=files or {},
+    )
+
 
 def sign(bundle: Path, change: Callable[[dict[str, Any]], object] = lambda manifest: None, **entries: Any) -> None:
     """Changes the manifest, and gives it and its files the right hashes."""

@@ -11,7 +11,8 @@ from compress.runs.folder import Run
 from export.benchmark import Benchmark
 from export.benchmark.bundled import other_defaults
 from export.benchmark.results import CandidateResult, NotRun, Verdict
-from export.records import BundledModel, BundleManifest, ExportRecord, FileRecord
+from export.records import ExportRecord, FileRecord
+from tests.helpers.bundles import bundle_manifest
 
 HASHES = {"student.onnx": "1" * 64, "student.int8.onnx": "2" * 64, "openvino/student.int8.xml": "3" * 64}
 WEIGHTS = "openvino/student.int8.bin"
@@ -34,17 +35,8 @@ def exported(path: Path, hashes: dict[str, str]) -> None:
 
 def bundled(run: Run, default: str, files: dict[str, str] = ALL, *, zipped: bool = False) -> None:
     names = [Path(name).name for name in files if not name.endswith(".bin")]
-    manifest = BundleManifest(
-        default_model=default,
-        models={name: BundledModel(precision="fp32") for name in {default, *names}},
-        mean=[0.0],
-        std=[1.0],
-        image_size=8,
-        golden={"a.png": "dark"},
-        eval_images=[8],
-        preprocessing_signature="",
-        files={f"1/{Path(name).name}": hash_ for name, hash_ in files.items()},
-    )
+    hashes = {f"1/{Path(name).name}": hash_ for name, hash_ in files.items()}
+    manifest = bundle_manifest(default, *(name for name in names if name != default), files=hashes)
     if zipped:
         with zipfile.ZipFile(run.export / "bundle.zip", "w") as archive:
             archive.writestr("manifest.json", json.dumps(manifest.dump()))

@@ -19,9 +19,9 @@ from compress.training.trackers import open_trackers
 from export import report_runs
 from export.benchmark import Benchmark
 from export.benchmark.results import Thumbnail
-from export.records import BundledModel, BundleManifest
 from export.report import markdown
 from tests.helpers.browser import Page
+from tests.helpers.bundles import bundle_manifest
 
 PLOTS = {"pareto", "waterfall", "classes", "reliability", "curves", "flips"}
 # One red pixel.
@@ -200,18 +200,7 @@ def test_a_file_that_was_made_anew_since_it_was_measured_is_named(changed: Chang
 def test_a_bundle_with_another_default_is_a_warning_of_the_page(changed: Change, result: Benchmark) -> None:
     run = changed("bundled", verdict__outcome="PASS")
     (run / "export" / "bundle").mkdir(parents=True)
-    manifest = BundleManifest(
-        default_model="other.onnx",
-        models={"other.onnx": BundledModel(precision="fp32")},
-        mean=[0.0],
-        std=[1.0],
-        image_size=8,
-        golden={"a.png": "dark"},
-        eval_images=[8],
-        preprocessing_signature="",
-        files={},
-    )
-    manifest.write(run / "export" / "bundle" / "manifest.json")
+    bundle_manifest("other.onnx").write(run / "export" / "bundle" / "manifest.json")
     for path in report_runs([run]):
         written = path.read_text(encoding="utf-8")
         assert f"is other.onnx, and the benchmark recommends {result.verdict.recommended}" in written
