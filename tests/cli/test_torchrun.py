@@ -20,7 +20,7 @@ from compress.runs.arguments import torch_device
 from compress.runs.folder import Run
 from compress.training.evaluate import accuracy, logits_of
 from tests.helpers.command import Command, assert_fails, leftovers, metrics, until, weights
-from tests.helpers.torchrun import ALONE, COMPRESS, Torchrun, ended, workers
+from tests.helpers.torchrun import ALONE, COMPRESS, PATIENT, Torchrun, ended, workers
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def test_a_run_in_two_processes_is_finished_measured_and_said_once(
 def test_when_one_process_is_killed_the_other_says_so_and_both_resume_to_the_same_bits(
     torchrun: Torchrun, command: Command, long_recipe: Path, tmp_path: Path, of_two: bytes, rank: int
 ) -> None:
-    launcher = torchrun("distill", long_recipe, cwd=tmp_path)
+    launcher = torchrun("distill", long_recipe, cwd=tmp_path, group=PATIENT)
     until(launcher, "student 2/6")
     time.sleep(0.1)
     os.kill(workers(launcher)[rank], signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_when_one_process_is_killed_the_other_says_so_and_both_resume_to_the_sam
 def test_killed_while_the_teacher_is_trained_they_resume_to_the_same_bits(
     torchrun: Torchrun, command: Command, long_recipe: Path, tmp_path: Path, of_two: bytes
 ) -> None:
-    launcher = torchrun("distill", long_recipe, cwd=tmp_path)
+    launcher = torchrun("distill", long_recipe, cwd=tmp_path, group=PATIENT)
     until(launcher, "teacher 2/6")
     os.kill(workers(launcher)[1], signal.SIGKILL)
     ended(launcher, 4, -signal.SIGKILL)
@@ -149,7 +149,7 @@ def test_killed_while_it_is_fine_tuned_for_int8_they_resume_to_the_same_bits(
     whole = torchrun("distill", long_recipe, *QUANTIZE, "--out", "whole", "--json", cwd=tmp_path)
     output, errors = whole.communicate(timeout=300)
     assert whole.returncode == 0, errors
-    launcher = torchrun("distill", long_recipe, *QUANTIZE, "--out", "cut", cwd=tmp_path)
+    launcher = torchrun("distill", long_recipe, *QUANTIZE, "--out", "cut", cwd=tmp_path, group=PATIENT)
     until(launcher, "quantize 3/6")
     time.sleep(0.1)
     os.kill(workers(launcher)[1], signal.SIGKILL)

@@ -13,6 +13,7 @@ import pytest
 Process = subprocess.Popen[str]
 Torchrun = Callable[..., Process]
 ALONE = ("--standalone", "--nproc-per-node=2")
+PATIENT = (*ALONE, "--monitor-interval=3")  # the launcher leaves the others time to find out that one is gone
 COMPRESS = ("-m", "compress")
 
 
