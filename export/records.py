@@ -101,6 +101,11 @@ class FileRecord(Record):
     """Whether `compress benchmark` made it, to compare with: no limit of the recipe stopped it."""
 
     @property
+    def is_slower(self) -> bool:
+        """Whether the export timed it and found it slower than FP32."""
+        return self.speedup_over_fp32 is not None and self.speedup_over_fp32 < 1
+
+    @property
     def open_gates(self) -> dict[str, str]:
         """Where it is UNDECIDED: what was measured, and how many images would tell, by the name of an execution.
 

@@ -117,8 +117,10 @@ def benchmark_run(
         logits, scores = _score(candidates, images, dataset.eval_labels, settings.threads[0])
         chosen = [candidate for candidate in candidates if reason_not_timed(candidate, settings.runtimes) is None]
         timed, aa, failed = time_candidates(chosen, images, settings, reference)
-        gated = gates(candidates, read_export(run).files, logits, dataset.eval_labels, limits)
-        measured = Measured(dataset, logits, scores, timed, aa, settings, reference, gated, failed)
+        files = read_export(run).files
+        gated = gates(candidates, files, logits, dataset.eval_labels, limits)
+        slower = [name for name, record in files.items() if record.is_slower]
+        measured = Measured(dataset, logits, scores, timed, aa, settings, reference, gated, failed, slower)
         results = [candidate_result(candidate, measured) for candidate in candidates]
         verdict = judged(results, measured)
         benchmark = summary(run, machine, measured, results, verdict)

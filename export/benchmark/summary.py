@@ -3,7 +3,7 @@
 In: the logits and times of all candidates. Out: a Benchmark that says all but when it was measured.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +57,8 @@ class Measured:
     """Of the student's files, and of their graphs in OpenVINO."""
     not_timed: Mapping[str, str] = field(default_factory=dict)
     """Candidates that could not be timed at every batch, and why."""
+    slower: Collection[str] = ()
+    """Files that their export found slower than FP32."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -138,6 +140,7 @@ def _evidence(result: CandidateResult, measured: Measured) -> Evidence | None:
         contended=timed is not None and timed.contended,
         balanced_top1=result.accuracy.balanced_top1,
         gate=result.gate or "PASS",
+        slower=result.name in measured.slower,
     )
 
 

@@ -22,6 +22,7 @@ class Evidence:
     """What is known of one file. `classes` are named, those that lose most first. None: not run.
 
     gate: of its export, or of the same limits in the runtime at hand.
+    slower: whether its export found it slower than FP32.
     """
 
     name: str
@@ -35,6 +36,12 @@ class Evidence:
     contended: bool = False
     balanced_top1: float | None = None
     gate: Outcome = "PASS"
+    slower: bool = False
+
+    @property
+    def by_speed(self) -> tuple[float, bool, int, str]:
+        """Sorts files by their time. Where none was timed, what is slower than FP32 comes last, however small."""
+        return self.p50_ms or float("inf"), self.slower, self.size_bytes, self.name
 
 
 def outcome(measured: Interval, allowed: float) -> Outcome:
@@ -78,7 +85,9 @@ def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def decide(evidence: Sequence[Evidence], limits: BenchmarkLimits, points: Mapping[str, tuple[float, float]]) -> Verdict:
-    """The verdict on the recommended file: of the best outcome the fastest, or the smallest where none was timed.
+    """The verdict on the recommended file: of the best outcome the fastest.
+
+    Where none was timed, it is the smallest that its export did not find slower than FP32.
 
     The outcome of a file is the worst of its limits and its gate. Of two that are UNDECIDED the one that passed its
     gate is better.
@@ -90,10 +99,7 @@ def decide(evidence: Sequence[Evidence], limits: BenchmarkLimits, points: Mappin
     """
     judged = {entry.name: judge(entry, limits) for entry in evidence}
     by_file: dict[str, Outcome] = {entry.name: _worst(overall(judged[entry.name]), entry.gate) for entry in evidence}
-    ranked = sorted(
-        evidence,
-        key=lambda e: (_RANK[by_file[e.name]], _RANK[e.gate], e.p50_ms or float("inf"), e.size_bytes, e.name),
-    )
+    ranked = sorted(evidence, key=lambda e: (_RANK[by_file[e.name]], _RANK[e.gate], *e.by_speed))
     best = ranked[0].name if ranked else None
     return Verdict(
         outcome=by_file[best] if best else "UNDECIDED",

@@ -35,7 +35,7 @@ def measured_default(run: Run, folder: ExportFolder) -> Recommended | None:
     passed = [entry for entry in measured.candidates if _passes(entry, measured, files)]
     if not passed:
         return None
-    best = min(passed, key=lambda entry: _rank(entry, measured))
+    best = min(passed, key=lambda entry: _rank(entry, measured, files))
     path = folder.file(best.file)
     return Recommended(
         name=best.name.removeprefix("openvino/"),
@@ -84,8 +84,11 @@ def _passes(entry: CandidateResult, measured: Benchmark, files: Mapping[str, Fil
     return entry.gate == "PASS" and execution not in record.open_gates
 
 
-def _rank(entry: CandidateResult, measured: Benchmark) -> tuple[bool, float, int, str]:
-    """As the verdict ranks: what passes its limits, then the fastest, then the smallest."""
+def _rank(
+    entry: CandidateResult, measured: Benchmark, files: Mapping[str, FileRecord]
+) -> tuple[bool, float, bool, int, str]:
+    """As the verdict ranks: what passes its limits, then the fastest, then the smallest no slower than FP32."""
     timed = measured.primary_latency(entry.name)
     speed = timed.p50_ms.value if timed else float("inf")
-    return measured.verdict.by_file[entry.name] != "PASS", speed, entry.size_bytes, entry.name
+    slower = entry.name == entry.file and files[entry.file].is_slower
+    return measured.verdict.by_file[entry.name] != "PASS", speed, slower, entry.size_bytes, entry.name

@@ -23,6 +23,8 @@ from export.benchmark.latency import MAX_BUSY
 from export.benchmark.measure import benchmark_run
 from export.benchmark.noise import noise_warnings
 from export.benchmark.results import AccuracyResult, Benchmark, Memory, NotRun
+from export.delivery.default import measured_default
+from export.folder import ExportFolder
 from tests.helpers.benchmarked import benchmarked
 from tests.helpers.bundles import sign
 from tests.helpers.paths import ROOT
@@ -223,6 +225,32 @@ def test_a_bundle_from_before_with_another_default_is_said(copy: Run, caplog: py
     (line,) = [record.getMessage() for record in caplog.records if "default model" in record.getMessage()]
     assert f"The default model of {bundle} is " in line
     assert f"`compress export {copy.path}" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("speedup", [0.5, 2.0])
+def test_untimed_a_file_that_its_export_found_slower_is_neither_recommended_nor_the_default(
+    copy: Run, speedup: float
+) -> None:
+    """INT8 is the smallest. The bundle is of those that passed."""
+    record = json.loads((copy.path / "export" / "export.json").read_text())
+    for name in FILES[1:]:
+        record["files"][name] |= {"speedup_over_fp32": speedup, "outcome": "PASS"}
+    (copy.path / "export" / "export.json").write_text(json.dumps(record))
+    limits = [
+        "benchmark.max_top1_drop=1",
+        "export.max_int8_top1_drop=0.9",
+        "export.min_agreement=0.01",
+        "export.min_int8_agreement=0.01",
+    ]
+    found = benchmark_run(
+        copy, runtimes=["trt"], batches=[1], threads=[1], min_seconds=0.0, min_runs=2, overrides=limits
+    )
+    expected = "student.int8.onnx" if speedup > 1 else "student.onnx"
+    assert found.verdict.recommended == expected
+    default = measured_default(copy, ExportFolder(copy.path / "export"))
+    assert default is not None
+    assert default.name == expected
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """The verdict on hand-made evidence: what passes, what fails, what stays open, and which file is recommended."""
 
+import dataclasses
+
 import pytest
 
 from compress.recipe import BenchmarkLimits as Limits
@@ -107,6 +109,15 @@ def test_the_fastest_of_those_that_pass_is_recommended() -> None:
     verdict = decide(files, Limits(), {})
     assert (verdict.outcome, verdict.recommended) == ("PASS", "fast")
     assert verdict.by_file == {"plain": "PASS", "fast": "PASS", "fastest but bad": "FAIL"}
+
+
+def test_where_none_was_timed_a_file_that_its_export_found_slower_than_fp32_is_not_recommended() -> None:
+    small = file("int8", p50_ms=None, size_bytes=1_000)
+    assert decide([file("fp32", p50_ms=None), small], Limits(), {}).recommended == "int8"
+    slower = dataclasses.replace(small, slower=True)
+    assert decide([file("fp32", p50_ms=None), slower], Limits(), {}).recommended == "fp32"
+    timed = dataclasses.replace(slower, p50_ms=0.5)
+    assert decide([file("fp32", p50_ms=1.0), timed], Limits(), {}).recommended == "int8", "here it is faster"
 
 
 def test_a_file_that_is_undecided_at_its_gate_is_not_recommended_over_one_that_passed() -> None:
