@@ -28,6 +28,22 @@ class QuantizedLayer:
     input_zero: onnx.TensorProto
 
 
+def without_pixels(model: onnx.ModelProto) -> frozenset[str]:
+    """The nodes whose output follows from the shape of the input alone, as that of position encodings does.
+
+    The nodes of `model` are in order. OpenVINO folds such a branch where the shape is fixed. With a quantised
+    convolution in it OpenVINO 2026.4 does not compile EdgeNeXt.
+    """
+    seen = {info.name for info in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
+    found = set()
+    for node in model.graph.node:
+        if node.op_type not in ("Shape", "Size") and seen.intersection(node.input):
+            seen.update(node.output)
+        else:
+            found.add(node.name)
+    return frozenset(found)
+
+
 def quantized_layers(path: Path) -> dict[str, QuantizedLayer]:
     """The layers with a place for a bias that are INT8, by name."""
     graph = load(path).graph

@@ -23,6 +23,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from compress.system.errors import UsageError
 from compress.system.platform import processor
 from export.int8.calibrate import Method, activation_ranges, plain_range
+from export.int8.layers import without_pixels
 from export.int8.macs import WEIGHTED
 from export.int8.placement import Placement, place, plain_inputs, pool_integers, to_int8_and_fp16
 from export.int8.prepare import prepare
@@ -111,10 +112,14 @@ class Quantizer:
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers that can be quantised: nodes with constant weights, in graph order."""
+        """Names of the layers that can be quantised: nodes with constant weights that see pixels, in graph order."""
         constants = {tensor.name for tensor in self.model.graph.initializer}
-        nodes = self.model.graph.node
+        nodes = [node for node in self.model.graph.node if node.name not in self._without_pixels]
         return [n.name for n in nodes if n.op_type in WEIGHTED and n.input[1] in constants]
+
+    @functools.cached_property
+    def _without_pixels(self) -> frozenset[str]:
+        return without_pixels(self.model)
 
     @functools.cached_property
     def placement(self) -> Placement:
@@ -161,6 +166,7 @@ class Quantizer:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         ort = target == "ort"
+        exclude = {*exclude, *self._without_pixels}
         exclude = {*exclude, *self.layout.excluded} if ort else self._float_nodes(exclude, only)
         quantizer = QDQQuantizer(
             model,

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from compress.system.console import duration
-from compress.system.errors import CompressError
+from compress.system.errors import CompressError, first_line
 from export.benchmark import latency
 from export.benchmark.latency import Series, Timed
 from export.onnx import INPUT_NAME, OUTPUT_NAME, open_session
@@ -104,6 +104,9 @@ def _measure_group(
         for candidate, timing in _times(candidates, cache, p90_ms, efforts):
             before = found[candidate.model]
             found[candidate.model] = before.model_copy(update={"timings": [*before.timings, timing]})
+    for name, one in found.items():
+        if one.error is None and not one.timings:
+            found[name] = Measured(error="no runtime runs its files")
     return found
 
 
@@ -125,7 +128,7 @@ def _times(
 ) -> Iterator[tuple[_Candidate, Timing]]:
     shape = (_INPUTS, cache.batch, 3, cache.image_size, cache.image_size)
     inputs = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    calls = {one.key: Timed(one.key, _call(one, cache.threads, inputs)) for one in candidates}
+    calls = {one.key: Timed(one.key, call) for one in candidates if (call := _call(one, cache.threads, inputs))}
     brief, long = efforts
     series = _interleaved(list(calls.values()), brief)
     near = [
@@ -136,7 +139,8 @@ def _times(
     for key, taken in _interleaved(near, long).items():
         series[key] = Series(key, [*series[key].rounds, *taken.rounds], max(series[key].busy, taken.busy))
     for one in candidates:
-        yield one, _timing(one, series[one.key])
+        if one.key in series:
+            yield one, _timing(one, series[one.key])
 
 
 def _interleaved(calls: list[Timed], effort: Effort) -> dict[str, Series]:
@@ -145,7 +149,19 @@ def _interleaved(calls: list[Timed], effort: Effort) -> dict[str, Series]:
     return latency.interleave(calls, min_seconds=effort.seconds, min_runs=effort.runs, rounds=effort.rounds)
 
 
-def _call(candidate: _Candidate, threads: int, inputs: np.ndarray) -> Callable[[int], object]:
+def _call(candidate: _Candidate, threads: int, inputs: np.ndarray) -> Callable[[int], object] | None:
+    """None, with a warning, where the runtime does not run the file."""
+    try:
+        call = _opened(candidate, threads, inputs)
+        call(0)
+    except Exception as error:  # noqa: BLE001  (a runtime may raise anything)
+        why = error.message if isinstance(error, CompressError) else first_line(error)
+        logger.warning(f"{candidate.model} in {candidate.precision} is left out for {candidate.runtime}: {why}")
+        return None
+    return call
+
+
+def _opened(candidate: _Candidate, threads: int, inputs: np.ndarray) -> Callable[[int], object]:
     if candidate.runtime == "openvino":
         execution: Execution = "bf16" if candidate.precision == "bf16" else "f32"
         compiled = Session(candidate.path, threads, execution=execution)

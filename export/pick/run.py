@@ -88,7 +88,7 @@ def pick_students(
     rows = rank({model: measured[name] for model, name in names.items()}, chosen, p90_ms)
     left_out = {model: why for model, name in names.items() if (why := measured[name].error)}
     if not rows:
-        raise InputError(f"no model could be timed: {next(iter(left_out.values()))}")
+        raise InputError(f"no model could be timed: {next(iter(left_out.values()), 'no runtime runs their files')}")
     found = Pick(
         image_size=image_size,
         p90_ms=p90_ms,

@@ -170,6 +170,27 @@ def test_a_model_that_cannot_be_exported_is_left_out_with_the_reason(
         pick(runtimes=["onnxruntime"], models=["test_vit"])
 
 
+@pytest.mark.parametrize("refused", [{"int8"}, {"fp32", "int8"}], ids=["one file", "all files"])
+def test_a_file_that_a_runtime_does_not_run_leaves_the_others(
+    refused: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    opened = measuring._opened
+
+    def fail_late(candidate: Any, *rest: Any) -> Any:
+        if candidate.model == "test_vit" and candidate.precision in refused:
+            return lambda number: 1 / 0
+        return opened(candidate, *rest)
+
+    monkeypatch.setattr(measuring, "_opened", fail_late)
+    found = pick(runtimes=["onnxruntime"])
+    assert "test_vit in int8 is left out for onnxruntime: division by zero" in caplog.text
+    assert found.left_out == ({"test_vit": "no runtime runs its files"} if len(refused) == 2 else {})
+    timed = {row.model: {one.precision for one in row.timings} for row in found.models}
+    assert timed["test_resnet"] == {"fp32", "int8"}
+    assert timed.get("test_vit", set()) == {"fp32", "int8"} - refused
+
+
 def test_an_image_size_that_a_model_does_not_take_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot"):
         make_graphs("vit_tiny_patch16_224", tmp_path, image_size=8, threads=1)
