@@ -56,13 +56,14 @@ For each model the fastest of our candidates, in any runtime and precision, over
 first: ONNX Runtime in FP32, with the INT8 file of its own defaults and with Optimum's; OpenVINO in f32, in what it
 takes by itself, as its benchmark_app compiles, and with NNCF's INT8 file. Below 1 ours is faster. All took turns in one
 run; the interval is 95 %. Weights are random: the times do not depend on them, and nothing is said about accuracy.
+The last column is of our files in ONNX Runtime: above 1 INT8 is slower. An export warns of it, and no verdict takes it.
 
 ```sh
 {command}
 ```
 
-| model | batch | threads | ours | ms | the best other one | ms | ours over it |
-|---|---|---|---|---|---|---|---|
+| model | batch | threads | ours | ms | the best other one | ms | ours over it | INT8 over FP32 |
+|---|---|---|---|---|---|---|---|---|
 {rows}
 
 Machine: {machine}.
@@ -174,12 +175,14 @@ def compare(files: Files, shown: np.ndarray, threads: int, seconds: float) -> di
         min((key for key in p50 if key.startswith(kind)), key=lambda key: p50[key]) for kind in ("ours", "rival")
     )
     times = ratio(series[ours], series[rival])
+    int8 = f"ours: onnxruntime int8, {files.layout}"
     return {
         "batch": len(shown),
         "threads": threads,
         "ours": ours.partition(": ")[2],
         "rival": rival.partition(": ")[2],
         "ours_over_rival": [round(value, 3) for value in (times.value, times.low, times.high)],
+        "int8_over_fp32": round(p50[int8] / p50["ours: onnxruntime fp32"], 3),
         "load_average": machine()["load_average"],
         "p50_ms": p50,
     }
@@ -247,7 +250,7 @@ def _row(row: dict[str, Any]) -> str:
     value, low, high = row["ours_over_rival"]
     ours, rival = (row["p50_ms"][f"{kind}: {row[kind]}"] for kind in ("ours", "rival"))
     cells = [row["model"], row["batch"], row["threads"], row["ours"], f"{ours:.2f}", row["rival"], f"{rival:.2f}"]
-    return f"| {' | '.join(map(str, cells))} | {value:.2f} ({low:.2f} to {high:.2f}) |"
+    return f"| {' | '.join(map(str, cells))} | {value:.2f} ({low:.2f} to {high:.2f}) | {row['int8_over_fp32']:.2f} |"
 
 
 def _line(row: dict[str, Any]) -> str:
