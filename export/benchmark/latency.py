@@ -1,7 +1,7 @@
 """Latency that can be trusted: candidates take turns, so that drift of the machine hits them all alike.
 
 In: named callables, each of which runs one batch. Out: every single time in nanoseconds, by round. No time is removed
-for being long. A round in which a candidate had to wait for a CPU that other work held is measured again.
+for being long. A slice in which a candidate had to wait for a CPU that other work held is measured again.
 """
 
 import gc
@@ -142,8 +142,8 @@ def interleave(
 
     The order within a round is drawn anew. A slice starts with up to 10 ms of untimed runs, which fill the caches that
     the previous candidate left. Python's garbage collector waits meanwhile. Nothing is drawn on the screen, which
-    would take time from a core. A round in which a candidate waited for a CPU for more than a twentieth of its time is
-    measured again, up to as many times as there are rounds.
+    would take time from a core. A slice in which a candidate waited for a CPU for more than a twentieth of the time is
+    measured again at once, up to as many times in all as there are slices.
 
     Args:
         candidates: each under a name of its own.
@@ -167,22 +167,22 @@ def interleave(
     limits = (min_seconds * 1e9 / rounds, -(-min_runs // rounds), longest_ns / rounds)
     collecting = gc.isenabled()
     gc.disable()
-    again, busy = rounds, 0
+    again, busy = rounds * len(candidates), 0
     try:
-        while len(times[candidates[0].name]) < rounds:
-            waited, slices = 0.0, {}
+        for _ in range(rounds):
+            disturbed = False
             for place in generator.permutation(len(candidates)):
                 candidate = candidates[place]
                 _spend(candidate, SETTLE_NS - typical[candidate.name])
                 watch = Watch()
-                slices[candidate.name] = _slice(candidate, *limits)
-                waited = max(waited, watch.waiting())
-            if waited > MAX_WAITING and again:
-                again -= 1
-                continue
-            busy += waited > MAX_WAITING
-            for name, spent in slices.items():
-                times[name].append(spent)
+                spent = _slice(candidate, *limits)
+                while (waited := watch.waiting() > MAX_WAITING) and again:
+                    again -= 1
+                    watch = Watch()
+                    spent = _slice(candidate, *limits)
+                disturbed |= waited
+                times[candidate.name].append(spent)
+            busy += disturbed
     finally:
         if collecting:
             gc.enable()

@@ -1,4 +1,4 @@
-"""Other work beside a benchmark: rounds that it disturbs are measured again, or no factor of speed is told."""
+"""Other work beside a benchmark: slices that it disturbs are measured again, or no factor of speed is told."""
 
 import itertools
 import json
@@ -57,12 +57,32 @@ def timed_with(disturbed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Series,
     return series, slices - 3  # after warm-up
 
 
-def test_rounds_that_other_work_disturbed_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_that_other_work_disturbed_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     series, slices = timed_with(5, monkeypatch)
     assert len(series.rounds) == ROUNDS
     assert slices == ROUNDS + 5
     assert series.busy == 0
     assert not series.contended
+
+
+def test_what_was_not_disturbed_in_that_round_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many candidates one is always disturbed: to measure all of them again would double the time."""
+    slices, waited = {"calm": 0, "disturbed": 0}, 0
+
+    def timed(name: str) -> Timed:
+        def clock(call: latency.Call, number: int) -> int:
+            nonlocal waited
+            slices[name] += 1
+            waited += 2_000_000 * (name == "disturbed" and 3 < slices[name] <= 8)
+            return 10**8
+
+        return Timed(name, lambda number: None, clock)
+
+    monkeypatch.setattr(latency, "waited_ns", lambda: waited)
+    found = latency.interleave([timed("calm"), timed("disturbed")], min_seconds=0, min_runs=ROUNDS)
+    assert {name: count - 3 for name, count in slices.items()} == {"calm": ROUNDS, "disturbed": ROUNDS + 5}
+    assert {len(series.rounds) for series in found.values()} == {ROUNDS}
+    assert {series.busy for series in found.values()} == {0}
 
 
 def test_a_machine_that_stays_busy_is_said_and_ends_in_twice_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
