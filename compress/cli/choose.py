@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 @click.option(
     "--p90-ms",
     type=Finite(0, min_open=True),
-    help="The budget: 90th percentile of a batch, of the model alone. Default: RECIPE's benchmark.p90_ms.",
+    help="The budget: 90th percentile of a batch, of the model alone. Default: RECIPE's benchmark.p90_ms, at batch 1.",
 )
 @click.option(
     "--runtime",
@@ -62,14 +62,15 @@ def pick(
     compress pick my.yaml --with-accuracy my.yaml
 
     Small architectures of timm are exported with random weights, on which latency does not depend. FP32, bf16 and INT8
-    are timed in turns. Results are cached, so that another budget takes no time. RECIPE says the size and the budget.
+    are timed in turns. Results are cached: another budget measures anew what is near it. RECIPE says the size and the
+    budget.
     """
     from compress.recipe import load_recipe
 
     given = None if recipe is None else load_recipe(recipe)
     accuracy_recipe = None if with_accuracy is None else load_recipe(with_accuracy)
     size = image_size or (None if given is None else given.data.image_size)
-    budget = p90_ms or (None if given is None else given.benchmark.p90_ms)
+    budget = p90_ms or (None if given is None or batch > 1 else given.benchmark.p90_ms)  # the recipe's is of batch 1
     for key, value in (("--image-size", size), ("--p90-ms", budget)):
         if value is None:
             raise UsageError(f"{key} is missing", "For example: compress pick --image-size 224 --p90-ms 5.")

@@ -21,14 +21,12 @@ from export.onnx import INPUT_NAME, OUTPUT_NAME, open_session
 from export.openvino import Execution, Session, own_execution
 from export.pick.cache import Cache
 from export.pick.graphs import Graphs, make_graphs
-from export.pick.records import BRIEF, LONG, Effort, Measured, PrecisionName, RuntimeName, Timing
+from export.pick.records import BRIEF, LONG, Effort, Measured, PrecisionName, RuntimeName, Timing, near
 
 logger = logging.getLogger(__name__)
 
 TOGETHER = 6
 """Architectures that take turns: more hold too much memory."""
-NEAR = 1.5
-"""A time within this factor of the budget is near it, and timed for longer."""
 _INPUTS = 4
 
 
@@ -82,6 +80,7 @@ def _measure_group(
 ) -> dict[str, Measured]:
     known = cache.read()
     found: dict[str, Measured] = {}
+    asked: dict[str, list[RuntimeName]] = {}
     candidates: list[_Candidate] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in group:
@@ -96,17 +95,20 @@ def _measure_group(
                 int8_convs=graphs.int8_convs,
                 float_convs=graphs.float_convs,
                 timings=known[name].timings if name in known else [],
+                refused=known[name].refused if name in known else [],
             )
-            missing: list[RuntimeName] = [one for one in runtimes if found[name].lacks(one)]
+            missing: list[RuntimeName] = [one for one in runtimes if found[name].lacks(one, p90_ms)]
             kept = [timing for timing in found[name].timings if timing.runtime not in missing]
             found[name] = found[name].model_copy(update={"timings": kept})
+            asked[name] = missing
             candidates += _candidates(name, graphs, missing)
         for candidate, timing in _times(candidates, cache, p90_ms, efforts):
             before = found[candidate.model]
             found[candidate.model] = before.model_copy(update={"timings": [*before.timings, timing]})
-    for name, one in found.items():
-        if one.error is None and not one.timings:
-            found[name] = Measured(error="no runtime runs its files")
+    for name, runtimes_of in asked.items():
+        timed = {timing.runtime for timing in found[name].timings}
+        refused = [*found[name].refused, *(one for one in runtimes_of if one not in timed)]
+        found[name] = found[name].model_copy(update={"refused": refused})
     return found
 
 
@@ -131,16 +133,13 @@ def _times(
     calls = {one.key: Timed(one.key, call) for one in candidates if (call := _call(one, cache.threads, inputs))}
     brief, long = efforts
     series = _interleaved(list(calls.values()), brief)
-    near = [
-        calls[key]
-        for key, taken in series.items()
-        if p90_ms / NEAR <= latency.percentile(np.sort(taken.ns), 90) / 1e6 <= p90_ms * NEAR
-    ]
-    for key, taken in _interleaved(near, long).items():
+    p90 = {key: latency.percentile(np.sort(taken.ns), 90) / 1e6 for key, taken in series.items()}
+    longer = _interleaved([calls[key] for key in series if near(p90[key], p90_ms)], long)
+    for key, taken in longer.items():
         series[key] = Series(key, [*series[key].rounds, *taken.rounds], max(series[key].busy, taken.busy))
     for one in candidates:
         if one.key in series:
-            yield one, _timing(one, series[one.key])
+            yield one, _timing(one, series[one.key], long=one.key in longer)
 
 
 def _interleaved(calls: list[Timed], effort: Effort) -> dict[str, Series]:
@@ -170,7 +169,7 @@ def _opened(candidate: _Candidate, threads: int, inputs: np.ndarray) -> Callable
     return lambda number: session.run([OUTPUT_NAME], {INPUT_NAME: inputs[number % len(inputs)]})
 
 
-def _timing(candidate: _Candidate, series: Series) -> Timing:
+def _timing(candidate: _Candidate, series: Series, *, long: bool) -> Timing:
     own = latency.summarise(series)
     return Timing(
         runtime=candidate.runtime,
@@ -182,5 +181,6 @@ def _timing(candidate: _Candidate, series: Series) -> Timing:
         p90_low=round(own.p90_ms.low, 4),
         p90_high=round(own.p90_ms.high, 4),
         contended=series.contended,
+        long=long,
         size_mb=round(candidate.path.stat().st_size / 1e6, 2),
     )

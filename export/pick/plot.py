@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from compress.system import files
@@ -55,6 +56,7 @@ def write_plot(found: Pick, path: Path) -> None:
         _name(axes, front)
         axes.axvline(found.p90_ms, color="#444", lw=1, ls="--")
         axes.set_xscale("log")
+        axes.set_xlim(left=rows[0].p90_ms / 2 if rows else None)  # room for the name of the fastest
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -82,6 +84,7 @@ def _name(axes: Axes, front: list[Row]) -> None:
             ha="right" if above else "left",
             va="bottom" if above else "top",
             size=8,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )
 
 

@@ -17,14 +17,14 @@ from compress.system.errors import GateError, InputError, UsageError
 from compress.system.platform import load_average, usable_cpus
 from export.openvino import installed, openvino
 from export.pick.cache import Cache
-from export.pick.deployed import formats_of, precisions_of
+from export.pick.deployed import precisions_of
 from export.pick.published import figure, published_models, source
 from export.pick.rank import Row, best, nearest, rank
 from export.pick.records import BRIEF, LONG, RUNTIMES, Effort, Measured, RuntimeName
 
 logger = logging.getLogger(__name__)
 
-SECONDS_EACH = 10
+SECONDS_EACH = 18
 
 
 class Pick(Section):
@@ -86,9 +86,13 @@ def pick_students(
     cache = Cache(image_size, batch, threads or usable_cpus())
     measured = _measured(list(dict.fromkeys(names.values())), chosen, cache, p90_ms, efforts)
     rows = rank({model: measured[name] for model, name in names.items()}, chosen, p90_ms)
-    left_out = {model: why for model, name in names.items() if (why := measured[name].error)}
+    left_out = {
+        model: measured[name].error or f"{' and '.join(chosen)} run{'s' * (len(chosen) == 1)} none of its files"
+        for model, name in names.items()
+        if not {timing.runtime for timing in measured[name].timings}.intersection(chosen)
+    }
     if not rows:
-        raise InputError(f"no model could be timed: {next(iter(left_out.values()), 'no runtime runs their files')}")
+        raise InputError(f"no model could be timed: {next(iter(left_out.values()))}")
     found = Pick(
         image_size=image_size,
         p90_ms=p90_ms,
@@ -115,7 +119,7 @@ def check_budget(p90_ms: float) -> None:
 def with_rows(found: Pick, rows: list[Row]) -> Pick:
     """The answer that follows from the rows, the best first."""
     first, fastest = best(rows), nearest(rows)
-    lines = recipe_lines(first or fastest, found.p90_ms)
+    lines = recipe_lines(first or fastest, found.p90_ms, runtimes=found.runtimes, batch=found.batch)
     recommended = first.model if first else None
     return found.model_copy(
         update={"recommended": recommended, "nearest": fastest.model, "recipe": lines, "models": rows}
@@ -128,15 +132,24 @@ def cached_rows(image_size: int, p90_ms: float, *, threads: int | None = None) -
     return rank({name: entry for name, entry in measured.items() if figure(name)}, _installed(), p90_ms)
 
 
-def recipe_lines(row: Row, p90_ms: float) -> str:
-    """Lines to paste into a recipe."""
+def recipe_lines(row: Row, p90_ms: float, *, runtimes: Collection[RuntimeName], batch: int = 1) -> str:
+    """Lines to paste into a recipe. The budget is among them where it is of batch 1, as `benchmark.p90_ms` is.
+
+    Args:
+        row: of the student.
+        p90_ms: the budget.
+        runtimes: in which it may be deployed.
+        batch: of the budget.
+    """
+    formats = ["onnx", *(["openvino"] if "openvino" in runtimes else [])]
+    limit = f"p90_ms: {p90_ms:g}" if batch == 1 else f"batches: [{batch}]"
     where = f"{row.precision} in {row.runtime}: {row.p90_ms:.2f} ms (p90)"
     published = f", published top-1 {row.top1:.2f} % at {row.top1_image_size} px" if row.top1 else ""
     return (
         f"# fastest here as {where}{published}\n"
         f"student: {{model: {row.model}, pretrained: true}}\n"
-        f"export: {{formats: [{', '.join(formats_of(row))}], precisions: [{', '.join(precisions_of(row))}]}}\n"
-        f"benchmark: {{p90_ms: {p90_ms:g}}}\n"
+        f"export: {{formats: [{', '.join(formats)}], precisions: [{', '.join(precisions_of(row))}]}}\n"
+        f"benchmark: {{{limit}}}\n"
     )
 
 
@@ -166,7 +179,7 @@ def _measured(
 ) -> dict[str, Measured]:
     """What the cache has of the architectures, after what it lacks was measured."""
     known = cache.read()
-    missing = [name for name in names if name not in known or any(map(known[name].lacks, runtimes))]
+    missing = [name for name in names if name not in known or any(known[name].lacks(one, p90_ms) for one in runtimes)]
     if missing:
         from export.pick.measure import measure
 
@@ -175,7 +188,7 @@ def _measured(
             f"about {console.duration(SECONDS_EACH * len(missing))} on two idle cores"
         )
         if (load := load_average() or 0.0) > usable_cpus() / 2:
-            logger.warning(f"this machine is busy (load {load:.1f}): what is measured now is too slow, and is kept")
+            logger.warning(f"this machine is busy (load {load:.1f}): what it disturbs is measured again the next time")
         began = time.perf_counter()
         measure(missing, runtimes, cache, p90_ms=p90_ms, efforts=efforts)
         logger.info(f"measured in {console.duration(time.perf_counter() - began)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from compress.recipe import load_recipe
-from tests.helpers.command import Command
+from tests.helpers.command import Command, assert_fails
 
 FAST = ("--image-size", 32, "--runtime", "onnxruntime", "--threads", 1, "--model", "test_resnet")
 
@@ -52,6 +52,8 @@ def test_a_recipe_says_size_and_budget(command: Command, tmp_path: Path) -> None
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert (found["image_size"], found["p90_ms"]) == (32, 1e6)
+    of_many = command("pick", path, *FAST[2:], "--batch", 8, cwd=tmp_path)
+    assert_fails(of_many, 2, "--p90-ms is missing")  # the recipe's is of batch 1
 
 
 @pytest.mark.parametrize(

@@ -185,10 +185,17 @@ def test_a_file_that_a_runtime_does_not_run_leaves_the_others(
     monkeypatch.setattr(measuring, "_opened", fail_late)
     found = pick(runtimes=["onnxruntime"])
     assert "test_vit in int8 is left out for onnxruntime: division by zero" in caplog.text
-    assert found.left_out == ({"test_vit": "no runtime runs its files"} if len(refused) == 2 else {})
+    assert found.left_out == ({"test_vit": "onnxruntime runs none of its files"} if len(refused) == 2 else {})
     timed = {row.model: {one.precision for one in row.timings} for row in found.models}
     assert timed["test_resnet"] == {"fp32", "int8"}
     assert timed.get("test_vit", set()) == {"fp32", "int8"} - refused
+    monkeypatch.setattr(measuring, "make_graphs", lambda *args, **kwargs: pytest.fail("it was exported again"))
+    assert pick(runtimes=["onnxruntime"]).left_out == found.left_out, "it is known now"
+    monkeypatch.undo()
+    if installed() and len(refused) == 2:
+        monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+        (row,) = pick(runtimes=["openvino"], models=["test_vit"]).models
+        assert row.runtime == "openvino", "another runtime is tried"
 
 
 def test_an_image_size_that_a_model_does_not_take_is_an_input_error(tmp_path: Path) -> None:

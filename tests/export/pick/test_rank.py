@@ -9,7 +9,7 @@ from export.pick.published import figure
 from export.pick.rank import in_order, nearest, rank
 from export.pick.records import RuntimeName
 from export.pick.run import Pick, raise_if_none_fits, recipe_lines, with_rows
-from tests.helpers.picked import FOUND
+from tests.helpers.picked import FOUND, measured, timing
 
 BOTH: tuple[RuntimeName, ...] = ("onnxruntime", "openvino")
 
@@ -70,9 +70,49 @@ def test_the_snippet_is_a_part_of_a_recipe() -> None:
     assert recipe.benchmark.p90_ms == 5.0
 
 
+@pytest.mark.parametrize(
+    ("runtimes", "batch", "formats", "benchmark"),
+    [
+        (("onnxruntime",), 1, ["onnx"], {"p90_ms": 5}),
+        (("openvino",), 1, ["onnx", "openvino"], {"p90_ms": 5}),
+        (BOTH, 8, ["onnx", "openvino"], {"batches": [8]}),
+    ],
+)
+def test_the_snippet_is_for_the_runtimes_and_the_batch_that_were_asked_for(
+    runtimes: tuple[RuntimeName, ...], batch: int, formats: list[str], benchmark: dict[str, object]
+) -> None:
+    """`benchmark.p90_ms` is of batch 1."""
+    row = rank(FOUND, BOTH, p90_ms=5.0)[0]
+    raw = parse_yaml(recipe_lines(row, 5.0, runtimes=runtimes, batch=batch), "snippet")
+    assert (raw["export"]["formats"], raw["benchmark"]) == (formats, benchmark)
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget", "lacking"),
+    [
+        ({}, 5.0, False),
+        ({}, 3.0, True),
+        ({"long": True}, 3.0, False),
+        ({"long": True, "contended": True}, 3.0, True),
+        ({"contended": True}, 100.0, True),
+    ],
+)
+def test_what_is_near_another_budget_is_measured_again_for_longer(
+    changes: dict[str, bool], budget: float, lacking: bool
+) -> None:
+    known = measured(timing(3.0, "openvino", "int8").model_copy(update=changes))
+    assert known.lacks("openvino", budget) is lacking
+    assert known.lacks("onnxruntime", budget) is True
+    refused = known.model_copy(update={"refused": ["onnxruntime"]})
+    assert refused.lacks("onnxruntime", budget) is False
+
+
 def test_what_was_trained_on_the_users_data_is_ranked_by_what_it_reached() -> None:
     rows = rank(FOUND, BOTH, p90_ms=5.0)
     own = {"resnet10t": 90.0, "resnet18": 80.0}
     rows = in_order([row.model_copy(update={"own_top1": own.get(row.model.split(".")[0])}) for row in rows])
     assert [row.model.split(".")[0] for row in rows][:3] == ["resnet10t", "resnet18", "mobilenetv3_small_100"]
-    assert recipe_lines(rows[0], 5.0).splitlines()[1] == "student: {model: resnet10t.c3_in1k, pretrained: true}"
+    assert (
+        recipe_lines(rows[0], 5.0, runtimes=BOTH).splitlines()[1]
+        == "student: {model: resnet10t.c3_in1k, pretrained: true}"
+    )

@@ -60,7 +60,7 @@ def test_the_export_makes_what_the_student_was_chosen_as(
     models = suggest_models(SIZE, 5.0, gpu=False)
     assert (models.formats, models.precisions) == (formats, precisions)
     assert models.precisions_why == f"the student was chosen as {precision}"
-    lines = yaml.safe_load(run.recipe_lines(run.cached_rows(SIZE, 5.0)[0], 5.0))
+    lines = yaml.safe_load(run.recipe_lines(run.cached_rows(SIZE, 5.0)[0], 5.0, runtimes=run._installed()))
     assert lines["export"] == {"formats": formats, "precisions": precisions}
     without = suggest_models(SIZE, None, gpu=False)
     assert (without.formats, without.precisions) == (formats, ["fp32", "int8"])
