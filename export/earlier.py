@@ -10,6 +10,7 @@ from compress.system.errors import InputError
 from compress.system.files import sha256_file
 from export.folder import ir_weights
 from export.gates import Stage
+from export.int8 import has_vnni
 from export.records import ExportRecord, FileRecord
 
 _INT8, _FP16, _ENGINE, _OPENVINO, _PIXELS = "int8", "fp16", "engine", "openvino", "pixels"
@@ -52,12 +53,14 @@ def continue_earlier(stage: Stage) -> None:
         {
             name: entry
             for name, entry in earlier.files.items()
-            if _settings(earlier, name) == _settings(record, name) and _intact(stage, name, entry)
+            if _settings(earlier, name) == _settings(record, name)
+            and _for_this_cpu(earlier, name)
+            and _intact(stage, name, entry)
         }
     )
     if stage.earlier:
         stage.record = record.model_copy(update={"versions": {**earlier.versions, **record.versions}})
-    if _settings(earlier, _INT8) == _settings(record, _INT8):
+    if _settings(earlier, _INT8) == _settings(record, _INT8) and _for_this_cpu(earlier, _INT8):
         stage.note(
             calibration=earlier.calibration,
             layer_sensitivity=earlier.layer_sensitivity,
@@ -78,6 +81,13 @@ def _settings(record: ExportRecord, name: str) -> dict[str, Any]:
     """Those that matter to a file."""
     words = set(re.split(r"[./]", name))
     return {key: value for key, value in record.settings.items() if key not in _CONCERNS or words & {*_CONCERNS[key]}}
+
+
+def _for_this_cpu(record: ExportRecord, name: str) -> bool:
+    """Whether an INT8 file has weights of as many bits as this CPU can add without saturating, or is none."""
+    if record.calibration is None or _INT8 not in re.split(r"[./]", name):
+        return True
+    return record.calibration.reduced_range == (not has_vnni())
 
 
 def _intact(stage: Stage, name: str, entry: FileRecord) -> bool:

@@ -31,6 +31,10 @@ class DropRecord(Record):
     low: float
     high: float
     n: int
+    lost: int | None = None
+    """Images that only the reference got right."""
+    won: int | None = None
+    """Images that only the candidate got right."""
 
 
 class FusionRecord(Record):
@@ -78,14 +82,15 @@ class FileRecord(Record):
     """How many images would tell, where it is UNDECIDED and the rates stay."""
     drop: DropRecord | None = None
     drop_all_int8: DropRecord | None = None
-    """The drop of the file in which every layer is INT8, before any repair."""
+    """The drop of the file in which every layer of its layout is INT8, before any repair."""
     layout: str | None = None
     """Which layers the file has in 8 bits, before any went back to float: of those that passed here the
     fastest, else the best outcome."""
     repairs: list[str] | None = None
     """What was done to an INT8 file to lose less, in order."""
     float_layers: list[str] | None = None
-    """The layers that an INT8 file could have in INT8 and has not; the operators of an FP16 file that stay in FP32."""
+    """The layers that an INT8 file could have in INT8 in its layout, and has not; the operators of an FP16 file that
+    stay in FP32."""
     largest_value: float | None = None
     """The largest magnitude of a tensor, on the calibration images. FP16 ends at 65,504."""
     int8_macs: float | None = None

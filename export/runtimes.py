@@ -84,6 +84,7 @@ class OrtRuntime(Normalising):
         batch_size: images in one run of the session.
         literal: round what the file says, and nothing else. ONNX Runtime otherwise also quantises biases, and weights
             between quantised activations, and computes FP16 in float32. TensorRT does none of that.
+        stop_spinning: as in `session_options`: for what is timed in turns.
 
     Raises:
         InputError: the file cannot be opened, or does not run on the images.
@@ -98,9 +99,13 @@ class OrtRuntime(Normalising):
         threads: int | None = None,
         batch_size: int = 64,
         literal: bool = False,
+        stop_spinning: bool = False,
     ) -> None:
         super().__init__(mean, std, batch_size)
-        self.path, self.session = path, _literal_session(path, threads) if literal else open_session(path, threads)
+        self.path = path
+        self.session = (
+            _literal_session(path, threads) if literal else open_session(path, threads, stop_spinning=stop_spinning)
+        )
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Normalised float32 [N, C, H, W] -> float32 [N, classes], as one batch."""

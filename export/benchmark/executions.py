@@ -4,7 +4,6 @@ export has gated, which is a graph as OpenVINO computes it, and any file where -
 In: the records of the files, and the answers of all candidates. Out: a Gate by candidate.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +19,14 @@ from export.records import FileRecord, Outcome, undecided
 
 @dataclass(frozen=True)
 class Gate:
-    """What a candidate loses against the FP32 file, by the limits of the export. `reason`: why it is not PASS."""
+    """What a candidate loses against the FP32 file, by the limits of the export. `reason`: why it is not PASS.
+
+    images_to_decide: where it is UNDECIDED and ever will be.
+    """
 
     outcome: Outcome = "PASS"
     reason: str = ""
+    images_to_decide: int | None = None
 
 
 def gates(
@@ -48,7 +51,8 @@ def gates(
         if candidate.role != "student" or candidate.module is not None:
             continue
         if name in files:
-            found[name] = Gate(files[name].outcome or "PASS", files[name].open_gates.get("", ""))
+            record = files[name]
+            found[name] = Gate(record.outcome or "PASS", record.open_gates.get("", ""), record.images_to_decide)
         if name not in logits:
             continue
         if limits.changed:
@@ -73,12 +77,12 @@ def _measured(
     allowed = of_int8 if candidate.precision == "int8" else of_others
     judged = parity.judge(logits[STUDENT_FILE], logits[candidate.name], labels, allowed)
     if record is not None and record.drop is not None and record.agreement is not None:
-        outcome = parity.outcome_of(record.drop, record.agreement, allowed)
-        judged = dataclasses.replace(judged, drop=record.drop, agreement=record.agreement, outcome=outcome)
+        judged = parity.judge_measured(record.drop, record.agreement, allowed)
     try:
         parity.check_outcome(judged, candidate.precision)
     except GateError as error:
         return Gate("FAIL", error.message)
     if judged.outcome == "PASS":
         return Gate()
-    return Gate("UNDECIDED", undecided(judged.drop, judged.agreement, judged.images_to_decide))
+    reason = undecided(judged.drop, judged.agreement, judged.images_to_decide)
+    return Gate("UNDECIDED", reason, judged.images_to_decide)

@@ -207,7 +207,8 @@ def paired_drop(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray
         labels: class of each image, [N].
     """
     right, still = reference.argmax(1) == labels, candidate.argmax(1) == labels
-    drop, low, high = PairedDrop.of(right, still).range()
+    counts = PairedDrop.of(right, still)
+    drop, low, high = counts.range()
     return DropRecord(
         reference_top1=float(right.mean()),
         candidate_top1=float(still.mean()),
@@ -215,6 +216,8 @@ def paired_drop(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray
         low=low,
         high=high,
         n=len(labels),
+        lost=counts.lost,
+        won=counts.won,
     )
 
 
@@ -230,22 +233,23 @@ def judge(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, limi
         labels: class of each image, [N].
         limits: what is allowed.
     """
-    agreed, n = int((reference.argmax(1) == candidate.argmax(1)).sum()), len(labels)
-    drop = paired_drop(reference, candidate, labels)
-    outcome = outcome_of(drop, agreed / n, limits)
-    needed = None
-    if outcome == "UNDECIDED":
-        right, still = reference.argmax(1) == labels, candidate.argmax(1) == labels
+    agreement = float((reference.argmax(1) == candidate.argmax(1)).mean())
+    return judge_measured(paired_drop(reference, candidate, labels), agreement, limits)
+
+
+def judge_measured(drop: DropRecord, agreement: float, limits: Limits) -> Judged:
+    """What follows from what was measured, as in `judge`. agreement: the share of images with the same class."""
+    agreed, outcome, needed = round(agreement * drop.n), _outcome(drop, agreement, limits), None
+    if outcome == "UNDECIDED" and drop.lost is not None and drop.won is not None:
         counts = (
-            images_to_decide(PairedDrop.of(right, still), limits.max_drop),
-            images_to_agree(agreed, n, limits.min_agreement),
+            images_to_decide(PairedDrop(drop.n, drop.lost, drop.won), limits.max_drop),
+            images_to_agree(agreed, drop.n, limits.min_agreement),
         )
         needed = None if None in counts else max(count for count in counts if count is not None)
-    return Judged(agreed / n, drop, outcome, needed, limits)
+    return Judged(agreement, drop, outcome, needed, limits)
 
 
-def outcome_of(drop: DropRecord, agreement: float, limits: Limits) -> Outcome:
-    """What follows from what was measured, as in `judge`. agreement: the share of images with the same class."""
+def _outcome(drop: DropRecord, agreement: float, limits: Limits) -> Outcome:
     agreed = round(agreement * drop.n)
     low, high = exact_interval(agreed, drop.n)
     if drop.low > limits.max_drop or high < limits.min_agreement:

@@ -197,7 +197,9 @@ class Stage:
         `compress benchmark` measures.
         """
         image = normalise(self.data.eval_images[:1], self.data.mean, self.data.std)
-        runtimes = (self.ort(self.folder.onnx()), self.ort(path))
+        mean, std, threads = self.data.mean, self.data.std, self.threads
+        files = (self.folder.onnx(), path)
+        runtimes = [OrtRuntime(file, mean, std, threads=threads, stop_spinning=True) for file in files]
         times: tuple[list[int], list[int]] = ([], [])
         for number in range(_SPEED_RUNS + 5):
             for runtime, kept in zip(runtimes, times, strict=True):

@@ -128,7 +128,10 @@ class Quantizer:
 
     def left_in_float(self, target: Target) -> Collection[str]:
         """The layers that gain nothing from INT8 there, so that it leaves them in float."""
-        return self.placement.left if target == "trt" else ()
+        if target == "trt":
+            return self.placement.left
+        operators, excluded = self.layout.operators, self.layout.excluded
+        return {n.name for n in self.model.graph.node if n.op_type not in operators or n.name in excluded}
 
     @property
     def _measured_ops(self) -> tuple[str, ...]:

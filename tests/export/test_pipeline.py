@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 
 from compress.recipe import Export
-from export.int8 import Quantizer
+from export.int8 import Quantizer, has_vnni
 from export.records import ExportRecord, FileRecord
 from tests.helpers.classifiers import Digits, float_logits, normalised
 from tests.helpers.exporting import SETTINGS, export_to
@@ -150,6 +150,22 @@ def test_what_an_earlier_export_made_of_the_same_is_left_as_it_is_and_what_was_a
         record, _, lines = export(**change)
         assert not any(line.endswith("unchanged") for line in lines)
         assert set(record.files) == {"student.onnx"}, "the other files are of other settings or weights"
+
+
+def test_int8_of_a_cpu_that_adds_in_other_bits_is_made_again(
+    trained: nn.Module, data: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight bits saturate on a CPU without VNNI, which gets seven."""
+    provenance, precisions = {"weights_sha256": "w"}, ["fp32", "int8"]
+    here = has_vnni()
+    first = export_to(tmp_path, trained, data, SETTINGS, provenance=provenance, precisions=precisions)
+    kept = (tmp_path / "student.onnx").stat().st_mtime_ns
+    for place in ("export.earlier", "export.int8.quantize", "export.int8.files"):
+        monkeypatch.setattr(f"{place}.has_vnni", lambda: not here)
+    again = export_to(tmp_path, trained, data, SETTINGS, provenance=provenance, precisions=precisions)
+    assert [record.calibration.reduced_range for record in (first, again)] == [not here, here]  # type: ignore[union-attr]
+    assert again.files["student.int8.onnx"].sha256 != first.files["student.int8.onnx"].sha256
+    assert (tmp_path / "student.onnx").stat().st_mtime_ns == kept
 
 
 def test_a_setting_of_one_precision_leaves_files_of_the_others_and_their_record(

@@ -15,7 +15,8 @@ from export.benchmark.candidates import Candidate, find_candidates
 from export.benchmark.executions import gates
 from export.benchmark.limits import Limits, limits_of
 from export.folder import read_export
-from export.gates.parity import paired_drop
+from export.gates import parity
+from export.gates.parity import judge, paired_drop
 
 BRIEFLY = {"batches": (1,), "threads": (1,), "min_seconds": 0.0, "min_runs": 2}
 
@@ -86,6 +87,11 @@ def test_files_that_passed_other_gates_are_judged_anew(run: Run) -> None:
     anew = missed(candidates, dataclasses.replace(passed, gates=Export()))
     assert list(anew) == ["student.fp16.onnx"]
     assert "loses 10.00 points" in anew["student.fp16.onnx"]
+    few = dataclasses.replace(passed, gates=Export(max_fp16_top1_drop=0.101, min_agreement=0.1))
+    gate = gates(candidates, files, logits, labels, few)["student.fp16.onnx"]
+    needed = judge(right, wrong, labels, parity.Limits(0.101, 0.1)).images_to_decide
+    assert (gate.outcome, gate.images_to_decide) == ("UNDECIDED", needed)
+    assert needed is not None
     in_openvino = [_in_openvino(entry) for entry in candidates]
     logits |= {entry.name: wrong for entry in in_openvino if "fp16" in entry.name}
     assert missed(in_openvino, passed) == {}

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from compress.system.errors import GateError
 from export.int8 import WEIGHTED, Quantizer, layer_macs
 from export.int8 import layouts as module
 from export.int8.layouts import WHOLE, layouts, ranked_layouts
+from export.int8.macs import int8_mac_fraction
+from export.int8.sensitivity import quantize_until
 from export.onnx import export_onnx
 from export.runtimes import OrtRuntime
 from tests.helpers.classifiers import MEAN, STD, Digits, float_logits, signal_to_noise_db
@@ -88,6 +91,37 @@ def test_each_layout_has_in_8_bits_what_its_name_says(quantizer: Quantizer, tmp_
     smooth = [node for node in graph.node if node.op_type == "Sigmoid"]
     assert smooth
     assert {producers[name] for node in smooth for name in node.input} == {"DequantizeLinear"}
+
+
+def test_no_budget_is_spent_on_layers_that_a_layout_has_in_float(quantizer: Quantizer, tmp_path: Path) -> None:
+    """The most harmed layer is depthwise, and in float anyway: the next one is returned in its place."""
+    laid_out, path = quantizer.laid_out(layouts(quantizer.model)["without depthwise"]), tmp_path / "int8.onnx"
+    assert laid_out.left_in_float("ort") >= {DEPTHWISE}
+    macs = {name: count for name, (count, _) in layer_macs(source_of(laid_out, path), WEIGHTED).items()}
+
+    def gate(made: Path) -> None:
+        if "stem/Conv" in int8_layers(made):
+            raise GateError("it loses too much")
+
+    laid_out.write(path, target="ort")
+    share = int8_mac_fraction(path)
+    convs = sum(count for name, count in macs.items() if name.endswith("Conv"))
+    least = share - (macs["stem/Conv"] + macs[DEPTHWISE] / 2) / convs
+    floats = quantize_until(
+        laid_out,
+        path,
+        gate,
+        target="ort",
+        sensitivity=lambda: {DEPTHWISE: 1.0, "stem/Conv": 0.5, "project/Conv": 0.1},
+        min_int8_macs=least,
+    )
+    assert floats == ["stem/Conv"]
+
+
+def source_of(quantizer: Quantizer, path: Path) -> Path:
+    """Its float model as a file."""
+    onnx.save(quantizer.model, path)
+    return path
 
 
 def test_every_layout_still_answers_as_the_model(
