@@ -24,7 +24,7 @@ from export.benchmark.bundled import other_defaults
 from export.delivery import Recommended, make_bundle, read_manifest
 from export.delivery.default import measured_default, unmeasured_default
 from export.delivery.golden import LIBRARIES
-from export.folder import ExportFolder, given_run, ir_weights
+from export.folder import ExportFolder, given_run, ir_weights, read_export
 from export.pipeline import Wanted, export_model
 from export.records import FORMATS, PRECISIONS, ExportRecord, FileRecord, Format, RunPrecision
 from export.report.formats import md
@@ -101,7 +101,7 @@ def export_run(
         errors: list[Exception] = []
         with _kept_for_later(errors):
             export_model(student_source(run, student, dataset), folder, settings, wanted)
-        if errors and folder.onnx().name not in _recorded(folder):
+        if errors and not _is_exported(run):
             raise errors[0]
         if teacher:
             unprocessed = dataclasses.replace(wanted, preprocess=False)
@@ -191,6 +191,15 @@ def _bundled_files(bundle: Path) -> set[str]:
         return {""}
 
 
+def _is_exported(run: Run) -> bool:
+    """Whether there is an FP32 file of the student's weights. An export that fails at once leaves the one before it."""
+    try:
+        read_export(run)
+    except InputError:
+        return False
+    return True
+
+
 def _recorded(folder: ExportFolder) -> Mapping[str, FileRecord]:
     """The files by name. None where there is no record that can be read."""
     try:
@@ -201,10 +210,15 @@ def _recorded(folder: ExportFolder) -> Mapping[str, FileRecord]:
 
 def _bundle(run: Run, folder: ExportFolder, dataset: Dataset, kind: BundleKind, wanted: Wanted) -> None:
     exported, threads = folder.record().files, wanted.threads
+
+    def by_speed(path: Path) -> float:
+        return -(exported[folder.key(path)].speedup_over_fp32 or 1.0)
+
     found = [path for path in map(folder.onnx, reversed(PRECISIONS)) if path.name in exported]
-    files = sorted(found, key=lambda path: -(exported[path.name].speedup_over_fp32 or 1.0))
+    files = sorted(found, key=by_speed)
     if "openvino" in wanted.formats:
         irs = [path for path in map(folder.openvino, reversed(PRECISIONS)) if folder.key(path) in exported]
+        irs.sort(key=by_speed)
         files = files + irs if "onnx" in wanted.formats else irs + files
     records = {path: exported[folder.key(path)] for path in files}
     best = measured_default(run, folder)

@@ -3,10 +3,12 @@
 In: a run with its benchmark.json. Out: a line for each bundle that has not, with the command that makes it anew.
 """
 
+import json
 import shlex
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from compress.runs.folder import Run
 from compress.system.errors import InputError
@@ -19,7 +21,7 @@ _MANIFEST = "manifest.json"
 
 
 def other_defaults(run: Run, benchmark: Benchmark) -> list[str]:
-    """Sentences for people. None where there is no bundle, and none where the verdict is FAIL: no bundle follows that.
+    """Sentences for people. None where there is no bundle, and none where no bundle would follow the verdict.
 
     Args:
         run: the run that was measured.
@@ -32,6 +34,8 @@ def other_defaults(run: Run, benchmark: Benchmark) -> list[str]:
     if best.runtime not in ("ort", "openvino"):
         return []
     files, found = _recorded(folder), []
+    if is_recorded(best, files) and not may_be_default(best, benchmark, files):
+        return []
     for path in (folder.bundle, folder.bundle_zip):
         manifest = _manifest(path)
         if manifest is None or _is_default(best, manifest):
@@ -41,6 +45,23 @@ def other_defaults(run: Run, benchmark: Benchmark) -> list[str]:
             f"{_how(run, best, files, _command(run, folder, best, zipped=path == folder.bundle_zip))}"
         )
     return found
+
+
+def may_be_default(entry: CandidateResult, measured: Benchmark, files: Mapping[str, FileRecord]) -> bool:
+    """Whether it can be bundled as it was measured, passes its gate, and misses no limit of the verdict.
+
+    Args:
+        entry: a candidate of `measured`.
+        files: of the export as it is now, whose record may be newer.
+    """
+    if not is_recorded(entry, files) or entry.runtime not in ("ort", "openvino"):
+        return False
+    if not entry.deployable or measured.verdict.by_file.get(entry.name, "FAIL") == "FAIL":
+        return False
+    record, execution = files[entry.file], entry.name.rpartition(":")[2]
+    if entry.name == entry.file:  # an earlier benchmark says no gate
+        return record.outcome in (None, "PASS") and entry.gate in (None, "PASS")
+    return entry.gate == "PASS" and execution not in record.open_gates
 
 
 def _manifest(bundle: Path) -> BundleManifest | None:
@@ -82,12 +103,13 @@ def _recorded(folder: ExportFolder) -> Mapping[str, FileRecord]:
 
 
 def _command(run: Run, folder: ExportFolder, best: CandidateResult, *, zipped: bool) -> str:
-    """With the formats and precisions of all that was exported, and of what is recommended: the rest would go."""
+    """With formats, precisions and settings of all that was exported, and of what is recommended: the rest would go."""
     try:
         record = folder.record()
         formats, precisions, names = record.formats, record.precisions, list(record.files)
+        settings = _changed(record.settings, run.recipe.export.model_dump(mode="json")) if record.settings else []
     except (OSError, InputError):
-        formats, precisions, names = [], [], []
+        formats, precisions, names, settings = [], [], [], []
     names.append(best.file)
     wanted = {*formats, "onnx", *(["openvino"] if any(name.endswith(".xml") for name in names) else [])}
     of_names = {each for each in PRECISIONS if any(f".{each}." in name for name in names)}
@@ -95,4 +117,14 @@ def _command(run: Run, folder: ExportFolder, best: CandidateResult, *, zipped: b
     options = [f"--format {each}" for each in FORMATS if each in wanted]
     options += [f"--precision {each}" for each in ("fp32", "fp16", "bf16", "int8") if each in made]
     options = [] if options == ["--format onnx", "--precision fp32"] else options
+    options += [f"--set {shlex.quote(setting)}" for setting in settings]
     return " ".join(["compress export", shlex.quote(str(run.path)), *options, "--zip" if zipped else "--bundle"])
+
+
+def _changed(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+    """The settings of an export that are not the recipe's, as for --set. The options say formats and precisions."""
+    return [
+        f"export.{key}={json.dumps(value)}"
+        for key, value in settings.items()
+        if key not in ("formats", "precisions") and value != recipe.get(key)
+    ]

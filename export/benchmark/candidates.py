@@ -241,15 +241,23 @@ def evaluate(candidate: Candidate, images: np.ndarray, threads: int) -> np.ndarr
 
 
 def try_evaluate(candidate: Candidate, images: np.ndarray, threads: int) -> np.ndarray | str:
-    """The logits of `evaluate`, or why there are none: an engine needs a GPU that it was built for."""
+    """The logits of `evaluate`, or why there are none: a runtime may refuse a file, and what it gives be not finite.
+
+    Raises:
+        CompressError: the models in torch on the CPU, or the FP32 file, with which all others are compared.
+    """
     if (reason := _not_here(candidate)) is not None:
         return reason
+    needed = candidate.name == STUDENT_FILE or (candidate.module is not None and candidate.device == "cpu")
     try:
-        return evaluate(candidate, images, threads)
+        logits = evaluate(candidate, images, threads)
+        if not np.isfinite(logits).all():
+            raise InputError(f"{candidate.name} gives logits that are not finite", "Run `compress export` again.")
     except CompressError as error:
-        if candidate.engine:
-            return str(error)
-        raise
+        if needed:
+            raise
+        return error.message
+    return logits
 
 
 def _normalisation(path: Path) -> tuple[list[float], list[float]]:

@@ -26,14 +26,14 @@ def is_recorded(measured: CandidateResult, files: Mapping[str, FileRecord]) -> b
 
 
 def is_another(run: Run, measured: CandidateResult) -> bool:
-    """Whether what is in the run now, if anything, is not the file that was measured."""
+    """Whether what is in the run now is not the file that was measured. Where there is no export, nothing is."""
     if measured.runtime == "torch":
         path = (run.teacher if measured.role == "teacher" else run.student) / models.WEIGHTS
         return path.is_file() and sha256_file(path) != measured.sha256
     folder, name = ExportFolder(run.export), measured.file or measured.name
     path = folder.file(name)
     if not path.is_file():
-        return False
+        return folder.of(measured.role).record_file.exists()
     if sha256_file(path) != measured.sha256:
         return True
     if not name.endswith(".xml"):

@@ -143,7 +143,7 @@ def interleave(
     The order within a round is drawn anew. A slice starts with up to 10 ms of untimed runs, which fill the caches that
     the previous candidate left. Python's garbage collector waits meanwhile. Nothing is drawn on the screen, which
     would take time from a core. A slice in which a candidate waited for a CPU for more than a twentieth of the time is
-    measured again at once, up to as many times in all as there are slices.
+    measured again at once, up to as many times for each candidate as there are rounds.
 
     Args:
         candidates: each under a name of its own.
@@ -167,7 +167,7 @@ def interleave(
     limits = (min_seconds * 1e9 / rounds, -(-min_runs // rounds), longest_ns / rounds)
     collecting = gc.isenabled()
     gc.disable()
-    again, busy = rounds * len(candidates), 0
+    again, busy = dict.fromkeys(times, rounds), 0
     try:
         for _ in range(rounds):
             disturbed = False
@@ -176,8 +176,8 @@ def interleave(
                 _spend(candidate, SETTLE_NS - typical[candidate.name])
                 watch = Watch()
                 spent = _slice(candidate, *limits)
-                while (waited := watch.waiting() > MAX_WAITING) and again:
-                    again -= 1
+                while (waited := watch.waiting() > MAX_WAITING) and again[candidate.name]:
+                    again[candidate.name] -= 1
                     watch = Watch()
                     spent = _slice(candidate, *limits)
                 disturbed |= waited

@@ -6,7 +6,7 @@ It reads top to bottom: find the candidates, score each once, time them in turns
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from compress.runs.data import data_of_student, data_of_teacher
 from compress.runs.folder import Run, finished_run, now
 from compress.runs.locks import held
 from compress.system.arguments import require_each, require_type
-from compress.system.errors import InputError, UsageError
+from compress.system.errors import UsageError
+from compress.system.platform import usable_cpus
 from export.benchmark import latency, scoring
 from export.benchmark.bundled import other_defaults
 from export.benchmark.candidates import (
@@ -114,9 +115,13 @@ def benchmark_run(
         if run.result.teacher_classifies:
             images["teacher"] = data_of_teacher(run).eval_images
         _say_plan(candidates, settings, len(dataset.eval_labels))
-        logits, scores = _score(candidates, images, dataset.eval_labels, settings.threads[0])
+        logits, scores = _score(candidates, images, dataset.eval_labels, settings.threads[0], settings.runtimes)
         chosen = [candidate for candidate in candidates if reason_not_timed(candidate, settings.runtimes) is None]
-        timed, aa, failed = time_candidates(chosen, images, settings, reference)
+        timed, aa, failed = time_candidates(
+            [candidate for candidate in chosen if candidate.name in logits], images, settings, reference
+        )
+        asked = {each.name: scores[each.name] for each in chosen}
+        failed |= {name: score.reason for name, score in asked.items() if isinstance(score, NotRun)}
         files = read_export(run).files
         gated = gates(candidates, files, logits, dataset.eval_labels, limits)
         slower = [name for name, record in files.items() if record.is_slower]
@@ -157,6 +162,11 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"there is no runtime {strange[0]!r}", f"Choose from {', '.join(RUNTIMES)}.")
     if min(settings.batches) < 1 or min(settings.threads) < 1 or settings.min_runs < 1 or settings.min_seconds < 0:
         raise UsageError("batches, threads and runs must be at least 1, and seconds at least 0")
+    if max(settings.threads) > (cpus := usable_cpus()):
+        logger.warning(
+            f"{max(settings.threads)} threads are more than the {cpus} CPUs that this process may use: they wait for "
+            "each other, which counts as other work"
+        )
 
 
 def _say_plan(candidates: Sequence[Candidate], settings: Settings, images: int) -> None:
@@ -172,7 +182,11 @@ def _say_plan(candidates: Sequence[Candidate], settings: Settings, images: int) 
 
 
 def _score(
-    candidates: Sequence[Candidate], images: Mapping[Role, np.ndarray], labels: np.ndarray, threads: int
+    candidates: Sequence[Candidate],
+    images: Mapping[Role, np.ndarray],
+    labels: np.ndarray,
+    threads: int,
+    runtimes: Collection[str],
 ) -> tuple[dict[str, np.ndarray], dict[str, AccuracyResult | NotRun]]:
     """Each candidate's logits on the evaluation split, computed once, and what they score."""
     logits: dict[str, np.ndarray] = {}
@@ -185,9 +199,9 @@ def _score(
             answer = try_evaluate(candidate, images[candidate.role], threads)
             if isinstance(answer, str):
                 scores[name] = NotRun(reason=answer)
+                if not reason_not_timed(candidate, runtimes):
+                    logger.warning(f"{name} is left out: {answer}")
                 continue
-            if not np.isfinite(answer).all():
-                raise InputError(f"{name} gives logits that are not finite", "Run `compress export` again.")
             logits[name] = answer
             scores[name] = score = scoring.accuracy(answer, labels, "proxy" if candidate.proxy else "measured")
             logger.info(f"{name:<24} top1 {score.top1.value:.2%}{' (proxy)' if candidate.proxy else ''}")

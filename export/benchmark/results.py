@@ -110,6 +110,7 @@ class CandidateResult(Section):
     device: Literal["cpu", "cuda"]
     deployable: bool = Field(description="A file of the student that a verdict may recommend.")
     gate: Outcome | None = Field(default=None, description="By the limits of the export; null where it has none.")
+    gate_images_to_decide: int | None = Field(default=None, description="Where that is UNDECIDED and ever will be.")
     size_bytes: int
     sha256: str
     weights_sha256: str = Field(default="", description="Of the .bin of an IR, whose .xml `sha256` is of.")

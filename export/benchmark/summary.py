@@ -99,8 +99,10 @@ def candidate_result(candidate: Candidate, measured: Measured) -> CandidateResul
         deployable=candidate.role == "student"
         and candidate.runtime != "torch"
         and not candidate.proxy
+        and isinstance(measured.scores[candidate.name], AccuracyResult)
         and not (gate and gate.outcome == "FAIL"),
         gate=gate.outcome if gate else None,
+        gate_images_to_decide=gate.images_to_decide if gate else None,
         size_bytes=candidate.size_bytes,
         sha256=candidate.sha256,
         weights_sha256=candidate.weights_sha256,

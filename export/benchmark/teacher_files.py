@@ -56,7 +56,7 @@ def make_teacher_files(
         wanted = Wanted(formats, wanted_precisions, threads=threads, to_compare=True, engine_batches=tuned)
         export_model(teacher_source(run, model), teacher, settings, wanted)
     except CompressError as error:
-        logger.warning(f"the student is not compared with files of the teacher: {error.message}")
+        logger.warning(f"the student is not compared with all files of the teacher: {error.message}")
 
 
 def _exported_before(run: Run, teacher: ExportFolder) -> ExportRecord | None:

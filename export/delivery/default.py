@@ -10,7 +10,7 @@ from pathlib import Path
 from compress.runs.folder import Run
 from compress.system.errors import InputError
 from export.benchmark import AccuracyResult, Benchmark, CandidateResult, read_benchmark
-from export.benchmark.identity import is_recorded
+from export.benchmark.bundled import may_be_default
 from export.delivery.bundle import Recommended
 from export.folder import ExportFolder
 from export.records import PRECISIONS, BundledModel, FileRecord
@@ -32,7 +32,7 @@ def measured_default(run: Run, folder: ExportFolder) -> Recommended | None:
     if newer := [name for name in _bundled(folder, files) if files[name].sha256 not in hashes]:
         logger.warning(f"the bundle does not follow the benchmark, which has not measured {', '.join(newer)}")
         return None
-    passed = [entry for entry in measured.candidates if _passes(entry, measured, files)]
+    passed = [entry for entry in measured.candidates if may_be_default(entry, measured, files)]
     if not passed:
         return None
     best = min(passed, key=lambda entry: _rank(entry, measured, files))
@@ -69,19 +69,6 @@ def _bundled(folder: ExportFolder, files: Mapping[str, FileRecord]) -> list[str]
     paths = [path_in(precision) for precision in PRECISIONS for path_in in (folder.onnx, folder.openvino)]
     names = [folder.key(path) for path in paths]
     return [name for name in names if name in files and files[name].outcome in (None, "PASS")]
-
-
-def _passes(entry: CandidateResult, measured: Benchmark, files: Mapping[str, FileRecord]) -> bool:
-    """Whether it can be bundled as it was measured, passes its gate, and misses no limit of the verdict."""
-    record = files.get(entry.file)
-    if record is None or not is_recorded(entry, files) or entry.runtime not in ("ort", "openvino"):
-        return False
-    if not entry.deployable or measured.verdict.by_file.get(entry.name, "FAIL") == "FAIL":
-        return False
-    execution = entry.name.rpartition(":")[2]
-    if entry.name == entry.file:  # an earlier benchmark says no gate, and the record may be newer
-        return record.outcome in (None, "PASS") and entry.gate != "FAIL"
-    return entry.gate == "PASS" and execution not in record.open_gates
 
 
 def _rank(

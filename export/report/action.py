@@ -1,13 +1,11 @@
 """What to do now, in one sentence: the first line of a report.
 
-In: what was measured of a run, and what the gates of its export recorded of the recommended file. Out: a sentence in
-which what stands between backticks is code.
+In: what was measured of a run. Out: a sentence in which what stands between backticks is code.
 """
 
 from collections.abc import Collection, Sequence
 
 from export.benchmark import Benchmark, CandidateResult, Judgement, NotRun
-from export.records import FileRecord
 from export.report.as_run import RUNTIMES
 from export.report.formats import limit_value, ms, percent
 from export.report.plots import primary_latency
@@ -15,12 +13,11 @@ from export.report.plots import primary_latency
 _OF_IMAGES = ("max_top1_drop", "max_class_drop")
 
 
-def action(benchmark: Benchmark, gate: FileRecord | None = None, altered: Collection[str] = ()) -> str:
+def action(benchmark: Benchmark, altered: Collection[str] = ()) -> str:
     """Whether to deploy the recommended file, or what has to be done before that.
 
     Args:
         benchmark: of the run.
-        gate: what export.json says of the recommended file, where it is there.
         altered: the candidates that are not the files that were measured.
     """
     verdict = benchmark.verdict
@@ -38,7 +35,7 @@ def action(benchmark: Benchmark, gate: FileRecord | None = None, altered: Collec
     what = _described(benchmark, best)
     if not verdict.judgements:
         return f"Set a limit in the recipe, such as `benchmark.p90_ms`, before deploying {what}"
-    if steps := _before(benchmark, verdict.judgements, gate):
+    if steps := _before(benchmark, verdict.judgements, best):
         return f"{' and '.join([steps[0], *map(_lower, steps[1:])])} before deploying {what}"
     return f"Deploy {what}"
 
@@ -61,18 +58,18 @@ def _missed(judgement: Judgement) -> str:
     return f"it misses {judgement.limit}{judgement.of}, {value} where {allowed} are allowed"
 
 
-def _before(benchmark: Benchmark, judgements: Sequence[Judgement], gate: FileRecord | None) -> list[str]:
+def _before(benchmark: Benchmark, judgements: Sequence[Judgement], best: CandidateResult) -> list[str]:
     """What would decide each limit and gate that is UNDECIDED, each once."""
     open_ = [judgement for judgement in judgements if judgement.outcome == "UNDECIDED"]
-    steps = [_images(benchmark, open_, gate), *(_step(each) for each in open_ if each.limit != "max_top1_drop")]
+    steps = [_images(benchmark, open_, best), *(_step(each) for each in open_ if each.limit != "max_top1_drop")]
     return list(dict.fromkeys(step for step in steps if step))
 
 
-def _images(benchmark: Benchmark, open_: Sequence[Judgement], gate: FileRecord | None) -> str:
+def _images(benchmark: Benchmark, open_: Sequence[Judgement], best: CandidateResult) -> str:
     """The most pictures that the top-1 limit or the gate of the export needs."""
     needed = [judgement.samples_to_decide for judgement in open_ if judgement.limit == "max_top1_drop"]
-    if gate is not None and gate.outcome == "UNDECIDED":
-        needed.append(gate.images_to_decide)
+    if best.gate == "UNDECIDED":
+        needed.append(best.gate_images_to_decide)
     if not needed:
         return ""
     known = [count for count in needed if count is not None]

@@ -28,9 +28,8 @@ from export.benchmark import (
     read_benchmark,
 )
 from export.benchmark.bundled import other_defaults
-from export.benchmark.identity import is_another, is_recorded
-from export.folder import ExportFolder, given_run
-from export.records import FileRecord
+from export.benchmark.identity import is_another
+from export.folder import given_run
 from export.report import folded, plots
 from export.report.action import action
 from export.report.baseline import plain_training
@@ -128,12 +127,11 @@ class View:
     @classmethod
     def read(cls, run: Run, benchmark: Benchmark, *, bundles: bool = True) -> "View":
         if others := [entry.name for entry in benchmark.candidates if is_another(run, entry)]:
-            warning = f"Made anew since this was measured: {', '.join(others)}. Measure again with compress benchmark."
+            warning = f"Made anew, or gone, since this was measured: {', '.join(others)}. Run compress benchmark again."
             benchmark = benchmark.model_copy(update={"warnings": [warning, *benchmark.warnings]})
         warnings = [*benchmark.warnings, *(other_defaults(run, benchmark) if bundles else [])]
         benchmark = benchmark.model_copy(update={"warnings": warnings})
-        gate = _gate(run, benchmark)
-        return cls(benchmark, read_metrics(run.metrics), plain_training(run), action(benchmark, gate, others))
+        return cls(benchmark, read_metrics(run.metrics), plain_training(run), action(benchmark, others))
 
     @property
     def plots(self) -> dict[str, tuple[str, Markup]]:
@@ -265,18 +263,6 @@ class View:
         chosen = self.benchmark.verdict.recommended
         pairs = self.benchmark.comparisons
         return [entry for entry in pairs if entry.reference != self.benchmark.reference or entry.candidate == chosen]
-
-
-def _gate(run: Run, benchmark: Benchmark) -> FileRecord | None:
-    """What the export recorded of the recommended file, where it still has that file."""
-    if benchmark.verdict.recommended is None:
-        return None
-    best = benchmark.candidate(benchmark.verdict.recommended)
-    try:
-        recorded = ExportFolder(run.export).record().files
-    except (OSError, InputError):
-        return None
-    return recorded[best.file or best.name] if is_recorded(best, recorded) else None
 
 
 def _check_same_data(views: Sequence[View]) -> None:

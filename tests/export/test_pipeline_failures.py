@@ -25,6 +25,7 @@ from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import CompressError, GateError, MachineError, UsageError
 from export import export_run
 from export.delivery import verify_bundle
+from export.records import ExportRecord
 from export.tensorrt import tensorrt
 from export.tensorrt.sidecar import check_engine
 from tests.helpers.classifiers import Digits, Overflowing, normalised
@@ -102,6 +103,29 @@ def test_a_bundle_is_whole_where_a_precision_fails(
     made = run.export / ("bundle.zip" if kind == "zip" else "bundle")
     assert set(verify_bundle(made, threads=1)) == {"student.onnx", "student.int8.onnx", "student.pixels.onnx"}
     assert not list(run.export.glob(".*"))
+
+
+def test_an_export_that_fails_at_once_makes_no_bundle_of_earlier_files_of_other_weights(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(Path(shutil.copytree(finished, tmp_path / "run")))
+    export_run(run, threads=1)
+    record = ExportRecord.read(run.export / "export.json")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr("export.pipeline.openvino", missing)
+    with pytest.raises(MachineError, match="OpenVINO is not here"):
+        export_run(run, formats=("onnx", "openvino"), bundle="folder", threads=1)
+    assert verify_bundle(run.export / "bundle", threads=1), "of the same weights it is made"
+    shutil.rmtree(run.export / "bundle")
+    other = {**record.provenance, "weights_sha256": "0" * 64}
+    record.model_copy(update={"provenance": other}).write(run.export / "export.json")
+    with pytest.raises(MachineError, match="OpenVINO is not here"):
+        export_run(run, formats=("onnx", "openvino"), bundle="folder", threads=1)
+    assert not (run.export / "bundle").exists()
+
+
+def missing() -> None:
+    raise MachineError("OpenVINO is not here", "Install it")
 
 
 def test_a_net_that_overflows_in_fp16_keeps_those_operators_in_float(

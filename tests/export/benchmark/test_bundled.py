@@ -1,12 +1,15 @@
 """A bundle whose default model is another one than the benchmark recommends is said in a line, with what mends it."""
 
 import json
+import shlex
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compress import load_recipe
+from compress.recipe import recipe_yaml
 from compress.runs.folder import Run
 from export.benchmark import Benchmark
 from export.benchmark.bundled import other_defaults
@@ -45,7 +48,7 @@ def bundled(run: Run, default: str, files: dict[str, str] = ALL, *, zipped: bool
         manifest.write(run.export / "bundle" / "manifest.json")
 
 
-def benchmark(recommended: str | None, outcome: Any = "PASS", runtime: Any = "ort") -> Benchmark:
+def benchmark(recommended: str | None, outcome: Any = "PASS", runtime: Any = "ort", gate: Any = "PASS") -> Benchmark:
     nothing, file = NotRun(reason=""), (recommended or "").partition(":")[0]
     candidate = CandidateResult(
         name=recommended or "",
@@ -55,6 +58,7 @@ def benchmark(recommended: str | None, outcome: Any = "PASS", runtime: Any = "or
         file=file,
         device="cpu",
         deployable=True,
+        gate=gate,
         size_bytes=1,
         sha256=HASHES.get(file, ""),
         weights_sha256=ALL[WEIGHTS] if file.endswith(".xml") else "",
@@ -62,7 +66,8 @@ def benchmark(recommended: str | None, outcome: Any = "PASS", runtime: Any = "or
         latency=nothing,
         memory=nothing,
     )
-    verdict = Verdict(outcome=outcome, recommended=recommended, judgements=[], by_file={}, pareto=[])
+    by_file = {recommended: outcome} if recommended else {}
+    verdict = Verdict(outcome=outcome, recommended=recommended, judgements=[], by_file=by_file, pareto=[])
     return Benchmark.model_construct(verdict=verdict, candidates=[candidate])
 
 
@@ -79,6 +84,30 @@ def test_another_default_is_said_with_the_command_that_keeps_every_file(run: Run
     ]
     bundled(run, "student.onnx", zipped=True)
     assert [line.rsplit(" ", 1)[1] for line in other_defaults(run, IR)] == ["--bundle`.", "--zip`."]
+
+
+def test_the_command_has_the_settings_of_the_export(run: Run, tiny_recipe: Path) -> None:
+    """Without them a file that passed a looser limit would be made anew, fail, and be removed."""
+    recipe = load_recipe(tiny_recipe)
+    (run.path / "recipe.yaml").write_text(recipe_yaml(recipe))
+    settings = {**recipe.export.model_dump(mode="json"), "max_int8_top1_drop": 0.02, "compute_capabilities": ["89"]}
+    path = run.export / "export.json"
+    ExportRecord.read(path).model_copy(update={"settings": settings}).write(path)
+    bundled(run, "student.onnx")
+    (line,) = other_defaults(run, INT8)
+    arguments = shlex.split(line.split("`")[1])
+    overrides = [arguments[place + 1] for place, word in enumerate(arguments) if word == "--set"]
+    assert load_recipe(tiny_recipe, overrides=overrides).export.model_dump(mode="json") == settings
+    assert len(overrides) == 2
+
+
+def test_what_is_undecided_in_the_record_of_the_export_is_not_said(run: Run) -> None:
+    path = run.export / "export.json"
+    record = ExportRecord.read(path)
+    files = {name: entry.model_copy(update={"outcome": "UNDECIDED"}) for name, entry in record.files.items()}
+    record.model_copy(update={"files": files}).write(path)
+    bundled(run, "student.onnx")
+    assert other_defaults(run, INT8) == []
 
 
 def test_the_recommended_default_is_none_to_speak_of(run: Run) -> None:
@@ -111,7 +140,12 @@ def test_a_file_that_the_export_lost_or_made_anew_is_said(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "measured",
-    [benchmark(None), benchmark("student.int8.onnx", "FAIL"), benchmark("student.int8.engine", runtime="trt")],
+    [
+        benchmark(None),
+        benchmark("student.int8.onnx", "FAIL"),
+        benchmark("student.int8.engine", runtime="trt"),
+        benchmark("student.int8.onnx", "UNDECIDED", gate="UNDECIDED"),
+    ],
 )
 def test_what_no_bundle_would_follow_is_not_said(run: Run, measured: Benchmark) -> None:
     bundled(run, "student.onnx")

@@ -8,10 +8,11 @@ import onnx
 import pytest
 from torch import nn
 
-from export.benchmark.candidates import Candidate
+from compress.system.errors import InputError
+from export.benchmark.candidates import Candidate, try_evaluate
 from export.benchmark.results import Settings
 from export.benchmark.timing import time_candidates
-from tests.helpers.classifiers import MEAN, STD, Digits
+from tests.helpers.classifiers import MEAN, STD, Digits, float_logits
 
 SETTINGS = Settings(runtimes=[], batches=[1, 3], threads=[1], min_seconds=0.0, min_runs=8, limits={})
 
@@ -28,6 +29,26 @@ def of_one(trained_onnx: Path, tmp_path: Path) -> Path:
         value.type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(proto, tmp_path / "one.onnx")
     return tmp_path / "one.onnx"
+
+
+def test_what_cannot_be_scored_says_why_and_only_what_others_are_compared_with_must_be(
+    trained: nn.Module, trained_onnx: Path, data: Digits, tmp_path: Path
+) -> None:
+    broken, huge = tmp_path / "broken.onnx", tmp_path / "huge.onnx"
+    broken.write_bytes(b"no graph")
+    proto = onnx.load(trained_onnx)
+    weight = next(tensor for tensor in proto.graph.initializer if len(tensor.dims) == 2)
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full(weight.dims, np.inf, np.float32), weight.name))
+    onnx.save(proto, huge)
+    images = data.eval_images[:16]
+    for name, runtime in (("broken.onnx", "ort"), ("broken.onnx:openvino", "openvino")):
+        assert "cannot open" in try_evaluate(candidate(broken, name, runtime), images, 1)
+    for name, runtime in (("huge.onnx", "ort"), ("huge.onnx:openvino", "openvino")):
+        assert try_evaluate(candidate(huge, name, runtime), images, 1) == f"{name} gives logits that are not finite"
+    with pytest.raises(InputError, match="cannot open"):
+        try_evaluate(candidate(broken, "student.onnx", "ort"), images, 1)
+    given = try_evaluate(candidate(trained_onnx, "student.int8.onnx", "ort"), images, 1)
+    np.testing.assert_allclose(given, float_logits(trained, images), atol=1e-4)
 
 
 def test_a_batch_that_it_does_not_take_is_its_own_failure(

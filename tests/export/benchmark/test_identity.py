@@ -65,6 +65,14 @@ def test_without_hash_and_record_weights_cannot_be_told(run: Run) -> None:
     assert is_another(run, entry)
 
 
+def test_a_file_that_is_gone_is_not_the_measured_one_unless_nothing_is_exported(run: Run) -> None:
+    entry = measured(run)
+    (run.export / IR).unlink()
+    assert is_another(run, entry)
+    (run.export / "export.json").unlink()
+    assert not is_another(run, entry), "a page may be made of a benchmark.json alone"
+
+
 def test_a_record_of_other_weights_is_of_another_file(run: Run) -> None:
     entry, files = measured(run), ExportRecord.read(run.export / "export.json").files
     assert is_recorded(entry, files)

@@ -14,7 +14,7 @@ import pytest
 from compress.runs.data import data_of_student
 from compress.runs.folder import Run
 from export import benchmark_run, export_run
-from export.benchmark import Benchmark, write_benchmark
+from export.benchmark import Benchmark, read_benchmark, write_benchmark
 from export.benchmark.results import Latency
 from export.folder import ExportFolder
 from export.from_run import _bundle
@@ -103,6 +103,20 @@ def test_a_measured_file_that_is_undecided_is_not_the_default(run: Run, exported
     set_benchmark(run, exported[1], FAST, {})
     set_outcomes(run, {})
     assert default_of(run, BOTH)["name"] == "student.int8.xml"
+
+
+def test_where_no_file_meets_every_limit_the_default_is_of_those_that_pass_their_gate(
+    run: Run, exported: tuple[Run, Benchmark]
+) -> None:
+    """Few images leave every file UNDECIDED, and --set may have made the gate of the fastest stricter."""
+    set_outcomes(run, {})
+    fastest = {"openvino/student.int8.xml": "UNDECIDED", "student.int8.onnx": "UNDECIDED"}
+    set_benchmark(run, exported[1], FAST, fastest)
+    measured = read_benchmark(run)
+    by_file = dict.fromkeys(measured.verdict.by_file, "UNDECIDED")
+    verdict = measured.verdict.model_copy(update={"by_file": by_file, "outcome": "UNDECIDED"})
+    write_benchmark(run, measured.model_copy(update={"verdict": verdict}))
+    assert default_of(run, BOTH)["name"] == "student.onnx"
 
 
 def test_where_nothing_else_passes_the_default_is_the_fp32_file(run: Run, exported: tuple[Run, Benchmark]) -> None:

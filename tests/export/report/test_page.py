@@ -194,7 +194,7 @@ def test_a_file_that_was_made_anew_since_it_was_measured_is_named(changed: Chang
     (run / "student" / "model.safetensors").write_bytes(b"trained on")
     page, text = report_runs([run])
     for path in (page, text):
-        assert f"Made anew since this was measured: student.torch, {other['name']}." in path.read_text()
+        assert f"Made anew, or gone, since this was measured: student.torch, {other['name']}." in path.read_text()
 
 
 def test_a_bundle_with_another_default_is_a_warning_of_the_page(changed: Change, result: Benchmark) -> None:
