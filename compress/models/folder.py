@@ -22,6 +22,7 @@ from compress.data import Dataset
 from compress.data.preprocessing import CROP_MODES
 from compress.data.source import class_name
 from compress.models import small_stem
+from compress.models.create import RESERVED
 from compress.models.wrappers import Adapted, Ensemble
 from compress.system import files
 from compress.system.errors import InputError, first_line
@@ -230,3 +231,8 @@ def label_names(content: Any, path: Path) -> list[str] | None:
             'A list of names is expected, one a class, or a mapping from their numbers, as {"0": "cat"}.',
         )
     return [class_name(str(name), str(path)) for name in content]
+
+
+def recorded_args(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json says that its model was made with, without what the data decides."""
+    return {key: value for key, value in (config.get("model_args") or {}).items() if key not in (*RESERVED, "img_size")}

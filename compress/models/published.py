@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from compress.data.preprocessing import Preprocessing
 from compress.models import small_stem
 from compress.models.checkpoints import read_checkpoint, some_names, without_prefix
-from compress.models.create import RESERVED, architecture, make_timm_model, without_origin
-from compress.models.folder import CONFIG, WEIGHTS, label_names, read_config
+from compress.models.create import architecture, make_timm_model, without_origin
+from compress.models.folder import CONFIG, WEIGHTS, label_names, read_config, recorded_args
 from compress.models.hub import hub_file
 from compress.models.registry import check_published
 from compress.models.weight_files import weights_in
@@ -225,9 +225,7 @@ def _of_folder(folder: Path, args: Mapping[str, Any]) -> Published:
     cfg["label_names"] = label_names(config.get("label_names"), folder / CONFIG)
     if isinstance(config.get("num_classes"), int):
         cfg["num_classes"] = config["num_classes"]
-    recorded = config.get("model_args") or {}
-    made_with = {key: value for key, value in recorded.items() if key not in (*RESERVED, "img_size")}
-    return Published(str(folder), config["architecture"], {**made_with, **args}, cfg, weights_in(folder))
+    return Published(str(folder), config["architecture"], {**recorded_args(config), **args}, cfg, weights_in(folder))
 
 
 def _plain(name: str) -> str:

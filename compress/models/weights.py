@@ -5,8 +5,9 @@ model or the data is an error that names the difference.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from torch import nn
 
 from compress.data import Dataset
 from compress.data.preprocessing import Preprocessing
+from compress.models import small_stem
 from compress.models.checkpoints import COUNTED, read_checkpoint, some_names, without_prefix
 from compress.models.class_order import reorder_classes
-from compress.models.create import create_model
-from compress.models.folder import CONFIG, label_names, read_config
+from compress.models.create import architecture, create_model
+from compress.models.folder import CONFIG, label_names, read_config, recorded_args
 from compress.models.published import find_published, published_model
 from compress.models.weight_files import weights_in
 from compress.models.wrappers import Adapted
@@ -87,6 +89,7 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
         path = weights_in(path)
     else:
         config = read_config(path.parent) if (path.parent / CONFIG).exists() else {}
+    settings = _as_recorded(settings, config, user_path(settings.checkpoint), dataset.image_size)
     model: Any = create_model(settings, num_classes=dataset.num_classes, image_size=dataset.image_size)
     expected = model.state_dict()
     weights = without_prefix(read_checkpoint(path), expected, path)
@@ -126,6 +129,32 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
             '{"pretrained_cfg": {"mean": [...], "std": [...]}}'
         )
     return as_teacher(model, dataset, str(path))
+
+
+def _as_recorded(settings: Member, config: Mapping[str, Any], path: Path, image_size: int) -> Member:
+    """The settings with the arguments and the stem of config.json: with others the weights compute something else.
+
+    A config.json that names no architecture is of a module that was handed over. One of another architecture beside a
+    single file may be of another file.
+
+    Raises:
+        InputError: that of a folder names another architecture, or another stem.
+    """
+    recorded = (config.get("architecture") or "").split(".")[0]
+    if not recorded:
+        return settings
+    if settings.stem == "auto":
+        stem = "small" if recorded.endswith(small_stem.SUFFIX) else "stock"
+        settings = settings.model_copy(update={"stem": stem})
+    asked = architecture(settings, image_size).split(".")[0]
+    if recorded != asked:
+        if not path.is_dir():
+            return settings
+        raise InputError(
+            f"{path} holds weights of {recorded}, and the recipe asks for {asked}",
+            "Check teacher.model and teacher.stem, or give other weights.",
+        )
+    return settings.model_copy(update={"args": {**recorded_args(config), **settings.args}})
 
 
 def as_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:

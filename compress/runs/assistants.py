@@ -186,6 +186,10 @@ def _key(step: Recipe, dataset: Dataset, teacher_sha256: str, folder: Path) -> s
     if step.student.published:
         found = find_published(step.student)
         determines |= {"weights": found.sha256, "preprocessing": asdict(found.preprocessing)}
+        if found.args != step.student.args:
+            determines["args"] = found.args
+        if names := found.cfg.get("label_names"):
+            determines["label_names"] = names
     return sha256_json(determines)[:16]
 
 

@@ -119,6 +119,7 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
     Args:
         dataset: as the teacher sees it.
     """
+    found = find_published(recipe.teacher) if recipe.teacher.published else None
     determines = {
         **current().identity,
         "format": TRAINING_FORMAT,
@@ -126,12 +127,16 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
         "normalization": [dataset.mean, dataset.std],
         "augment": recipe.data.augment.model_dump(),
         "architecture": models.architecture(recipe.teacher, dataset.image_size),
-        "args": recipe.teacher.args,
-        "weights": find_published(recipe.teacher).sha256 if recipe.teacher.published else None,
+        "args": found.args if found else recipe.teacher.args,
+        "weights": found.sha256 if found else None,
         "train": recipe.teacher.training.model_dump(exclude={*HOUSEKEEPING, *FINE_TUNING}),
     }
     if dataset.fit != "crop":  # square pictures give the same pixels by any fit, and its config.json another
         determines["fit"] = dataset.fit
+    if dataset.interpolation != "bicubic":  # square pictures, too; crops of them differ
+        determines["interpolation"] = dataset.interpolation
+    if found and (names := found.cfg.get("label_names")):  # they decide whether the last layer is kept
+        determines["label_names"] = names
     return sha256_json(determines)[:16]
 
 

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models._hub import save_for_hf
 from torch import nn
 
 from compress import models, recipe
@@ -233,6 +234,30 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path, digits: Dat
 def renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Behind two prefixes, of which none fits all names."""
     return {("classifier." + k[3:] if k.startswith("fc.") else "backbone." + k): v for k, v in weights.items()}
+
+
+def test_weights_that_were_made_with_other_arguments_compute_what_they_did(tmp_path: Path, digits: Dataset) -> None:
+    """The shapes are those of the default; config.json says what they were made with, as timm's save_for_hf does."""
+    given = {"act_layer": "silu", "channels": [8, 8, 8, 8]}
+    model = timm.create_model("resnet10t", num_classes=10, **given).eval()
+    save_for_hf(model, tmp_path / "saved", model_args=given)
+    settings = teacher_settings(tmp_path / "saved").model_copy(update={"args": {"channels": [8, 8, 8, 8]}})
+    loaded = unwrapped(models.checkpoint_teacher(settings, digits)).eval()
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("tf_efficientnet_lite0", "efficientnet_lite0"), ("resnet18d_smallstem", "resnet18d"), ("resnet18", "resnet34")],
+)
+def test_a_folder_of_another_architecture_is_refused_though_its_weights_might_fit(
+    tmp_path: Path, digits: Dataset, name: str, asked: str
+) -> None:
+    save_for_hf(timm.create_model(name, num_classes=10), tmp_path / "saved")
+    settings = teacher_settings(tmp_path / "saved").model_copy(update={"model": asked, "args": {}, "stem": "stock"})
+    with pytest.raises(InputError, match=f"holds weights of {name}, and the recipe asks for {asked}"):
+        models.checkpoint_teacher(settings, digits)
 
 
 def test_of_weights_whose_names_do_not_fit_some_that_were_found_are_listed(tmp_path: Path, digits: Dataset) -> None:
