@@ -14,7 +14,7 @@ from compress.recipe import BenchmarkLimits, Export, Member, Recipe, Train, chan
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.runs.data import data_of_student
 from compress.runs.folder import Run, all_runs, new_run
-from compress.runs.locks import held
+from compress.runs.locks import held, is_held
 from compress.runs.resolve import resolve
 from compress.system.errors import CompressError, InputError, UsageError
 from compress.training.checkpoint import has_checkpoints, newest_checkpoint
@@ -145,16 +145,23 @@ def _other_recipe(run: Run, changed: list[str], *, extend: bool) -> UsageError:
 def _run_to_resume(given: Recipe, name: str, out: Path | None, device: torch.device) -> Run | None:
     if out is not None:
         return Run(out) if Run(out).manifest_file.exists() else None
-    unfinished = [run for run in all_runs() if _is_unfinished(run, name)]
-    same = [run for run in unfinished if _is_same(run.recipe, given, device)]
-    return (same or unfinished or [None])[-1]
+    unfinished = [(run, recorded) for run in all_runs() if (recorded := _of_unfinished(run, name)) is not None]
+    same = [run for run, recorded in unfinished if _is_same(recorded, given, device)]
+    free = [run for run in same if not is_held(run.path)]
+    others = [run for run, _ in unfinished if not is_held(run.path)]
+    return (free or same or others or [None])[-1]
 
 
 def _is_same(recorded: Recipe, given: Recipe, device: torch.device) -> bool:
     before = resolve(recorded, device, like=recorded)
-    return not changed_keys(before, resolve(given, device, like=before))
+    return not _changed(before, resolve(given, device, like=before))
 
 
-def _is_unfinished(run: Run, name: str) -> bool:
-    manifest = run.manifest
-    return manifest.recipe == name and not manifest.finished and run.recipe_file.exists()
+def _of_unfinished(run: Run, name: str) -> Recipe | None:
+    """Its recipe. None where the run is finished, of another name, or cannot be read."""
+    try:
+        manifest = run.manifest
+        unfinished = manifest.recipe == name and not manifest.finished and run.recipe_file.exists()
+        return run.recipe if unfinished else None
+    except CompressError:
+        return None
