@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from compress.recipe.library import find_recipe
 from compress.recipe.overrides import apply_override, assign
 from compress.recipe.schema import Recipe
-from compress.recipe.strict_yaml import MAX_DEPTH, is_deep, parse_yaml
+from compress.recipe.strict_yaml import MAX_DEPTH, dump_yaml, is_deep, parse_yaml
 from compress.recipe.supervision import TERMS
 from compress.system.arguments import require_type
 from compress.system.errors import InputError, UsageError
@@ -113,7 +112,7 @@ def changed_keys(old: Recipe, new: Recipe) -> list[str]:
 
 def recipe_yaml(recipe: Recipe) -> str:
     """The recipe as YAML, with every key."""
-    return yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True)
+    return dump_yaml(recipe.dump())
 
 
 def recipe_schema() -> dict[str, Any]:

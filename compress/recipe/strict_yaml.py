@@ -13,9 +13,8 @@ import yaml
 from compress.system.errors import UsageError
 
 MAX_DEPTH = 16
-_ODD_SPACE = re.compile(
-    r"""(?m)^(?:[ \t-]*|[^"'#\n]*[:,{\[][ \t]*)([\u00a0\u1680\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff])"""
-)
+_ODD = "".join(map(chr, (0xA0, 0x1680, *range(0x2000, 0x200C), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF)))
+_ODD_SPACE = re.compile(rf"""(?m)^(?:[ \t-]*|[^"'#\n]*[:,{{\[][ \t]*)([{_ODD}])""")
 """An invisible sign that is no space to YAML, in an indentation or after a sign of YAML: it would become text."""
 
 
@@ -63,6 +62,26 @@ def _int(loader: StrictLoader, node: yaml.ScalarNode) -> int:
 
 
 StrictLoader.add_constructor("tag:yaml.org,2002:int", _int)
+
+
+class _StrictDumper(yaml.SafeDumper):
+    """Quotes what either YAML 1.1 or StrictLoader would not read back as text, such as 08 and 4e12."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *StrictLoader.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *StrictLoader.yaml_implicit_resolvers}
+    }
+
+
+_StrictDumper.add_implicit_resolver("tag:yaml.org,2002:binary", re.compile(f"^[{_ODD}]"), list(_ODD))  # so it is quoted
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML that `parse_yaml` reads back as the same."""
+    return yaml.dump(data, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_yaml(text: str, source: str) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from compress.recipe.overrides import apply_override
-from compress.recipe.strict_yaml import parse_yaml
+from compress.recipe.strict_yaml import dump_yaml, parse_yaml
 from compress.system.errors import UsageError
 
 
@@ -28,6 +28,26 @@ def test_text_on_the_command_line_is_whole(text: str) -> None:
 )
 def test_all_else_is_yaml(text: str) -> None:
     assert given(f"a.b={text}") == parse_yaml(text, "text")
+
+
+NUMBERS = "08 0912345 1e5 4e12345 4e12 .5 5. +1 0x1f 1_000 12:30 0o17 0b1 .inf -.INF .NaN 1e-3 2026-01-01"
+WORDS = "yes no on Off y true ~ null = << é #a a: -a *a &a !a %a @a `a '"
+
+
+@pytest.mark.parametrize(
+    "text", [*NUMBERS.split(), *WORDS.split(), "", " a ", "a: b", "# a", "- a", "a\nb", "\u00a0a", "\u3000", "\t"]
+)
+def test_text_of_a_recipe_is_read_back_as_it_was(text: str) -> None:
+    """What YAML 1.1 takes for text may be a number in YAML 1.2: a folder, a column or a commit."""
+    content = {"a": text, "b": [text], "c": {"d": text}}
+    assert parse_yaml(dump_yaml(content), "text") == content
+
+
+def test_numbers_of_a_recipe_are_read_back_as_they_were() -> None:
+    content = {"a": [0, -3, 10**12, 0.5, 1e-5, 1e22, -2.5e-300, True, False, None]}
+    found = parse_yaml(dump_yaml(content), "text")
+    assert found == content
+    assert [type(value) for value in found["a"]] == [type(value) for value in content["a"]]
 
 
 @pytest.mark.parametrize("sign", ["\u00a0", "\u2003", "\u200b", "\u202f", "\u3000", "\ufeff"])
