@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from compress.system.errors import MachineError
 META = "meta.json"
 _KINDS = ("data", "hub", "teacher-logits")
 _DAY_S = 86_400
+_IN_THE_MAKING = re.compile(r"(.+)\.[^.]+\.tmp$")
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,10 @@ def list_caches() -> list[Cache]:
     found = []
     for kind in _KINDS:
         for path in (files.cache_folder() / kind).glob("*/"):
-            used = max(entry.stat().st_mtime for entry in (path, *path.glob("*.json")))
-            unused = max(0.0, (time.time() - used) / _DAY_S)
-            found.append(Cache(path, _source(path), round(_size(path) / 1e6, 1), round(unused, 1)))
+            with contextlib.suppress(FileNotFoundError):  # another process removes it, or has finished it
+                used = max(entry.stat().st_mtime for entry in (path, *path.glob("*.json")))
+                unused = max(0.0, (time.time() - used) / _DAY_S)
+                found.append(Cache(path, _source(path), round(_size(path) / 1e6, 1), round(unused, 1)))
     return sorted(found, key=lambda cache: -cache.megabytes)
 
 
@@ -94,12 +97,14 @@ def prune_caches(*, unused_days: float, remove: bool) -> list[Cache]:
 
 
 def _remove(path: Path) -> bool:
-    lock = Path(f"{path}.lock")
+    """False where a process writes it. A cache in the making, NAME.*.tmp, is written under the lock of NAME."""
+    making = _IN_THE_MAKING.match(path.name)
+    lock = path.with_name(f"{making[1] if making else path.name}.lock")
     try:
         with FileLock(lock).acquire(timeout=0):
             shutil.rmtree(path)
         lock.unlink(missing_ok=True)
-    except Timeout:
+    except (Timeout, FileNotFoundError):
         return False
     except OSError as error:
         raise MachineError(f"cannot remove {path}: {error.strerror}") from error

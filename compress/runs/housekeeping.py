@@ -79,8 +79,10 @@ def prune(*, failed: bool = False, remove: bool = False) -> list[tuple[Path, int
             sha256 = _teacher_sha256(folder)
             if sha256 not in used and (sha256 is not None or failed):
                 candidates.append(path)
-        assistants = all_runs(assistants_root())
-        candidates += [run.path for run in assistants if run.manifest.student_sha256 not in used]
+        for run in all_runs(assistants_root()):
+            sha256 = run.manifest.student_sha256
+            if sha256 not in used and (sha256 is not None or failed):
+                candidates.append(run.path)
     return [(path, size) for path in candidates if path.exists() and (size := _remove(path, remove)) is not None]
 
 

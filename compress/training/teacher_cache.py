@@ -3,12 +3,14 @@
 In: a function that computes logits. Out: float16 [N, C], memory-mapped. A view is complete or absent.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from compress.data.caches import mark_used
@@ -58,12 +60,28 @@ class TeacherViews:
         if self._open is None or self._open[0] != view:
             path = self.folder / f"view-{view:04d}.npy"
             if (kept := self._read(path)) is None:
-                self._write(path, lambda batches: compute(view, batches), interrupted)
-                kept = self._read(path)
+                with self._alone():
+                    if (kept := self._read(path)) is None:
+                        self._write(path, lambda batches: compute(view, batches), interrupted)
+                        kept = self._read(path)
             assert kept is not None
             mark_used(self.folder)
             self._open = (view, torch.from_numpy(kept).to(self._device))
         return self._open[1]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While a view is written other runs wait for it, and `compress data prune` leaves it alone."""
+        lock = FileLock(f"{self.folder}.lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise files.cannot_write(self.folder, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _read(self, path: Path) -> np.ndarray | None:
         """The view on disk; None where it is absent or differs from its hash."""

@@ -74,6 +74,14 @@ def test_what_can_go_is_what_no_run_needs(root: Path) -> None:
     assert dict(prune()) == {}
 
 
+def test_an_interrupted_assistant_stays_unless_what_failed_may_go(root: Path) -> None:
+    """Its run may lie elsewhere, and go on."""
+    make(root / "one")
+    interrupted = make(root / "assistants" / "half", status="running")
+    assert interrupted not in dict(prune())
+    assert interrupted in dict(prune(failed=True))
+
+
 def test_while_a_run_is_not_finished_teachers_stay(root: Path) -> None:
     failed = make(root / "failed", status="failed")
     finished_once = make(root / "extended", status="failed", student_sha256="s")

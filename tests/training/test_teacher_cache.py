@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from compress import recipe
@@ -143,6 +144,26 @@ def test_kept_logits_and_terms_that_look_inside_the_teacher_exclude_one_another(
     }
     with pytest.raises(UsageError, match=r"teacher\.cache"):
         recipe.validate_recipe(raw)
+
+
+def test_logits_and_caches_in_the_making_are_left_alone_while_their_process_lives(images: Images, cache: Path) -> None:
+    """A view while it is written, and what a decode writes beside its place under the lock of that place."""
+    scratch = cache / "data" / "photos-64.abc1.tmp"
+    scratch.mkdir(parents=True)
+    kept, seen = views(teacher="old"), []
+
+    class Slow(Counting):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            with FileLock(cache / "data" / "photos-64.lock"):
+                seen.append(prune_caches(unused_days=0, remove=True))
+            return super().forward(batch)
+
+    epoch(batches(images, Slow(), kept), 0)
+    assert seen
+    assert all(found == [] for found in seen)
+    assert kept.folder.is_dir()
+    assert {entry.path for entry in prune_caches(unused_days=0, remove=True)} == {kept.folder, scratch}
+    assert not scratch.exists()
 
 
 def test_kept_logits_are_listed_and_go_once_they_are_not_used(images: Images) -> None:
