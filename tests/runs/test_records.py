@@ -1,5 +1,6 @@
 """What is known of teachers that a run recorded."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from compress.recipe import Student, Teacher
 from compress.runs.assistants import as_next_teacher
 from compress.runs.folder import Run
-from compress.runs.records import MemberRecord, TeacherRecord
+from compress.runs.records import Manifest, MemberRecord, TeacherRecord
+from compress.system.errors import InputError
 
 
 def test_an_ensemble_is_known_by_its_members() -> None:
@@ -29,3 +31,16 @@ def test_an_assistant_teaches_with_the_stem_that_it_was_trained_with(assistant: 
     """Published weights come with their stock stem, whatever the size of the pictures."""
     teacher = as_next_teacher(Teacher(model="resnet34", seed=3), assistant, Run(Path("runs/assistant")))
     assert (teacher.stem, teacher.model, teacher.source, teacher.seed) == (stem, "resnet18", "checkpoint", 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"), [({"schema_version": 2}, "Use the compress that wrote it."), ({"seed": "three"}, "")]
+)
+def test_a_record_of_a_newer_version_says_what_reads_it(tmp_path: Path, change: dict[str, object], hint: str) -> None:
+    content = {"schema_version": 1, "status": "running", "recipe": "r", "method": "kd", "seed": 0, "started": "2026"}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert Manifest.read(tmp_path / "manifest.json").seed == 0
+    (tmp_path / "manifest.json").write_text(json.dumps(content | change))
+    with pytest.raises(InputError, match=f"cannot be read .{next(iter(change))}: ") as caught:
+        Manifest.read(tmp_path / "manifest.json")
+    assert caught.value.hint == hint
