@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compress import distill
 from compress.recipe import Recipe, load_recipe
 from compress.runs.folder import Run, new_run
 from compress.runs.locks import held
@@ -69,3 +70,10 @@ def test_a_recipe_of_another_run_that_cannot_be_read_is_no_matter(tiny_recipe: P
 def test_one_that_differs_is_refused_with_what_differs(tiny_recipe: Path, runs: dict[int, Run]) -> None:
     with pytest.raises(UsageError, match=r"the recipe differs from that of .* in train\.seed"):
         resumed(tiny_recipe, "train.seed=2")
+
+
+def test_a_run_that_has_not_begun_takes_another_recipe_in_its_folder(tiny_recipe: Path, runs: dict[int, Run]) -> None:
+    given = load_recipe(tiny_recipe, overrides=["train.seed=3", "train.epochs=1", "teacher.epochs=1"])
+    run = distill(given, out=runs[0].path, resume=True)
+    assert run.manifest.finished
+    assert run.recipe.train.seed == 3
