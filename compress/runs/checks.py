@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from compress.distributed.world import current
 from compress.losses.terms import tap
 from compress.recipe import Recipe
 from compress.recipe.train import TrainSettings
+from compress.runs.records import TeacherRecord
 from compress.system.errors import InputError, first_line
 from compress.system.modules import evaluating
 from compress.training.batches import check_parts
@@ -32,34 +34,61 @@ _FOREIGN = ("checkpoint", "pretrained", "module")
 """Teachers whose classes somebody else put in order."""
 
 
-def check_above_chance(top1: float, dataset: Dataset, recipe: Recipe, source: str) -> None:
-    """Refuses a teacher whose accuracy is that of chance. Whoever guesses the most frequent class has that accuracy.
+def check_above_chance(record: TeacherRecord, dataset: Dataset, recipe: Recipe) -> None:
+    """Refuses a teacher whose accuracy is that of chance: it guesses, or always gives the most frequent class.
 
-    Chance must not explain the number of right answers (one-sided binomial test, 1 %; ours). Fewer than 100 images to
-    evaluate on say too little, and any teacher is allowed, but for one whose weights come from a checkpoint and that is
-    never right, where a blind draw of classes would be, by the same test: it knows the classes, but in another order.
+    Chance must not explain the number of right answers (one-sided binomial test, 1 %; ours), or not the balanced top-1.
+    Whatever the odds with which someone guesses classes, the balanced top-1 is 1/C on average, while top-1 reaches the
+    share of the most frequent class. Where that is 97 %, a good teacher is hardly above it in top-1.
+
+    Fewer than 100 images to evaluate on say too little, and any teacher is allowed, but for one whose weights come from
+    a checkpoint and that is never right, where a blind draw of classes would be, by the same test: it knows the
+    classes, but in another order.
 
     Args:
-        top1: of the teacher.
+        record: of the teacher, with its accuracy.
         dataset: on whose evaluation split it was measured.
         recipe: method ce without terms does not use the teacher, so any is allowed.
-        source: where the teacher comes from, as in its record.
 
     Raises:
         InputError: the teacher is not above chance.
     """
     if recipe.supervision.method == "ce" and not recipe.supervision.terms:
         return
-    images = len(dataset.eval_labels)
-    chance = float(np.bincount(dataset.eval_labels).max() / images)
-    right, drawn = round(top1 * images), 1 / dataset.num_classes
+    assert record.top1 is not None
+    counts = np.bincount(dataset.eval_labels)
+    images, counts = len(dataset.eval_labels), counts[counts > 0]
+    balanced = record.balanced_top1 or 0.0
+    chance, blind = float(counts.max() / images), 1 / len(counts)
+    right, drawn = round(record.top1 * images), 1 / dataset.num_classes
     above = binomtest(right, images, chance, alternative="greater").pvalue < _DOUBT
+    if not above and len(counts) > 1:
+        draws = _draws(counts)
+        above = binomtest(int(balanced * draws + 1e-6), int(draws), blind, alternative="greater").pvalue < _DOUBT
     never = right == 0 and binomtest(0, images, drawn, alternative="less").pvalue < _DOUBT
-    if (source == "checkpoint" and never) or (images >= _ENOUGH and not above):
+    if (record.source == "checkpoint" and never) or (images >= _ENOUGH and not above):
         raise InputError(
-            f"the teacher's top-1 of {top1:.2%} on {images:,} images is not above chance ({chance:.2%})",
+            f"the teacher's top-1 of {record.top1:.2%} on {images:,} images is not above chance ({chance:.2%}), nor is "
+            f"its balanced top-1 of {balanced:.2%} ({blind:.2%})",
             "A student cannot learn from it: train it longer, choose other weights, or name its classes in order.",
         )
+
+
+def _draws(counts: NDArray[np.int64]) -> float:
+    """So many draws of one class in C vary as much as the balanced top-1 of someone who guesses, at most.
+
+    Guesses q leave the variance sum(q (1 - q) / counts) / C^2. Its maximum has q = (1 - level counts) / 2 for the
+    classes with the fewest images, as many as have q above 0, and 0 for the rest.
+
+    Args:
+        counts: int64 [C], images of each class, none of them 0. C is at least 2.
+    """
+    counts, classes = np.sort(counts), len(counts)
+    over = np.arange(1, classes + 1) - 2
+    used = int(np.count_nonzero(over * counts < counts.cumsum()))  # true for the first classes, then false
+    few = counts[:used]
+    most = (np.sum(1 / few) - (used - 2) ** 2 / few.sum()) / 4
+    return float((classes - 1) / most)
 
 
 def check_answers(logits: Tensor, dataset: Dataset, source: str) -> None:

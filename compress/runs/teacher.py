@@ -95,7 +95,7 @@ def obtain_teacher(
         logger.info("teacher: without a last layer, so it has no accuracy")
     else:
         logger.info(f"teacher: top1 {record.top1:.2%} on {own.eval_split} of {own.name}")
-        check_above_chance(record.top1, own, recipe, record.source)
+        check_above_chance(record, own, recipe)
     loaded = loaded_teacher(run.teacher, record.sha256, dataset, memo) if module is None else module
     return loaded, record
 
