@@ -40,7 +40,11 @@ def _write_model(model: Any, folder: Path, dataset: Dataset) -> None:
     inner: Any = model.model if isinstance(model, Adapted) else model
     if getattr(inner, "pretrained_cfg", None) is None:
         _write_weights(inner, folder)
-        files.write_json(folder / CONFIG, {"architecture": None, "module": type(inner).__qualname__})
+        seen = pictures_cfg(dataset)
+        if isinstance(model, Adapted):  # a teacher that was handed over, for which the data is normalised by its own
+            seen |= {"mean": list(dataset.own_mean), "std": list(dataset.own_std)}
+        content = {"architecture": None, "module": type(inner).__qualname__, "pretrained_cfg": seen}
+        files.write_json(folder / CONFIG, content)
         return
     if isinstance(model, Ensemble):
         _write_ensemble(model, folder, dataset)
@@ -132,7 +136,8 @@ def _empty_ensemble(folder: Path, config: dict[str, Any]) -> Ensemble:
 def save_model(model: nn.Module, folder: Path, dataset: Dataset) -> str:
     """Writes config.json and model.safetensors. They replace the whole folder.
 
-    For a module that timm did not make only the weights are saved. `load_student` then needs the module itself.
+    Of a module that timm did not make the weights are saved, and how it sees pictures. `load_student` then needs the
+    module itself.
 
     Returns:
         The SHA-256 of model.safetensors.

@@ -6,6 +6,7 @@ student's.
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -102,7 +103,11 @@ def data_of_teacher(run: Run) -> Dataset:
     Raises:
         InputError: it is not the data that the teacher was measured on.
     """
-    return _recorded(run, run.teacher, run.recipe.data, run.result.teacher.data)
+    if run.result.teacher.source != "module":
+        return _recorded(run, run.teacher, run.recipe.data, run.result.teacher.data)
+    dataset = data_of_student(run)  # a teacher that was handed over sees the student's, normalised in another way
+    seen, _ = _as_recorded(run.teacher, run.recipe.data)
+    return replace(dataset, mean=seen.mean or dataset.own_mean, std=seen.std or dataset.own_std)
 
 
 def class_weights(settings: TrainSettings, labels: Tensor, num_classes: int) -> Tensor | None:

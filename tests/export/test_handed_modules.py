@@ -14,12 +14,14 @@ from PIL import Image
 from torch import nn
 
 from compress import distill, load_recipe, load_student
-from compress.runs.data import data_of_student
+from compress.runs.data import data_of_student, data_of_teacher, loaded_data
 from compress.system.errors import InputError, UsageError
+from compress.training.memo import Memo
 from export import benchmark_run, export_run, push_run, report_runs
 from export.runtimes import normalise
 from export.sources import load_teacher
 from tests.helpers.command import Command, assert_fails
+from tests.helpers.published import publish
 
 pytestmark = pytest.mark.slow
 
@@ -96,3 +98,28 @@ def test_a_handed_student_is_pushed_with_a_card_whose_code_opens_it(
     path = sorted((Path(run.recipe.data.root or "") / "val" / "dark").iterdir())[0]
     expected = normalise(data.eval_images[:1], data.mean, data.std)[0]
     torch.testing.assert_close(opened["transform"](Image.open(path)), torch.from_numpy(expected), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_handed_modules_see_pictures_after_training_as_in_it(here: Path, tiny_recipe: Path, fit: str) -> None:
+    """In the recipe of both the student is a published one, as whose weights say all pictures are decoded."""
+    small = {"channels": [8, 8, 8, 8]}
+    publish("resnet10t", here / "published", args=small, mean=(0.1, 0.2, 0.3), std=(0.2, 0.3, 0.4), crop_pct=0.5)
+    student = f"student={{model: resnet10t, pretrained: {here / 'published'}}}"
+    recipe = load_recipe(tiny_recipe, method="kd", overrides=[student, f"data.fit={fit}", "train.epochs=1"])
+    dataset, _ = loaded_data(recipe, torch.device("cpu"), Memo())
+    assert (dataset.crop_pct, dataset.mean) == (0.5, pytest.approx((0.1, 0.2, 0.3)))
+    run = distill(recipe, teacher=Net(), student=Net(), out="out")
+    for seen, module, top1 in (
+        (data_of_student(run), load_student(run, model=Net()), run.manifest.student_top1),
+        (data_of_teacher(run), load_teacher(run, Net()), run.manifest.teacher_top1),
+    ):
+        np.testing.assert_array_equal(seen.eval_images, dataset.eval_images)
+        images = torch.from_numpy(normalise(seen.eval_images, seen.mean, seen.std))
+        with torch.inference_mode():
+            answers = module(images).argmax(dim=1).numpy()
+        assert (answers == seen.eval_labels).mean() == pytest.approx(top1)
+    assert data_of_student(run).mean == pytest.approx(dataset.mean)
+    assert data_of_teacher(run).mean == pytest.approx(dataset.own_mean)
+    export_run(run, model=Net(), teacher=True, teacher_model=Net())
+    benchmark_run(run, student=Net(), teacher=Net(), min_seconds=0, min_runs=8, batches=[1], threads=[1])
