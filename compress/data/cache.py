@@ -33,7 +33,7 @@ from compress.system.hashes import sha256_json
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3  # raise it when the same source would give other content
+_FORMAT = 4  # raise it when the same source would give other content
 _LABELS = ("train_labels", "eval_labels")
 _RESIDENT = ("train_images", "eval_images", *_LABELS)
 _STREAMED = ("train_paths", "train_ends", "train_contents", "eval_images", *_LABELS)
@@ -191,11 +191,17 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
         "sha256": sha256_json([hashes, source.class_names]),
         "arrays": hashes,
         "warnings": warnings,
-        "left_out": left_out,
+        "left_out": {_below(path, wanted.folder): problem for path, problem in left_out.items()},
         **facts,
     }
     files.write_json(folder / META, meta)
     return meta
+
+
+def _below(path: str, folder: Path) -> str:
+    """The path below the folder, which may be spelt in another way when the cache is read. Others stay as they are, as
+    in the fingerprint."""
+    return path.removeprefix(f"{folder}/")
 
 
 def _count(source: Source) -> int:
@@ -244,7 +250,7 @@ def _content(folder: Path, wanted: Wanted, meta: dict[str, Any], *, mmap: bool) 
         "own_mean": tuple(meta["mean"]),
         "own_std": tuple(meta["std"]),
         "warnings": tuple(meta["warnings"]),
-        "left_out": meta["left_out"],
+        "left_out": {os.path.join(wanted.folder, name): problem for name, problem in meta["left_out"].items()},
         "sha256": meta["sha256"],
         **arrays,
     }

@@ -1,7 +1,9 @@
 """The pictures behind the squares: of the right rows, as the data set holds them."""
 
+import json
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from compress.data import load_data
 from compress.data.originals import pixels, stratified
 from compress.recipe import Data
+from compress.system import files
 from tests.helpers.pictures import write_folder_data
 
 
@@ -25,6 +28,51 @@ def test_originals_become_the_images_of_their_rows(tmp_path: Path, holdout: floa
         assert all(isinstance(original, Path) for original in originals)
         for image, original in zip(images, originals, strict=True):
             assert np.array_equal(data.square(Image.fromarray(pixels(original))), image)
+
+
+@pytest.mark.parametrize("loader", ["resident", "stream"])
+@pytest.mark.parametrize("holdout", [0.0, 0.25])
+def test_what_was_left_out_is_left_out_however_the_folder_is_written(
+    here: Path, holdout: float, loader: Literal["resident", "stream"]
+) -> None:
+    """The cache is made with one spelling of the root and read with others."""
+    write_folder_data(here / "photos", train=100, evaluation=20)
+    for bad in ("train/dark/007.png", "val/grey/003.png"):
+        (here / "photos" / bad).write_bytes(b"no picture")
+    (here / "link").symlink_to("photos")
+    made = set()
+    for root in ("photos", str(here / "photos"), "../" + here.name + "/photos", "link", "./photos/"):
+        settings = {"name": "folder", "root": root, "image_size": 8, "holdout": holdout, "loader": loader}
+        data = load_data(Data.model_validate({**settings, "on_bad_image": "skip"}))
+        cut = ("train/dark/007.png",) if holdout else ("train/dark/007.png", "val/grey/003.png")
+        assert {Path(path).resolve() for path in data.left_out} == {here / "photos" / bad for bad in cut}
+        assert all(path.startswith(root.removeprefix("./").rstrip("/")) for path in data.left_out)
+        for images, originals in (
+            (data.train_images, data.originals.training(range(len(data.train_images)))),
+            (data.eval_images, data.originals.evaluation(range(len(data.eval_images)))),
+        ):
+            expected = np.stack([data.square(Image.fromarray(pixels(original))) for original in originals])
+            assert np.array_equal(images[:], expected)
+        (meta,) = (path for path in files.cache_folder().glob("data/*/meta.json") if str(here) in path.read_text())
+        made.add(meta.stat().st_ino)
+    assert len(made) == 1
+
+
+def test_a_cache_whose_left_out_paths_have_the_old_form_is_made_anew(here: Path) -> None:
+    write_folder_data(here / "photos", train=100, evaluation=20)
+    (here / "photos" / "val" / "grey" / "003.png").write_bytes(b"no picture")
+    settings = Data(name="folder", root=str(here / "photos"), image_size=8, on_bad_image="skip")
+    expected = load_data(settings)
+    (path,) = (path for path in files.cache_folder().glob("data/*/meta.json") if str(here) in path.read_text())
+    meta = json.loads(path.read_text())
+    old = {
+        "fingerprint": f"3 {meta['fingerprint'].split()[1]}",
+        "left_out": {"photos/val/grey/003.png": "not an image"},
+    }
+    path.write_text(json.dumps({**meta, **old}))
+    data = load_data(settings)
+    assert data.left_out == expected.left_out
+    assert data.sha256 == expected.sha256
 
 
 def test_data_without_files_gives_its_pixels() -> None:
