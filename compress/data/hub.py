@@ -128,7 +128,7 @@ def _complete(place: Path) -> bool:
 def _unpack(settings: Data, scratch: Path, place: Path) -> None:
     splits = _loaded(settings)
     train = _train_split(splits, settings)
-    evaluation = settings.evaluation or next((name for name in (*EVALUATIONS, "dev", "eval") if name in splits), None)
+    evaluation = settings.evaluation or next((name for name in EVALUATIONS if name in splits), None)
     if settings.evaluation and settings.evaluation not in splits:
         raise _no_split(settings.evaluation, splits, settings)
     image, label = _columns(splits[train].features, settings)

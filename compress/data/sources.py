@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.cifar import read_cifar100
-from compress.data.class_folders import EVALUATIONS, read_class_folders, read_splits
+from compress.data.class_folders import read_class_folders, read_splits, split_folders
 from compress.data.source import Source, Split
 from compress.data.tables import read_tables
 from compress.data.walk import LeftOut, folders_in
@@ -34,7 +34,8 @@ class Layout:
 
     Attributes:
         folder: its folder below the root; empty where the root itself is the data set.
-        marker: a path inside that folder, which shows that the data set is there.
+        marker: a path inside that folder, which shows that the data set is there. For a folder of one's own `holds`
+            shows it.
         image_size: default, in pixels a side; 0 where the recipe must say it.
         crop: default padding in pixels for random crops.
         flip: default of mirroring.
@@ -100,7 +101,7 @@ def read_cinic10(folder: Path, _settings: Data) -> Source:
     """
     if not _holds_cinic10(folder):
         raise _other_classes(folder, "cinic10")
-    return _counted(read_splits(str(folder), evaluations=("test",)), folder, 90_000, 90_000)
+    return _counted(read_splits(str(folder), evaluation="test"), folder, 90_000, 90_000)
 
 
 def read_folder(folder: Path, _settings: Data) -> Source:
@@ -109,7 +110,7 @@ def read_folder(folder: Path, _settings: Data) -> Source:
     The first of the evaluation folders that exists is taken.
 
     Raises:
-        InputError: there are no images, or a class for evaluation is not in train.
+        InputError: as `read_splits`.
     """
     return read_splits(str(folder))
 
@@ -150,6 +151,10 @@ def _holds_tiny_imagenet(folder: Path) -> bool:
     return hashlib.sha256("\n".join(sorted(_class_names(folder))).encode()).hexdigest() == _TINY_IMAGENET_SHA256
 
 
+def _holds_train(folder: Path) -> bool:
+    return folder.is_dir() and split_folders(str(folder)).train is not None
+
+
 def _holds_cifar100(folder: Path) -> bool:
     return (folder / "meta").is_file()
 
@@ -181,7 +186,7 @@ LAYOUTS: dict[str, Layout] = {
     "cinic10": Layout("CINIC-10", "train", 32, 4, True, read_cinic10, _holds_cinic10),
     "tinyimagenet": Layout("tiny-imagenet-200", "train", 64, 8, True, read_tiny_imagenet, _holds_tiny_imagenet),
     "digits": Layout("", "", 16, 1, False, read_digits),
-    "folder": Layout("", "train", 0, 4, True, read_folder, lambda _: True),
+    "folder": Layout("", "train", 0, 4, True, read_folder, _holds_train),
     "csv": Layout("", "", 0, 4, True, read_tables, lambda _: True),
     "hub": Layout("", "", 0, 4, True, read_hub, lambda _: True),
 }
@@ -203,7 +208,8 @@ def find(name: str, root: str | None) -> Path | None:
         if layout.folder and (base / layout.folder / layout.marker).exists():
             return base / layout.folder
         given = bool(root) or number < len(roots) - 1  # all but data/, which may hold other pictures
-        if given and (base / layout.marker).exists() and layout.holds(base):
+        there = layout.read is read_folder or (base / layout.marker).exists()
+        if given and there and layout.holds(base):
             return base
     return None
 
@@ -234,11 +240,18 @@ def data_folder(settings: Data) -> Path:
         from compress.data.hub import unpacked
 
         return unpacked(settings)
-    if settings.name == "folder" and settings.holdout and settings.root:
-        (root,) = data_roots(settings.root)
-        if root.is_dir() and not any((root / name).exists() for name in ("train", *EVALUATIONS)):
-            return root
-    return locate(settings.name, settings.root)
+    return find_whole(settings) or locate(settings.name, settings.root)
+
+
+def find_whole(settings: Data) -> Path | None:
+    """The folder of classes without splits that a recipe with data.holdout names. None where that is not there."""
+    if settings.name != "folder" or not settings.holdout or not settings.root:
+        return None
+    (root,) = data_roots(settings.root)
+    if not root.is_dir():
+        return None
+    found = split_folders(str(root))
+    return root if found.train is None and found.evaluation is None else None
 
 
 def every_nth(labels: NDArray[np.int64], n: float) -> NDArray[np.bool_]:

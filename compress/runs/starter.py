@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from compress.data.class_folders import EVALUATIONS
 from compress.data.findings import FEW_TO_EVALUATE, UNEQUAL
 from compress.data.sources import every_nth, read_folder
 from compress.data.split_checks import sizes_of_some
@@ -39,6 +38,7 @@ class Folder:
         evaluation: pictures to evaluate on, by class.
         split: the folder to evaluate on. None where pictures are held out of those to train on.
         median: width and height of the median picture.
+        warnings: of how the folder was read, a sentence each.
     """
 
     root: str
@@ -46,6 +46,7 @@ class Folder:
     evaluation: dict[str, int]
     split: str | None
     median: tuple[int, int]
+    warnings: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -82,15 +83,12 @@ def look_at(folder: Path) -> Folder:
     """Lists the pictures of a folder, and opens some for their size.
 
     Raises:
-        InputError: it holds no pictures in class folders, or those of one class alone, or none that can be read; or a
-            class has none to train on.
+        InputError: it holds no pictures in class folders, or those of one class alone, or none that can be read; a
+            class has none to train on; or it is not plain which folders are splits.
     """
     root = Path(os.path.abspath(user_path(folder)))
     if not root.is_dir():
         raise InputError(f"{folder} is no folder", "Give the folder that holds train/CLASS/*.jpg, or CLASS/*.jpg.")
-    whole = not (root / "train").is_dir()
-    if whole and (split := next((name for name in EVALUATIONS if (root / name).is_dir()), None)):
-        raise InputError(f"{root} has {split} and no train", "Rename the folder to train on to train.")
     source = read_folder(root, Data(name="folder", root=str(root), image_size=SIZES[0], holdout=HOLDOUT))
     names = source.class_names
     if len(names) < 2:
@@ -116,6 +114,7 @@ def look_at(folder: Path) -> Folder:
         evaluation=_counts(judged, names),
         split=source.evaluation_name or None,
         median=_median_size(root, source.train.images),
+        warnings=source.warnings,
     )
 
 
@@ -129,8 +128,11 @@ def concerns(found: Folder) -> list[str]:
     """What a user should know before training on it, a sentence each."""
     few = [name for name, count in found.evaluation.items() if count < FEW_TO_EVALUATE]
     if not few:
-        return []
-    return [f"{len(few)} classes have fewer than {FEW_TO_EVALUATE} pictures to evaluate on, such as {few[0]!r}"]
+        return [*found.warnings]
+    return [
+        *found.warnings,
+        f"{len(few)} classes have fewer than {FEW_TO_EVALUATE} pictures to evaluate on, such as {few[0]!r}",
+    ]
 
 
 def starter_recipe(
@@ -169,9 +171,7 @@ def starter_recipe(
         ),
     ]
     if found.split is None:
-        lines += _entry(
-            "holdout", HOLDOUT, f"a fifth of each class, since there is no {' or '.join(EVALUATIONS)} folder"
-        )
+        lines += _entry("holdout", HOLDOUT, "a fifth of each class, since there is no folder such as val or test")
     lines += [
         "  augment: {scale: 0.35}  # random crops of at least 35 % of a picture, half of them mirrored",
         "teacher:",
