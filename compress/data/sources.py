@@ -229,6 +229,11 @@ def locate(name: str, root: str | None) -> Path:
     raise InputError(f"no {name} data: {base / layout.folder / layout.marker} is missing", hints.get(name, get))
 
 
+def is_there(settings: Data) -> bool:
+    """Whether the data that a recipe names is in its root. Raises InputError as `find_whole`."""
+    return find_whole(settings) is not None or find(settings.name, settings.root) is not None
+
+
 def data_folder(settings: Data) -> Path:
     """Where the data of a recipe is. What comes from the Hub is fetched before.
 
@@ -244,7 +249,11 @@ def data_folder(settings: Data) -> Path:
 
 
 def find_whole(settings: Data) -> Path | None:
-    """The folder of classes without splits that a recipe with data.holdout names. None where that is not there."""
+    """The folder of classes without splits that a recipe with data.holdout names. None where that is not there.
+
+    Raises:
+        InputError: it is not plain which of its folders is to train on.
+    """
     if settings.name != "folder" or not settings.holdout or not settings.root:
         return None
     (root,) = data_roots(settings.root)

@@ -15,7 +15,6 @@ from torch import Tensor
 from compress import models
 from compress.data import Dataset, Splits, load_data, on_device
 from compress.data.preprocessing import Preprocessing
-from compress.data.sources import find
 from compress.data.unlabeled import with_unlabeled
 from compress.distributed.world import current
 from compress.losses.labels import balanced_weights
@@ -24,8 +23,8 @@ from compress.models.weights import teacher_preprocessing
 from compress.recipe import Augment, Data, Member, Recipe
 from compress.recipe.train import TrainSettings
 from compress.runs.folder import Run
+from compress.runs.places import data_found_again
 from compress.system.errors import InputError
-from compress.system.paths import user_path
 from compress.training.memo import Memo
 
 logger = logging.getLogger(__name__)
@@ -128,28 +127,13 @@ def _as_recorded(folder: Path, data: Data) -> tuple[Preprocessing, Data]:
 
 def _recorded(run: Run, folder: Path, data: Data, sha256: str) -> Dataset:
     seen, settings = _as_recorded(folder, data)
-    dataset = load_data(found_again(run, settings), seen)
+    dataset = load_data(data_found_again(run, settings), seen)
     if dataset.sha256 != sha256:
         raise InputError(
             f"{run.path} was trained on other {dataset.name} data than is here",
             "Point data.root to that data, or train again.",
         )
     return dataset
-
-
-def found_again(run: Run, data: Data) -> Data:
-    """The data section, with relative places as in the folder where the run was begun, if they are there yet."""
-    begun = run.manifest.working_folder
-    if not begun or Path(begun) == Path.cwd():
-        return data
-    changes: dict[str, str] = {}
-    if data.unlabeled is not None and (unlabeled := Path(begun) / user_path(data.unlabeled)).is_dir():
-        changes["unlabeled"] = str(unlabeled)
-    if data.root is not None or find(data.name, None) is None:
-        root = str(Path(begun) / user_path(data.root or "data"))
-        if find(data.name, root) is not None:
-            changes["root"] = root
-    return data.model_copy(update=changes)
 
 
 def _left_out(problems: dict[str, str]) -> str:

@@ -22,10 +22,11 @@ from compress.models.answers import answers_hash
 from compress.recipe import Recipe
 from compress.runs.arguments import check_arguments, torch_device
 from compress.runs.assistants import as_next_teacher, assistant_step, keep_assistants, kept_assistants
-from compress.runs.data import found_again, loaded_data
+from compress.runs.data import loaded_data
 from compress.runs.folder import Run, now
 from compress.runs.headless import check_teacher_without_head
 from compress.runs.locks import held, require_common_folder
+from compress.runs.places import found_again
 from compress.runs.records import AssistantRecord, Manifest, TeacherRecord
 from compress.runs.resume import open_run
 from compress.runs.student import Supervisor, checked_student, trained_student
@@ -212,7 +213,7 @@ class _Work:
         run, memo = self.run, self.memo
         current().from_leader(lambda: None)  # wait until the leader holds the folder
         require_common_folder(run.path)
-        recipe = self.recipe.model_copy(update={"data": found_again(run, self.recipe.data)})
+        recipe = found_again(run, self.recipe)
         newest_checkpoint(run.checkpoints)  # raises where none is valid, before hours of teacher training
         if self.given_teacher is None:
             check_teacher_without_head(recipe, run)

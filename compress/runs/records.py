@@ -123,7 +123,7 @@ class Manifest(Record):
     """manifest.json. A run that is not finished may lack its results.
 
     Attributes:
-        working_folder: in which the run was begun. A relative data.root of its recipe is below it.
+        working_folder: in which the run was begun. Relative places of data and weights in its recipe are below it.
         int8_input_ranges: [lowest, highest] input by layer, for a student that was fine-tuned for INT8.
     """
 
