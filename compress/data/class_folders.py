@@ -3,7 +3,9 @@
 In: a folder whose folders are classes. Out: the pictures of each class. What is below a class's folder is of the class.
 """
 
+import hashlib
 import os
+import re
 from dataclasses import dataclass
 
 from compress.data.source import Labelled, Source, class_name, source_of
@@ -16,6 +18,8 @@ EVALUATIONS = ("val", "valid", "validation", "val_set", "validation_set", "test"
 """Names of the folder to evaluate on, in any case. The first that exists is taken."""
 _PLAIN = ("train", "val", "valid", "validation", "test")
 """Exactly these are splits whatever they hold. Others hold the folders of classes, else they are classes themselves."""
+_UNSAFE = re.compile(r'[/\\:*?"<>|%\x00-\x1f]|^[.#@$~_]|[. ]$')
+_LONGEST = 200  # bytes of the name of a folder, of which file systems take 255
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,14 @@ def read_class_folders(folder: str, left_out: LeftOut, *, empty: bool = False) -
     if not paths:
         raise InputError(f"{folder} holds no images", "Images belong into CLASS/.")
     return Labelled(paths)
+
+
+def folder_name(label: str) -> str:
+    """A name for the folder of a class, another for each. What is too long is cut, and ends in a hash of the whole."""
+    safe = _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", label) or "%"
+    if len(safe.encode()) <= _LONGEST:
+        return safe
+    return f"{safe.encode()[:_LONGEST].decode(errors='ignore')}~{hashlib.sha256(label.encode()).hexdigest()[:16]}"
 
 
 def split_folders(folder: str) -> SplitFolders:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from compress.data.caches import mark_used
-from compress.data.class_folders import EVALUATIONS
+from compress.data.class_folders import EVALUATIONS, folder_name
 from compress.data.fingerprint import of_files
 from compress.data.source import Labelled, Source, class_name, source_of
 from compress.data.tables import LABEL_NAMES, label_order
@@ -33,10 +34,10 @@ from compress.system.paths import user_path
 
 logger = logging.getLogger(__name__)
 
+_FORMAT = 2  # raise it when the same data set would give other folders
 _CONTENTS = "contents.json"
 _IMAGE_NAMES = ("image", "img", "picture", "photo")
 _LOCK = ".lock"  # of a run, teacher or assistant, which may be kept in the folder and are no part of the data
-_UNSAFE = re.compile(r'[/\\:*?"<>|%\x00-\x1f]|^[.#@$~_]|[. ]$')
 
 
 def unpacked(settings: Data) -> Path:
@@ -99,7 +100,7 @@ def read_unpacked(folder: Path) -> Source:
 def _key(settings: Data) -> str:
     """Depends on all that decides the content. Of a folder also its files, which may change."""
     local = _local(settings)
-    parts = [settings.repo if local is None else str(local.resolve()), settings.subset, settings.revision]
+    parts = [_FORMAT, settings.repo if local is None else str(local.resolve()), settings.subset, settings.revision]
     parts += [settings.train, settings.evaluation, settings.image_column, settings.label_column]
     if local is not None:
         parts.append(of_files(files_below(str(local), unless=_LOCK), local))
@@ -139,7 +140,8 @@ def _unpack(settings: Data, scratch: Path, place: Path) -> None:
             written = _write(splits[split], image, label, scratch / folder, seen)
             counts[folder], missing = written
             unlabelled += missing
-    order = {name: place for place, name in enumerate(getattr(splits[train].features[label], "names", []))}
+    known = (unicodedata.normalize("NFC", name) for name in getattr(splits[train].features[label], "names", []))
+    order = {name: place for place, name in enumerate(known)}
     classes = dict(sorted(seen.items(), key=lambda item: (order.get(item[1], len(order)), label_order(item[1]))))
     warnings = [f"left out: {unlabelled:,} pictures of {settings.repo} without a label"] if unlabelled else []
     if not counts["train"] or (evaluation and not counts["val"]):
@@ -167,7 +169,7 @@ def _write(split: Any, image: str, label: str, folder: Path, seen: dict[str, str
                 unlabelled += 1
                 continue
             name = class_name(str(feature.int2str(value) if hasattr(feature, "int2str") else value), str(split.split))
-            safe = _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", name)[:200] or "%"
+            safe = folder_name(name)
             seen.setdefault(safe, name)
             content, path = _content(row[image])
             (folder / safe).mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,31 @@ def test_without_a_network_it_is_one_line_that_says_what_to_do(tmp_path: Path, n
     assert line.startswith("4 ")
     assert words in line
     assert "hf download nobody/nothing --repo-type dataset" in line
+
+
+def named(repo: Path, names: list[str]) -> Path:
+    """A data set of those classes, with three pictures each."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    content = {
+        "image": [encoded(seed) for seed in range(3 * len(names))],
+        "label": [label for label in range(len(names)) for _ in range(3)],
+    }
+    for split in ("train", "validation"):
+        datasets.Dataset.from_dict(content, features=features).to_parquet(
+            repo / "data" / f"{split}-00000-of-00001.parquet"
+        )
+    return repo
+
+
+def test_long_names_are_classes_of_their_own(repo: Path) -> None:
+    names = [*(f"{'a' * 220} {number}" for number in range(3)), "漢" * 100, "漢" * 101, "b" * 400]
+    data = load_data(settings(named(repo, names)))
+    assert data.class_names == names
+    assert np.bincount(data.train_labels).tolist() == [3] * 6
+    assert np.bincount(data.eval_labels).tolist() == [3] * 6
+
+
+def test_decomposed_names_keep_their_place(repo: Path) -> None:
+    names = ["zebra", unicodedata.normalize("NFD", "été"), unicodedata.normalize("NFD", "ガ"), "ant"]
+    data = load_data(settings(named(repo, names)))
+    assert data.class_names == [unicodedata.normalize("NFC", name) for name in names]
