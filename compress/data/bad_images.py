@@ -3,17 +3,27 @@
 In: why each of them cannot be read. Out: an error that names them, or the images that are left.
 """
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from compress.system.errors import InputError
+from compress.system.errors import InputError, MachineError
 
 _NAMED = 10
 _MOST = 0.01
 _ROWS = 256
+_OF_THE_MACHINE = frozenset(
+    {
+        *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EBUSY, errno.EAGAIN),
+        *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN),
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+    }
+)
+"""Errors of memory, disks and networks, which say nothing of the picture."""
 
 
 def too_many(bad: int, total: int) -> bool:
@@ -65,3 +75,14 @@ def leave_out(rows: set[int], images: Path) -> list[int]:
     out.flush()
     os.replace(shorter, images)
     return kept
+
+
+def raise_if_of_the_machine(error: Exception, path: str | Path) -> None:
+    """Raises MachineError where the machine is why a file was not read. Pillow's own errors have no errno."""
+    if isinstance(error, MemoryError):
+        raise MachineError(f"no memory to read {path}", "End other programs, and try again.") from error
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        raise MachineError(
+            f"cannot read {path} ({error.strerror})",
+            "It may be whole: look at disk, network and limits, and try again.",
+        ) from error

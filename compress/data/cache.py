@@ -86,7 +86,8 @@ def cached(wanted: Wanted) -> dict[str, Any]:
 
     Raises:
         InputError: the data set is damaged.
-        MachineError: the cache cannot be written. $COMPRESS_CACHE chooses another folder for it.
+        MachineError: memory, open files, disk or network fail; or the cache cannot be written. $COMPRESS_CACHE chooses
+            another folder for it.
     """
     cache, folder, name, size = wanted.place, wanted.folder, wanted.name, wanted.square.size
     # Packed files take long to read. Of other data the list of files is quick.

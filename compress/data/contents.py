@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.data.bad_images import raise_if_of_the_machine
 from compress.system import console, platform
 from compress.system.errors import InputError
 
@@ -64,4 +65,5 @@ def _digest(path: str) -> bytes:
     except FileNotFoundError:
         raise InputError(f"no image at {path}", _DO) from None
     except OSError as error:
+        raise_if_of_the_machine(error, path)
         raise InputError(f"image {path} cannot be opened ({error.strerror})", _DO) from None

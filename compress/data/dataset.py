@@ -129,7 +129,8 @@ def load_data(settings: Data, preprocessing: Preprocessing | None = None) -> Dat
             - It has fewer than two classes.
             - It has no evaluation split, and data.holdout is not set.
             - data.holdout leaves no image to train on.
-        MachineError: the cache cannot be written. $COMPRESS_CACHE chooses another folder for it.
+        MachineError: memory, open files, disk or network fail; or the cache cannot be written. $COMPRESS_CACHE chooses
+            another folder for it.
     """
     layout = LAYOUTS[settings.name]
     seen = (preprocessing or Preprocessing()).asked(settings.fit, settings.crop_pct)

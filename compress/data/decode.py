@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from compress.data.bad_images import raise_if_of_the_machine
 from compress.data.preprocessing import FILTERS, PADDED_MEAN, Fit, Interpolation, Preprocessing
 from compress.data.rgb import rgb, upright
 from compress.system import console, platform
 from compress.system.child import module_command
-from compress.system.errors import InputError, first_line
+from compress.system.errors import CompressError, InputError, MachineError, first_line
 
 MAX_PIXELS = 100_000_000
 _WORTH_A_PROCESS = 2_000
@@ -107,7 +108,7 @@ class Square:
         return round((side - self.size) / 2) if side >= self.size else -((self.size - side) // 2)
 
     def read(self, path: str | Path) -> NDArray[np.uint8]:
-        """The same from a file. EXIF rotation is applied. Raises InputError as `opened`."""
+        """The same from a file. EXIF rotation is applied. Raises as `opened`."""
         with pillow_quiet(), opened(path) as image:
             return self(upright(image))
 
@@ -127,22 +128,24 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     Raises:
         InputError: within the block, too: the file is missing, is no complete image, or has more than 100 million
             pixels. The message names it.
+        MachineError: the same: memory, open files, disk or network fail, so nothing is known of the image.
     """
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"image {path} has {image.width} x {image.height} pixels", "Is it a picture?")
             yield image
-    except InputError:
+    except CompressError:
         raise
     except FileNotFoundError:
         raise InputError(f"no image at {path}") from None
     except Exception as error:
+        raise_if_of_the_machine(error, path)
         raise InputError(f"image {path} cannot be read ({_reason(error)})", "Replace it, or leave it out.") from error
 
 
 def read_rgb(path: str | Path) -> NDArray[np.uint8]:
-    """A file as uint8 [H, W, 3] at its own size. EXIF rotation is applied. Raises InputError as `opened`."""
+    """A file as uint8 [H, W, 3] at its own size. EXIF rotation is applied. Raises as `opened`."""
     with pillow_quiet(), opened(path) as image:
         return np.asarray(rgb(upright(image)), dtype=np.uint8)
 
@@ -160,7 +163,7 @@ def read_images(paths: Sequence[str], square: Square, out: Path) -> dict[int, st
         Why images cannot be read, by row.
 
     Raises:
-        InputError: a worker died.
+        MachineError: a worker died, or memory, open files, disk or network fail.
         OSError: the disk is full.
     """
     array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=(len(paths), square.size, square.size, 3))
@@ -227,7 +230,10 @@ def _read_part(
 
 
 def _run_workers(jobs: list[dict[str, object]], show: Callable[[int], None]) -> dict[int, str]:
-    """What `_read_part` returns, of all workers. A worker writes how far it is, and at last what it found."""
+    """What `_read_part` returns, of all workers.
+
+    A worker writes how far it is, and at last what it found, or the message and hint of a MachineError.
+    """
     command = module_command("compress.data.decode")
     processes = [
         subprocess.Popen(
@@ -250,8 +256,10 @@ def _run_workers(jobs: list[dict[str, object]], show: Callable[[int], None]) -> 
             if isinstance(answer, int):
                 done[number] = answer
                 show(sum(done))
+        if isinstance(answer, list):
+            raise MachineError(*answer)
         if process.wait() != 0 or not isinstance(answer, dict):
-            raise InputError("an image decoder died", "Was memory short?")
+            raise MachineError("an image decoder died", "Was memory short?")
         return {int(row): problem for row, problem in answer.items()}
 
     try:
@@ -276,7 +284,11 @@ def _reason(error: Exception) -> str:
 def _worker() -> None:
     job = json.load(sys.stdin)
     array, square = np.load(job["out"], mmap_mode="r+", allow_pickle=False), Square(**job["square"])
-    problems = _read_part(array, job["first"], job["paths"], square, lambda done: print(done, flush=True))
+    try:
+        problems = _read_part(array, job["first"], job["paths"], square, lambda done: print(done, flush=True))
+    except MachineError as error:
+        print(json.dumps([error.message, error.hint]))
+        return
     array.flush()
     print(json.dumps(problems))
 

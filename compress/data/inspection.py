@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from compress.data.bad_images import raise_if_of_the_machine
 from compress.data.decode import Square, opened, pillow_quiet, problem_of, rgb, upright
 from compress.data.near_duplicates import perceptual_hashes
 from compress.system.errors import InputError
@@ -119,7 +120,7 @@ def _look(image: Image.Image, facts: Any) -> NDArray[np.uint8]:
 
 
 def _hash_of_file(path: str) -> int:
-    """Of its content. Raises InputError where it is no file with content that can be read."""
+    """Of its content. Raises InputError where it is no file with content that can be read, else as `opened`."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -130,6 +131,7 @@ def _hash_of_file(path: str) -> int:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))  # type: ignore[arg-type]
             return int.from_bytes(digest.digest())
     except OSError as error:
+        raise_if_of_the_machine(error, path)
         raise InputError(f"cannot be opened ({error.strerror})") from None
 
 

@@ -73,6 +73,7 @@ class PictureFiles:
 
         Raises:
             InputError: a picture cannot be read.
+            MachineError: memory, open files, disk or network fail.
         """
         rows = np.arange(len(self))[index]
         if rows.ndim == 0:

@@ -26,7 +26,7 @@ from compress.data.picture_files import PictureFiles, PixelPictures
 from compress.data.training_picture import TrainingPicture
 from compress.recipe import Augment
 from compress.system import platform
-from compress.system.errors import InputError
+from compress.system.errors import CompressError
 from compress.system.seeds import stream
 
 _AHEAD = 2  # batches that each worker decodes ahead
@@ -89,12 +89,13 @@ class StreamedImages:
 
         Raises:
             InputError: a picture cannot be read.
+            MachineError: memory, open files, disk or network fail.
         """
         view = TrainingPicture(self.pictures.square, augment, self._fill)
         keyed = _Keyed(rows, seed, epoch)
         decoded = self._by_workers(view, keyed) if self.ahead else self._by_threads(view, keyed)
         for batch, pixels in zip(rows, decoded, strict=True):
-            if isinstance(pixels, InputError):
+            if isinstance(pixels, CompressError):
                 raise pixels
             images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std)
             yield erased(images, batch, augment, seed=seed, epoch=epoch) if augment.erase > 0 else images
@@ -156,18 +157,18 @@ class _Decoded(Dataset[Any]):
     pictures: PictureFiles | PixelPictures
     view: TrainingPicture
 
-    def __getitem__(self, index: tuple[int, int]) -> NDArray[np.uint8] | InputError:
+    def __getitem__(self, index: tuple[int, int]) -> NDArray[np.uint8] | CompressError:
         row, key = index
         try:
             with self.pictures.opened(row) as image:
                 return self.view(image, key)
-        except InputError as error:
+        except CompressError as error:
             return error
 
 
-def _collate(pictures: list[NDArray[np.uint8] | InputError]) -> Tensor | InputError:
+def _collate(pictures: list[NDArray[np.uint8] | CompressError]) -> Tensor | CompressError:
     """uint8 [B, H, W, 3], or the error of the first picture that has one."""
-    errors = [picture for picture in pictures if isinstance(picture, InputError)]
+    errors = [picture for picture in pictures if isinstance(picture, CompressError)]
     return errors[0] if errors else torch.from_numpy(np.stack(pictures))  # type: ignore[arg-type]
 
 
