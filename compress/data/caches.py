@@ -103,7 +103,8 @@ def _remove(path: Path) -> bool:
     try:
         with FileLock(lock).acquire(timeout=0):
             shutil.rmtree(path)
-        lock.unlink(missing_ok=True)
+        if not making:
+            lock.unlink(missing_ok=True)
     except (Timeout, FileNotFoundError):
         return False
     except OSError as error:

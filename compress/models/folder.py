@@ -240,4 +240,7 @@ def label_names(content: Any, path: Path) -> list[str] | None:
 
 def recorded_args(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config.json says that its model was made with, without what the data decides."""
-    return {key: value for key, value in (config.get("model_args") or {}).items() if key not in (*RESERVED, "img_size")}
+    args = config.get("model_args")
+    if not isinstance(args, Mapping):
+        return {}
+    return {key: value for key, value in args.items() if key not in (*RESERVED, "img_size")}

@@ -201,7 +201,7 @@ def _of_path(settings: Student | Member, path: Path) -> Published:
     name = architecture(settings, image_size=1024)
     if path.is_dir():
         found = _of_folder(path, settings.args)
-        if _plain(found.architecture) != _plain(name):
+        if plain_architecture(found.architecture) != plain_architecture(name):
             raise InputError(
                 f"{path} holds weights of {found.architecture}, and the recipe asks for {settings.model}",
                 f"Set model: {found.architecture}, or give other weights.",
@@ -209,7 +209,7 @@ def _of_path(settings: Student | Member, path: Path) -> Published:
         return found
     if (path.parent / CONFIG).is_file():
         beside = _of_folder(path.parent, settings.args)
-        if _plain(beside.architecture) == _plain(name):
+        if plain_architecture(beside.architecture) == plain_architecture(name):
             return replace(beside, name=str(path), place=path)
     published = timm.get_pretrained_cfg(name.split(".")[0])
     cfg = {} if published is None else {**published.to_dict(), "label_names": None, "num_classes": None}
@@ -228,7 +228,7 @@ def _of_folder(folder: Path, args: Mapping[str, Any]) -> Published:
     return Published(str(folder), config["architecture"], {**recorded_args(config), **args}, cfg, weights_in(folder))
 
 
-def _plain(name: str) -> str:
+def plain_architecture(name: str) -> str:
     """An architecture without tag and stem."""
     return name.split(".")[0].removesuffix(small_stem.SUFFIX)
 

@@ -20,7 +20,7 @@ from compress.models.checkpoints import COUNTED, read_checkpoint, some_names, wi
 from compress.models.class_order import reorder_classes
 from compress.models.create import architecture, create_model
 from compress.models.folder import CONFIG, label_names, read_config, recorded_args
-from compress.models.published import find_published, published_model
+from compress.models.published import find_published, plain_architecture, published_model
 from compress.models.weight_files import weights_in
 from compress.models.wrappers import Adapted
 from compress.recipe import Member
@@ -63,9 +63,7 @@ def teacher_preprocessing(settings: Member) -> Preprocessing:
         return Preprocessing()
     path = user_path(settings.checkpoint)
     folder = path if path.is_dir() else path.parent
-    if not (folder / CONFIG).exists():
-        return Preprocessing()
-    return Preprocessing.of(read_config(folder).get("pretrained_cfg") or {}, str(folder / CONFIG))
+    return Preprocessing.of(_config_of(settings, path).get("pretrained_cfg") or {}, str(folder / CONFIG))
 
 
 def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
@@ -84,12 +82,10 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
     """
     assert settings.checkpoint
     path = user_path(settings.checkpoint)
+    config = _config_of(settings, path)
     if path.is_dir():
-        config = read_config(path)
         path = weights_in(path)
-    else:
-        config = read_config(path.parent) if (path.parent / CONFIG).exists() else {}
-    settings = _as_recorded(settings, config, user_path(settings.checkpoint), dataset.image_size)
+    settings = _as_recorded(settings, config)
     model: Any = create_model(settings, num_classes=dataset.num_classes, image_size=dataset.image_size)
     expected = model.state_dict()
     weights = without_prefix(read_checkpoint(path), expected, path)
@@ -131,30 +127,40 @@ def checkpoint_teacher(settings: Member, dataset: Dataset) -> nn.Module:
     return as_teacher(model, dataset, str(path))
 
 
-def _as_recorded(settings: Member, config: Mapping[str, Any], path: Path, image_size: int) -> Member:
-    """The settings with the arguments and the stem of config.json: with others the weights compute something else.
-
-    A config.json that names no architecture is of a module that was handed over. One of another architecture beside a
-    single file may be of another file.
+def _config_of(settings: Member, path: Path) -> dict[str, Any]:
+    """What a config.json says of weights; nothing where there is none. Beside a single file it may be of another file.
 
     Raises:
-        InputError: that of a folder names another architecture, or another stem.
+        InputError: it is damaged, or that of a folder is of another architecture.
     """
-    recorded = (config.get("architecture") or "").split(".")[0]
-    if not recorded:
+    folder = path if path.is_dir() else path.parent
+    if not path.is_dir() and not (folder / CONFIG).exists():
+        return {}
+    config = read_config(folder)
+    recorded, asked = _recorded_architecture(settings, config), architecture(settings, image_size=1024)
+    if recorded is None or plain_architecture(recorded) == plain_architecture(asked):
+        return config
+    if not path.is_dir():
+        return {}
+    raise InputError(
+        f"{path} holds weights of {recorded}, and the recipe asks for {settings.model}",
+        f"Set teacher.model: {recorded}, or give other weights.",
+    )
+
+
+def _recorded_architecture(settings: Member, config: Mapping[str, Any]) -> str | None:
+    """None where config.json names none, as of a module that was handed over, or the model has a name of the Hub's."""
+    recorded = config.get("architecture")
+    return recorded if isinstance(recorded, str) and recorded and ":" not in settings.model else None
+
+
+def _as_recorded(settings: Member, config: Mapping[str, Any]) -> Member:
+    """The settings with arguments and stem of config.json: with others the same weights compute something else."""
+    if (recorded := _recorded_architecture(settings, config)) is None:
         return settings
-    if settings.stem == "auto":
-        stem = "small" if recorded.endswith(small_stem.SUFFIX) else "stock"
-        settings = settings.model_copy(update={"stem": stem})
-    asked = architecture(settings, image_size).split(".")[0]
-    if recorded != asked:
-        if not path.is_dir():
-            return settings
-        raise InputError(
-            f"{path} holds weights of {recorded}, and the recipe asks for {asked}",
-            "Check teacher.model and teacher.stem, or give other weights.",
-        )
-    return settings.model_copy(update={"args": {**recorded_args(config), **settings.args}})
+    stem = "small" if recorded.split(".")[0].endswith(small_stem.SUFFIX) else "stock"
+    model, args = plain_architecture(settings.model), {**recorded_args(config), **settings.args}
+    return settings.model_copy(update={"model": model, "stem": stem, "args": args})
 
 
 def as_teacher(model: Any, dataset: Dataset, name: str) -> nn.Module:

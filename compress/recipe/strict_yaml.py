@@ -3,6 +3,7 @@
 In: text. Out: plain data. Scalars are those of YAML 1.2. Duplicate keys, anchors, aliases and tags are errors.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -16,6 +17,10 @@ MAX_DEPTH = 16
 _ODD = "".join(map(chr, (0xA0, 0x1680, *range(0x2000, 0x200C), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF)))
 _ODD_SPACE = re.compile(rf"""(?m)^(?:[ \t-]*|[^"'#\n]*[:,{{\[][ \t]*)([{_ODD}])""")
 """An invisible sign that is no space to YAML, in an indentation or after a sign of YAML: it would become text."""
+
+
+_QUOTED = re.compile(f"[\n\x85\u2028\u2029{_ODD}]")
+"""What ends a line, or is refused outside of quotes."""
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -76,12 +81,17 @@ class _StrictDumper(yaml.SafeDumper):
     }
 
 
-_StrictDumper.add_implicit_resolver("tag:yaml.org,2002:binary", re.compile(f"^[{_ODD}]"), list(_ODD))  # so it is quoted
+_StrictDumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if _QUOTED.search(text) else None
+    ),
+)
 
 
 def dump_yaml(data: Any) -> str:
     """Plain data as YAML that `parse_yaml` reads back as the same."""
-    return yaml.dump(data, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(data, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True, width=math.inf)
 
 
 def parse_yaml(text: str, source: str) -> Any:

@@ -18,7 +18,7 @@ from compress import models
 from compress.data import Dataset
 from compress.distributed.world import current
 from compress.models import Ensemble
-from compress.models.published import find_published
+from compress.models.published import find_published, plain_architecture
 from compress.recipe import Member, Recipe, Student, Teacher, Train
 from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.runs.checks import check_features, check_layers, check_logits
@@ -188,8 +188,9 @@ def _key(step: Recipe, dataset: Dataset, teacher_sha256: str, folder: Path) -> s
         determines |= {"weights": found.sha256, "preprocessing": asdict(found.preprocessing)}
         if found.args != step.student.args:
             determines["args"] = found.args
-        if names := found.cfg.get("label_names"):
-            determines["label_names"] = names
+        if plain_architecture(found.architecture) != found.architecture:
+            determines["published_architecture"] = found.architecture
+        determines |= {key: value for key in ("label_names", "label_offset") if (value := found.cfg.get(key))}
     return sha256_json(determines)[:16]
 
 

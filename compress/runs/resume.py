@@ -146,15 +146,25 @@ def _run_to_resume(given: Recipe, name: str, out: Path | None, device: torch.dev
     if out is not None:
         return Run(out) if Run(out).manifest_file.exists() else None
     unfinished = [(run, recorded) for run in all_runs() if (recorded := _of_unfinished(run, name)) is not None]
-    same = [run for run, recorded in unfinished if _is_same(recorded, given, device)]
-    free = [run for run in same if not is_held(run.path)]
+    same = [run for run, recorded in unfinished if _goes_on(recorded, given, device, extended=False)]
+    extended = [run for run, recorded in unfinished if _goes_on(recorded, given, device, extended=True)]
+    chosen = same or extended
+    free = [run for run in chosen if not is_held(run.path)]
     others = [run for run, _ in unfinished if not is_held(run.path)]
-    return (free or same or others or [None])[-1]
+    return (free or chosen or others or [None])[-1]
 
 
-def _is_same(recorded: Recipe, given: Recipe, device: torch.device) -> bool:
-    before = resolve(recorded, device, like=recorded)
-    return not _changed(before, resolve(given, device, like=before))
+def _goes_on(recorded: Recipe, given: Recipe, device: torch.device, *, extended: bool) -> bool:
+    """Whether a run is of the recipe that is given, or is `extended` by it."""
+    try:
+        before = resolve(recorded, device, like=recorded)
+        resolved = resolve(given, device, like=before)
+    except UsageError:  # what is open in one does not fit the other
+        return False
+    changed = _changed(before, resolved)
+    if not extended:
+        return not changed
+    return set(changed) <= _EXTENSIONS and resolved.training.epochs >= before.training.epochs
 
 
 def _of_unfinished(run: Run, name: str) -> Recipe | None:

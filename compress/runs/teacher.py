@@ -135,8 +135,10 @@ def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
         determines["fit"] = dataset.fit
     if dataset.interpolation != "bicubic":  # square pictures, too; crops of them differ
         determines["interpolation"] = dataset.interpolation
-    if found and (names := found.cfg.get("label_names")):  # they decide whether the last layer is kept
-        determines["label_names"] = names
+    if found and found.architecture != determines["architecture"]:
+        determines["published_architecture"] = found.architecture
+    if found:  # what decides whether the last layer is kept
+        determines |= {key: value for key in ("label_names", "label_offset") if (value := found.cfg.get(key))}
     return sha256_json(determines)[:16]
 
 

@@ -4,13 +4,13 @@ In: a function that computes logits. Out: float16 [N, C], memory-mapped. A view 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from compress.data.caches import mark_used
@@ -18,6 +18,7 @@ from compress.system import files
 from compress.system.hashes import sha256_json
 from compress.system.interrupts import Flag
 
+_POLL_S = 0.2
 _FORMAT = 2  # raise it when the same key would mean other logits
 
 
@@ -60,7 +61,7 @@ class TeacherViews:
         if self._open is None or self._open[0] != view:
             path = self.folder / f"view-{view:04d}.npy"
             if (kept := self._read(path)) is None:
-                with self._alone():
+                with self._alone(interrupted):
                     if (kept := self._read(path)) is None:
                         self._write(path, lambda batches: compute(view, batches), interrupted)
                         kept = self._read(path)
@@ -70,12 +71,15 @@ class TeacherViews:
         return self._open[1]
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, interrupted: Flag) -> Iterator[None]:
         """While a view is written other runs wait for it, and `compress data prune` leaves it alone."""
         lock = FileLock(f"{self.folder}.lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            while not lock.is_locked:
+                interrupted.raise_if_set()
+                with suppress(Timeout):
+                    lock.acquire(timeout=_POLL_S)
         except OSError as error:
             raise files.cannot_write(self.folder, error) from error
         try:

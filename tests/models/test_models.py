@@ -14,7 +14,9 @@ from torch import nn
 
 from compress import models, recipe
 from compress.data import Dataset, load_data
+from compress.data.preprocessing import Preprocessing
 from compress.models.published import published_model
+from compress.models.weights import teacher_preprocessing
 from compress.models.wrappers import unwrapped
 from compress.recipe import Data
 from compress.system.errors import InputError, UsageError
@@ -248,16 +250,51 @@ def test_weights_that_were_made_with_other_arguments_compute_what_they_did(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"),
-    [("tf_efficientnet_lite0", "efficientnet_lite0"), ("resnet18d_smallstem", "resnet18d"), ("resnet18", "resnet34")],
+    ("name", "asked"), [("tf_efficientnet_lite0", "efficientnet_lite0"), ("resnet18_smallstem", "resnet34")]
 )
 def test_a_folder_of_another_architecture_is_refused_though_its_weights_might_fit(
     tmp_path: Path, digits: Dataset, name: str, asked: str
 ) -> None:
-    save_for_hf(timm.create_model(name, num_classes=10), tmp_path / "saved")
-    settings = teacher_settings(tmp_path / "saved").model_copy(update={"model": asked, "args": {}, "stem": "stock"})
+    model = timm.create_model(name, num_classes=10)
+    save_for_hf(model, tmp_path / "saved")
+    settings = teacher_settings(tmp_path / "saved").model_copy(update={"model": asked, "args": {}})
     with pytest.raises(InputError, match=f"holds weights of {name}, and the recipe asks for {asked}"):
         models.checkpoint_teacher(settings, digits)
+    other = teacher_settings(tmp_path / "saved" / "model.safetensors").model_copy(update={"model": asked, "args": {}})
+    assert teacher_preprocessing(other) == Preprocessing(), "beside a single file it may be of another file"
+
+
+@pytest.mark.parametrize("stem", ["auto", "stock", "small"])
+@pytest.mark.parametrize("name", ["resnet18d_smallstem", "resnet18d"])
+def test_weights_keep_the_stem_that_they_were_made_with(tmp_path: Path, digits: Dataset, name: str, stem: str) -> None:
+    """Deep stems have the same shapes: with the other one the same weights compute something else."""
+    model = timm.create_model(name, num_classes=10).eval()
+    save_for_hf(model, tmp_path / "saved")
+    update = {"model": "resnet18d", "args": {}, "stem": stem}
+    settings = teacher_settings(tmp_path / "saved").model_copy(update=update)
+    loaded = unwrapped(models.checkpoint_teacher(settings, digits)).eval()
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(images), model(images))
+
+
+@pytest.mark.parametrize("odd", [{"architecture": 5}, {"model_args": [1]}, {"architecture": "", "model_args": None}])
+def test_a_config_with_odd_entries_says_nothing(tmp_path: Path, digits: Dataset, odd: dict[str, object]) -> None:
+    model = make().eval()
+    models.save_model(model, tmp_path / "saved", digits)
+    path = tmp_path / "saved" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **odd}))
+    loaded = unwrapped(models.checkpoint_teacher(teacher_settings(tmp_path / "saved"), digits)).eval()
+    image = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(loaded(image), model(image))
+
+
+def test_a_model_of_a_folder_takes_a_checkpoint_as_any(tmp_path: Path, digits: Dataset) -> None:
+    model = make().eval()
+    models.save_model(model, tmp_path / "saved", digits)
+    settings = teacher_settings(tmp_path / "saved").model_copy(update={"model": f"local-dir:{tmp_path / 'saved'}"})
+    loaded = unwrapped(models.checkpoint_teacher(settings, digits)).eval()
+    image = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(loaded(image), model(image))
 
 
 def test_of_weights_whose_names_do_not_fit_some_that_were_found_are_listed(tmp_path: Path, digits: Dataset) -> None:

@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compress.recipe.overrides import apply_override
-from compress.recipe.strict_yaml import dump_yaml, parse_yaml
+from compress.recipe.strict_yaml import MAX_DEPTH, dump_yaml, parse_yaml
 from compress.system.errors import UsageError
 
 
-def given(override: str) -> Any:
+def overridden(override: str) -> Any:
     raw: dict[str, Any] = {}
     apply_override(raw, override)
     return raw["a"]["b"]
@@ -20,14 +22,14 @@ def given(override: str) -> Any:
     "text", ["/data/photos #2", "C: x", "no: 5", "/a/b #", "ends with:", "x: y #z", "- not: a list", "8 # eight"]
 )
 def test_text_on_the_command_line_is_whole(text: str) -> None:
-    assert given(f"a.b={text}") == text
+    assert overridden(f"a.b={text}") == text
 
 
 @pytest.mark.parametrize(
     "text", ["1e2", "0.5", "true", "null", "", "{c: 1}", "[1, 2] # two", "'x #1'", '"y: z"', "a#b", "http://x", "~"]
 )
 def test_all_else_is_yaml(text: str) -> None:
-    assert given(f"a.b={text}") == parse_yaml(text, "text")
+    assert overridden(f"a.b={text}") == parse_yaml(text, "text")
 
 
 NUMBERS = "08 0912345 1e5 4e12345 4e12 .5 5. +1 0x1f 1_000 12:30 0o17 0b1 .inf -.INF .NaN 1e-3 2026-01-01"
@@ -41,6 +43,17 @@ def test_text_of_a_recipe_is_read_back_as_it_was(text: str) -> None:
     """What YAML 1.1 takes for text may be a number in YAML 1.2: a folder, a column or a commit."""
     content = {"a": text, "b": [text], "c": {"d": text}}
     assert parse_yaml(dump_yaml(content), "text") == content
+
+
+@given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(min_size=1), inner)))
+def test_any_text_of_a_recipe_is_read_back_as_it_was(content: Any) -> None:
+    if depth(content) < MAX_DEPTH:
+        assert parse_yaml(dump_yaml({"a": content}), "text") == {"a": content}
+
+
+def depth(content: Any) -> int:
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return 1 + max(map(depth, inner), default=0)
 
 
 def test_numbers_of_a_recipe_are_read_back_as_they_were() -> None:

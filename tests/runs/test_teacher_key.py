@@ -39,6 +39,7 @@ def digits() -> Dataset:
     "change",
     [
         {"model_args": {"channels": [8, 8, 8, 8], "act_layer": "silu"}},
+        {"architecture": "resnet10t_smallstem"},
         {"label_names": [str(number) for number in range(10)]},
         {"label_names": [str(number) for number in reversed(range(10))]},
     ],

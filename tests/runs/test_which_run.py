@@ -77,3 +77,15 @@ def test_a_run_that_has_not_begun_takes_another_recipe_in_its_folder(tiny_recipe
     run = distill(given, out=runs[0].path, resume=True)
     assert run.manifest.finished
     assert run.recipe.train.seed == 3
+
+
+def test_the_run_that_can_be_extended_comes_before_a_newer_one_of_another_recipe(
+    tiny_recipe: Path, runs: dict[int, Run]
+) -> None:
+    assert resumed(tiny_recipe, "train.seed=0", "train.epochs=9") == runs[0].path
+
+
+def test_a_run_whose_open_settings_do_not_fit_is_no_matter(tiny_recipe: Path, runs: dict[int, Run]) -> None:
+    other = load_recipe(tiny_recipe, overrides=["train.epochs=20", "teacher.epochs=20", "train.warmup_epochs=5"])
+    make(resolve(other, CPU), started="2026-02-01")
+    assert resumed(tiny_recipe, "train.seed=0") == runs[0].path

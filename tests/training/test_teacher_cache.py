@@ -146,6 +146,14 @@ def test_kept_logits_and_terms_that_look_inside_the_teacher_exclude_one_another(
         recipe.validate_recipe(raw)
 
 
+def test_a_signal_is_heard_while_another_process_writes_the_same_view(images: Images) -> None:
+    kept, flag = views(), Flag()
+    kept.folder.parent.mkdir(parents=True)
+    flag.signal_number = 15
+    with FileLock(f"{kept.folder}.lock"), pytest.raises(Interrupted):
+        batches(images, Counting(), kept).get(0, 0, flag)
+
+
 def test_logits_and_caches_in_the_making_are_left_alone_while_their_process_lives(images: Images, cache: Path) -> None:
     """A view while it is written, and what a decode writes beside its place under the lock of that place."""
     scratch = cache / "data" / "photos-64.abc1.tmp"
