@@ -4,7 +4,7 @@ In: a recipe's data section. Out: a Report of findings, each with its pictures a
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,10 @@ def check_data(settings: Data, progress: Progress = lambda done, total: None) ->
     except InputError as error:
         return Report(0, 0, "", {}, {}, [Finding("unlisted", "stops", error.message, 1, [], error.hint)])
     seen = _look(source, settings, progress)
+    folders = [
+        Finding("folders", "warns", text, 1, [], "Change the folder if that is not as you mean it.")
+        for text in source.warnings
+    ]
     classes = {
         name: (train, evaluation)
         for name, train, evaluation in zip(
@@ -76,7 +80,7 @@ def check_data(settings: Data, progress: Progress = lambda done, total: None) ->
         eval_split=source.evaluation_name,
         classes=classes,
         sizes=_sizes(seen),
-        findings=findings.of(seen),
+        findings=findings.ordered([*findings.of(seen), *folders]),
     )
 
 
@@ -91,7 +95,9 @@ def read_source(settings: Data) -> Source:
         return source
     held = every_nth(np.asarray(source.train.labels), 1 / settings.holdout)
     name = f"{settings.holdout:g} of train, held out"
-    return Source(source.class_names, _chosen(source.train, ~held), _chosen(source.train, held), name)
+    return replace(
+        source, train=_chosen(source.train, ~held), evaluation=_chosen(source.train, held), evaluation_name=name
+    )
 
 
 def _chosen(split: Split, rows: NDArray[np.bool_]) -> Split:

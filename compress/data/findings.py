@@ -91,8 +91,12 @@ class Seen:
 
 def of(seen: Seen) -> list[Finding]:
     """All findings, the worst first."""
+    return ordered([finding for kind in (_splits, _unreadable, _copies, _classes, _pictures) for finding in kind(seen)])
+
+
+def ordered(found: list[Finding]) -> list[Finding]:
+    """The worst first."""
     order = ("stops", "warns", "notes")
-    found = [finding for kind in (_splits, _unreadable, _copies, _classes, _pictures) for finding in kind(seen)]
     return sorted(found, key=lambda finding: order.index(finding.level))
 
 

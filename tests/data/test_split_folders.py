@@ -70,6 +70,7 @@ def test_of_several_splits_to_evaluate_on_the_others_are_named(tmp_path: Path) -
     found = load(root)
     assert (found.eval_split, found.warnings) == ("val", ("left out: Testing, dev, beside train and val",))
     assert "left out: Testing, dev, beside train and val" in concerns(look_at(root))
+    assert "left out: Testing, dev, beside train and val" in [each.what for each in check_data(settings(root)).findings]
 
 
 def test_pictures_in_folders_named_like_splits_are_no_classes(tmp_path: Path) -> None:
