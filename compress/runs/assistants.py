@@ -8,7 +8,7 @@ it, so that other runs reuse it.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,18 +18,16 @@ from compress import models
 from compress.data import Dataset
 from compress.distributed.world import current
 from compress.models import Ensemble
-from compress.models.published import find_published, plain_architecture
 from compress.recipe import Member, Recipe, Student, Teacher, Train
-from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
+from compress.recipe.train import FINE_TUNING
 from compress.runs.checks import check_features, check_layers, check_logits
 from compress.runs.folder import Run, assistants_root
+from compress.runs.keys import assistant_hash
 from compress.runs.locks import in_turn
 from compress.runs.records import AssistantRecord
-from compress.runs.teacher import TRAINING_FORMAT
 from compress.runs.trial import check_steps
 from compress.system import files
 from compress.system.errors import CompressError, InputError
-from compress.system.hashes import sha256_json
 from compress.training.checkpoint import has_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -79,7 +77,7 @@ def assistant_step(
         supervision=recipe.supervision,
         train=recipe.train.model_copy(update={"seed": recipe.teacher.seed, **defaults}),
     )
-    run = Run(assistants_root() / _key(step, dataset, teacher_sha256, folder))
+    run = Run(assistants_root() / assistant_hash(step, dataset, teacher_sha256, folder))
     return AssistantStep(f"assistant {number}, {settings.model}", step, run)
 
 
@@ -167,31 +165,6 @@ def _parameters(model: nn.Module) -> int:
     if isinstance(model, Ensemble):
         return max(map(_parameters, model.members))
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _key(step: Recipe, dataset: Dataset, teacher_sha256: str, folder: Path) -> str:
-    recipe = step.dump()
-    determines = {
-        **current().identity,
-        "format": TRAINING_FORMAT,
-        "teacher_sha256": teacher_sha256,
-        "teacher_config": files.sha256_file(folder / models.CONFIG),  # equal weights may see pictures in two ways
-        "data_sha256": dataset.sha256,
-        "data": step.data.anywhere.model_dump(mode="json", exclude={"root"}),
-        "train": {key: value for key, value in recipe["train"].items() if key not in HOUSEKEEPING},
-        **{section: recipe[section] for section in ("teacher", "student", "supervision")},
-    }
-    if dataset.unlabeled:
-        determines["unlabeled_sha256"] = dataset.unlabeled_sha256
-    if step.student.published:
-        found = find_published(step.student)
-        determines |= {"weights": found.sha256, "preprocessing": asdict(found.preprocessing)}
-        if found.args != step.student.args:
-            determines["args"] = found.args
-        if plain_architecture(found.architecture) != found.architecture:
-            determines["published_architecture"] = found.architecture
-        determines |= {key: value for key in ("label_names", "label_offset") if (value := found.cfg.get(key))}
-    return sha256_json(determines)[:16]
 
 
 def _is_kept(run: Run, last: AssistantRecord) -> bool:

@@ -19,19 +19,18 @@ from compress.data import Dataset, Splits
 from compress.distributed.world import current
 from compress.losses import Objective
 from compress.models import Ensemble
-from compress.models.published import find_published, published_model
+from compress.models.published import published_model
 from compress.recipe import Recipe
-from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.runs.checks import check_above_chance, check_answers, check_features, check_layers, check_logits
 from compress.runs.data import class_weights, teacher_data
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teacher_record_file, teachers_root
 from compress.runs.headless import refuse_logits_without_head, uses_features_alone
+from compress.runs.keys import teacher_hash
 from compress.runs.locks import in_turn, require_common_folder, scratch
 from compress.runs.records import MemberRecord, TeacherRecord
 from compress.runs.trial import check_steps
 from compress.system import files
 from compress.system.errors import InputError, UsageError
-from compress.system.hashes import sha256_json
 from compress.system.seeds import stream
 from compress.training import accuracy, finish, logits_of, train
 from compress.training.loop import Job
@@ -40,8 +39,6 @@ from compress.training.metrics import MetricsLog
 from compress.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
-
-TRAINING_FORMAT = 3  # raise it when the same recipe leads to other weights
 
 
 def obtain_teacher(
@@ -110,36 +107,6 @@ def loaded_teacher(folder: Path, sha256: str, dataset: Dataset, memo: Memo) -> n
     """
     key = ("teacher", sha256, dataset.mean, dataset.std, dataset.image_size)
     return memo.once(key, lambda: models.as_teacher(models.load_model(folder), dataset, str(folder)))
-
-
-def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:
-    """Names a trained teacher by all that determines it: data, architecture, published weights, training, and the
-    number of processes.
-
-    Args:
-        dataset: as the teacher sees it.
-    """
-    found = find_published(recipe.teacher) if recipe.teacher.published else None
-    determines = {
-        **current().identity,
-        "format": TRAINING_FORMAT,
-        "data": dataset.sha256,
-        "normalization": [dataset.mean, dataset.std],
-        "augment": recipe.data.augment.model_dump(),
-        "architecture": models.architecture(recipe.teacher, dataset.image_size),
-        "args": found.args if found else recipe.teacher.args,
-        "weights": found.sha256 if found else None,
-        "train": recipe.teacher.training.model_dump(exclude={*HOUSEKEEPING, *FINE_TUNING}),
-    }
-    if dataset.fit != "crop":  # square pictures give the same pixels by any fit, and its config.json another
-        determines["fit"] = dataset.fit
-    if dataset.interpolation != "bicubic":  # square pictures, too; crops of them differ
-        determines["interpolation"] = dataset.interpolation
-    if found and found.architecture != determines["architecture"]:
-        determines["published_architecture"] = found.architecture
-    if found:  # what decides whether the last layer is kept
-        determines |= {key: value for key in ("label_names", "label_offset") if (value := found.cfg.get(key))}
-    return sha256_json(determines)[:16]
 
 
 def trained_teacher(

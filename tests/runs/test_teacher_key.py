@@ -12,8 +12,8 @@ from timm.models._hub import save_for_hf
 
 from compress.data import Dataset, load_data
 from compress.recipe import Data, Recipe, validate_recipe
+from compress.runs.keys import teacher_hash
 from compress.runs.resolve import resolve
-from compress.runs.teacher import teacher_hash
 
 
 @pytest.fixture

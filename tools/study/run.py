@@ -20,8 +20,9 @@ from compress.data.splits import on_device
 from compress.models.weights import teacher_preprocessing
 from compress.recipe import Recipe
 from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teachers_root
+from compress.runs.keys import teacher_hash
 from compress.runs.resolve import resolve
-from compress.runs.teacher import teacher_hash, trained_teacher
+from compress.runs.teacher import trained_teacher
 from compress.sweeps.cells import Cell, lockstep_groups
 from compress.sweeps.local import run_group
 from compress.sweeps.run import raise_if_failed
