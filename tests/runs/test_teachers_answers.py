@@ -33,7 +33,7 @@ class Net(nn.Module):
 
 
 def kept(folder: Path) -> set[str]:
-    return {path.name for path in folder.glob("teacher-logits/*")}
+    return {path.name for path in folder.glob("teacher-logits/*/")}
 
 
 def test_kept_logits_and_assistants_are_of_a_modules_code_and_weights(
