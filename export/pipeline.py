@@ -18,8 +18,8 @@ from scipy.special import softmax
 from compress.data.originals import pixels, stratified
 from compress.recipe import Export
 from compress.system.attempts import attempting
-from compress.system.distribution import version
 from compress.system.errors import CompressError, GateError, InputError, MachineError
+from compress.system.versions import version
 from export.earlier import continue_earlier
 from export.folder import ExportFolder
 from export.gates import Source, Stage, gated, parity

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from compress.data.sources import LAYOUTS, find
 from compress.system import files
-from compress.system.distribution import version
-from compress.system.errors import CompressError
+from compress.system.errors import CompressError, MachineError
 from compress.system.platform import usable_cpus
+from compress.system.versions import version
 
 
 def examine() -> dict[str, str]:
@@ -52,5 +52,5 @@ def _cache() -> str:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, MachineError):
         return "not installed"

@@ -15,7 +15,6 @@ from compress.cli import choose, deploy, manage, train
 from compress.distributed import launch
 from compress.system import streams
 from compress.system.attempts import raised_by
-from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import (
     CompressError,
     FaultError,
@@ -26,14 +25,23 @@ from compress.system.errors import (
     first_line,
     is_out_of_memory,
 )
+from compress.system.versions import version
 
 logger = logging.getLogger(__name__)
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        click.echo(f"compress, version {version('compress')}")
+        context.exit()
+
+
 @click.group(context_settings=CONTEXT)
-@click.version_option(package_name=DISTRIBUTION)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:

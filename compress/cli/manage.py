@@ -226,4 +226,4 @@ def doctor(json_: bool) -> None:
         print_json(facts)
         return
     for name, value in facts.items():
-        click.echo(f"{name:<22}{value}")
+        click.echo(f"{name:<28}{value}")

@@ -71,17 +71,18 @@ def teacher_data(
         UsageError: timm publishes no such weights.
         MachineError: the cache cannot be written, or the Hub cannot be reached.
     """
-    if kept is None:
-        seen, settings = teacher_preprocessing(member), recipe.data
-        if member.image_size is not None:
-            settings = settings.model_copy(update={"image_size": member.image_size})
-    else:
-        seen, settings = _as_recorded(kept, recipe.data)
+    seen, settings = as_teacher_sees(member, recipe.data) if kept is None else _as_recorded(kept, recipe.data)
     key = ("teacher data", settings.model_dump_json(), seen)
     found = memo.once(key, lambda: current().leader_first(lambda: load_data(settings, seen)))
     if (found.sha256, found.mean, found.std) == (dataset.sha256, dataset.mean, dataset.std):
         return dataset, splits
     return found, on_device(found, splits.train.device, processes=current().size_here)
+
+
+def as_teacher_sees(member: Member, data: Data) -> tuple[Preprocessing, Data]:
+    """How a teacher that is not there yet sees pictures, and the data at its size."""
+    size = data.image_size if member.image_size is None else member.image_size
+    return teacher_preprocessing(member), data.model_copy(update={"image_size": size})
 
 
 def data_of_student(run: Run, settings: Data | None = None) -> Dataset:

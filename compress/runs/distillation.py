@@ -34,11 +34,11 @@ from compress.runs.teacher import loaded_teacher, obtain_teacher
 from compress.runs.trial import warn_if_not_exportable
 from compress.system import files
 from compress.system.attempts import attempting
-from compress.system.distribution import version
 from compress.system.errors import CompressError, InputError
 from compress.system.hashes import sha256_json
 from compress.system.interrupts import deferred
 from compress.system.paths import user_path
+from compress.system.versions import version
 from compress.training import Position, finish
 from compress.training.checkpoint import has_checkpoints, newest_checkpoint
 from compress.training.memo import Memo

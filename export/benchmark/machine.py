@@ -6,8 +6,8 @@ import platform
 
 import torch
 
-from compress.system.distribution import version
 from compress.system.platform import load_average, processor
+from compress.system.versions import version
 from export.benchmark.results import Machine
 from export.onnx import default_threads
 

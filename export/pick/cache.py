@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from compress.system import files
-from compress.system.distribution import version
 from compress.system.hashes import sha256_json
 from compress.system.platform import processor
+from compress.system.versions import version
 from export.openvino import installed
 from export.pick.records import Measured
 

@@ -2,45 +2,27 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import run as study_run
+import torch
 import yaml
 from PIL import Image
+from plan import load_study
 from scipy.stats import ttest_rel
+from state import State
 
 from compress.data import load_data
 from compress.recipe import Data
 from tests.helpers.command import assert_fails
-from tests.helpers.paths import ROOT
+from tests.helpers.studies import SMOKE, reproduce, runs
 
 pytestmark = pytest.mark.slow
-TOOLS = ROOT / "tools" / "study"
-SMOKE = TOOLS / "smoke.yaml"
-
-
-def reproduce(*arguments: object, cwd: Path, study: Path = SMOKE) -> subprocess.CompletedProcess[str]:
-    cwd.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, str(TOOLS / "reproduce.py"), str(study), *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-
-
-def runs(home: Path, name: str = "smoke") -> dict[str, dict[str, Any]]:
-    content = json.loads((home / f"runs/smoke-results/{name}.json").read_text())
-    return {run["name"]: run for setting in content["settings"].values() for run in setting["runs"]}
 
 
 def index(state: Path) -> dict[str, Any]:
@@ -257,6 +239,23 @@ def test_a_teacher_of_the_same_recipe_with_other_bits_is_refused(whole: Path, tm
     for facts in (tmp_path / "runs/teachers").glob("*/model/facts.json"):
         facts.write_text(json.dumps(json.loads(facts.read_text()) | {"sha256": "0" * 64}))
     assert_fails(reproduce("--resume", cwd=tmp_path), 3, "another teacher", "Remove that teacher")
+
+
+def test_the_teacher_of_a_state_serves_where_its_hash_is_another(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another Pillow decodes the same pictures to other pixels."""
+    shutil.copytree(whole / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study_run, "teacher_hash", lambda *_: "0" * 16)
+    study = load_study(SMOKE)
+    state = State(tmp_path / "runs/smoke-state", study.name, study.sha256)
+    progress = study_run.Progress(study, list(study.settings), state, torch.device("cpu"))
+    study_run.run_study(progress)
+    assert study_run.outlook(progress) == ""
+    names = {path.name for path in (whole / "runs/teachers").iterdir()}
+    assert {path.name for path in progress.teachers.values()} == names
+    assert {path.name for path in Path("runs/teachers").iterdir()} == names
 
 
 @pytest.mark.parametrize(

@@ -48,18 +48,18 @@ def test_large_weights_are_carried_until_the_student_is_measured(here: Path, mon
     monkeypatch.setattr(study_state, "_SMALL_BYTES", 10)
     run, tuning = (finished(runs_root() / "s" / name) for name in ("run", study_plan.tuned_name("kd", 0, 100)))
     carried = state(here / "state")
-    carried.save([], [run, tuning])
+    carried.save({}, [run, tuning])
     assert "student/model.safetensors" in carried.index.units["s/run"].files
     assert set(carried.index.units["s/tune-kd-0-s100"].files) == {"manifest.json"}
     files.write_json(run / study_state.MEASURES, {})
-    carried.save([], [run])
+    carried.save({}, [run])
     assert set(carried.index.units["s/run"].files) == {"manifest.json", "measures.json"}
 
 
 def test_what_is_restored_by_half_does_not_count_as_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished(runs_root() / "s" / "run")
     expected = content(run)
-    state(here / "state").save([], [run])
+    state(here / "state").save({}, [run])
     monkeypatch.chdir(here / "state")
     written: list[Path] = []
 

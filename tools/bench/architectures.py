@@ -26,8 +26,8 @@ from harness import json_option, machine, run, show
 from zoo import ZOO
 
 from compress.system.console import progress_bar
-from compress.system.distribution import version
 from compress.system.files import replacing
+from compress.system.versions import version
 
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "tensorrt-rtx-cu13-bindings")
 Row = dict[str, Any]

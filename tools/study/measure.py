@@ -5,6 +5,7 @@ In: a finished run. Out: plain data for measures.json, after which the weights a
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from compress.data.splits import Splits, on_device
 from compress.losses.distillation import dynamic_temperature
 from compress.losses.objective import distillation_settings
 from compress.models.inference import for_inference
-from compress.recipe import Data, Teacher
+from compress.recipe import Data
 from compress.runs.folder import Run
 from compress.runs.student import load_student
 from compress.system.interrupts import Flag
@@ -36,12 +37,13 @@ def measure(run: Run, device: torch.device) -> dict[str, Any]:
     temperatures: for DTD those of training batches, with what they follow from (`temperatures`), else None.
     """
     recipe = run.recipe
-    data, settings = _Seen.by_student(run), recipe.teacher.model_dump_json()
+    assert recipe.teacher.checkpoint
+    data, teachers = _Seen.by_student(run), Path(recipe.teacher.checkpoint)
     dataset, splits = _data(data, device)
-    teacher = _teacher(data, settings, device)
+    teacher = _teacher(data, teachers, device)
     student = load_student(run).to(device)
     logits = {
-        "teacher": _teacher_logits(data, settings, device),
+        "teacher": _teacher_logits(data, teachers, device),
         "student": logits_of(student, splits.evaluation).cpu().numpy(),
     }
     labels = dataset.eval_labels
@@ -117,12 +119,13 @@ def _data(seen: _Seen, device: torch.device) -> tuple[Dataset, Splits]:
 
 
 @functools.lru_cache(maxsize=1)
-def _teacher(data: _Seen, teacher: str, device: torch.device) -> nn.Module:
+def _teacher(data: _Seen, folder: Path, device: torch.device) -> nn.Module:
+    """It takes the student's images, also where it sees larger ones itself."""
     dataset, _ = _data(data, device)
-    return models.checkpoint_teacher(Teacher.model_validate_json(teacher), dataset).to(device).eval()
+    return models.as_teacher(models.load_model(folder), dataset, str(folder)).to(device).eval()
 
 
 @functools.lru_cache(maxsize=1)
-def _teacher_logits(data: _Seen, teacher: str, device: torch.device) -> Any:
+def _teacher_logits(data: _Seen, folder: Path, device: torch.device) -> Any:
     _, splits = _data(data, device)
-    return logits_of(_teacher(data, teacher, device), splits.evaluation).cpu().numpy()
+    return logits_of(_teacher(data, folder, device), splits.evaluation).cpu().numpy()

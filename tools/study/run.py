@@ -17,9 +17,9 @@ from state import DIVERGED, MEASURES, State, is_done, is_finished
 
 from compress.data import Dataset, load_data
 from compress.data.splits import on_device
-from compress.models.weights import teacher_preprocessing
 from compress.recipe import Recipe
-from compress.runs.folder import Run, TeacherFolder, read_teacher_record, teachers_root
+from compress.runs.data import as_teacher_sees
+from compress.runs.folder import Run, TeacherFolder, read_teacher_record, runs_root, teachers_root
 from compress.runs.keys import teacher_hash
 from compress.runs.resolve import resolve
 from compress.runs.teacher import trained_teacher
@@ -44,7 +44,7 @@ class Progress:
     teachers: dict[str, Path] = field(default_factory=dict)
 
     def save(self) -> None:
-        self.state.save(self.teachers.values(), (self.study.folder / name for name, _, _ in planned(self)))
+        self.state.save(self.teachers, (self.study.folder / name for name, _, _ in planned(self)))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def run_study(progress: Progress) -> None:
         for setting in dict.fromkeys([*in_tuning, *progress.settings])
     }
     for setting, recipe in resolved.items():
-        progress.teachers[setting] = teachers_root() / teacher_hash(recipe, _data(recipe))
+        progress.teachers[setting] = _teacher_of_state(progress, setting) or _teacher_by_hash(recipe)
     for setting in in_tuning:
         _train_teacher(progress, setting, resolved[setting])
         _run_groups(progress, tuning_cells(study, progress.teachers[setting]), measured=False)
@@ -79,9 +79,20 @@ def run_study(progress: Progress) -> None:
         _run_groups(progress, final_cells(study, setting, progress.teachers[setting], chosen), measured=True)
 
 
+def _teacher_of_state(progress: Progress, setting: str) -> Path | None:
+    """The teacher that the runs of a state learned from: where pictures are decoded otherwise, its hash is another."""
+    name = progress.state.index.teachers.get(setting)
+    return runs_root() / name if name and TeacherFolder(runs_root() / name).trained else None
+
+
+def _teacher_by_hash(recipe: Recipe) -> Path:
+    return teachers_root() / teacher_hash(recipe, _data(recipe))
+
+
 def _data(recipe: Recipe) -> Dataset:
     """As the teacher sees it."""
-    return load_data(recipe.data, teacher_preprocessing(recipe.teacher))
+    seen, settings = as_teacher_sees(recipe.teacher, recipe.data)
+    return load_data(settings, seen)
 
 
 def _train_teacher(progress: Progress, setting: str, recipe: Recipe) -> None:

@@ -6,7 +6,7 @@ named after their content and the index is replaced last, so that a state is who
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from plan import TUNED
@@ -41,11 +41,14 @@ class Unit(Section):
 
 
 class Index(Section):
+    """teachers: the unit of each setting's teacher."""
+
     schema_version: int = 1
     study: str
     study_sha256: str
     saved: str
     units: dict[str, Unit]
+    teachers: dict[str, str] = Field(default_factory=dict)
 
 
 class State:
@@ -94,17 +97,22 @@ class State:
             except OSError as error:
                 raise files.cannot_write(target, error) from error
 
-    def save(self, teachers: Iterable[Path], runs: Iterable[Path]) -> None:
-        """Adds what these folders below runs/ hold by now; what has not begun is left out."""
+    def save(self, teachers: Mapping[str, Path], runs: Iterable[Path]) -> None:
+        """Adds what these folders below runs/ hold by now; what has not begun is left out.
+
+        Args:
+            teachers: by setting.
+        """
         units = dict(self.index.units)
-        for folder in (*teachers, *runs):
-            name = folder.relative_to(runs_root()).as_posix()
+        for folder in (*teachers.values(), *runs):
+            name = _unit(folder)
             if progress := _progress(folder):
                 kept = _kept(folder, progress)
                 before = units.get(name)
                 if before is None or before.progress != _FINISHED or set(before.files) != set(kept):
                     units[name] = Unit(progress=progress, files={path: self._write(folder / path) for path in kept})
-        self.index = self.index.model_copy(update={"units": units, "saved": now()})
+        of_settings = self.index.teachers | {setting: _unit(folder) for setting, folder in teachers.items()}
+        self.index = self.index.model_copy(update={"units": units, "teachers": of_settings, "saved": now()})
         files.write_json(self.folder / INDEX, self.index.model_dump(mode="json"))
         named = {part for unit in units.values() for entry in unit.files.values() for part in entry.parts}
         for path in (self.folder / _PARTS).glob("*"):
@@ -147,6 +155,10 @@ def is_finished(folder: Path) -> bool:
 def is_done(folder: Path) -> bool:
     """Finished, or diverged, which is a result as well."""
     return is_finished(folder) or (folder / DIVERGED).exists()
+
+
+def _unit(folder: Path) -> str:
+    return folder.relative_to(runs_root()).as_posix()
 
 
 def _progress(folder: Path) -> str:
