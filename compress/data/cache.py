@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from compress.system.hashes import sha256_json
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 4  # raise it when the same source would give other content
+_FORMAT = 5  # raise it when the same source would give other content
 _LABELS = ("train_labels", "eval_labels")
 _RESIDENT = ("train_images", "eval_images", *_LABELS)
 _STREAMED = ("train_paths", "train_ends", "train_contents", "eval_images", *_LABELS)
@@ -157,7 +157,7 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
     """Writes the arrays and meta.json, with these facts, into `folder`. Returns what is in meta.json."""
     square = wanted.square
     empty = Split(np.zeros((0, square.size, square.size, 3), np.uint8), [])
-    evaluation, whole = source.evaluation or empty, replace(square, crop_pct=1.0)
+    evaluation, whole = source.evaluation or empty, _uncut(square)
     left_out = _write_split(evaluation, square, folder, "eval")
     if wanted.streamed:
         train, unread = _readable(source.train, whole) if wanted.skip else (source.train, {})
@@ -189,7 +189,7 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
         "eval_split": source.evaluation_name,
         "mean": mean,
         "std": std,
-        "sha256": sha256_json([hashes, source.class_names]),
+        "sha256": sha256_json([hashes | _of_files(source, wanted, left_out), source.class_names]),
         "arrays": hashes,
         "warnings": warnings,
         "left_out": {_below(path, wanted.folder): problem for path, problem in left_out.items()},
@@ -197,6 +197,25 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
     }
     files.write_json(folder / META, meta)
     return meta
+
+
+def _of_files(source: Source, wanted: Wanted, left_out: Container[str]) -> dict[str, str]:
+    """What stands for pixels that were decoded from files: their content, and how it becomes squares.
+
+    Other versions of Pillow decode some files to slightly other pixels. They are the same data.
+    """
+    found = {}
+    ways = {"eval_images": (source.evaluation, wanted.square), "train_images": (source.train, _uncut(wanted.square))}
+    for name, (split, square) in ways.items():
+        if name in wanted.arrays and split is not None and isinstance(split.images, list):
+            digests = content_digests([path for path in split.images if path not in left_out], whole=True)
+            found[name] = sha256_json([digests.tobytes().hex(), square.key])
+    return found
+
+
+def _uncut(square: Square) -> Square:
+    """For pictures to train on, which are whole, since augmentation crops them."""
+    return replace(square, crop_pct=1.0)
 
 
 def _below(path: str, folder: Path) -> str:
@@ -242,7 +261,7 @@ def _content(folder: Path, wanted: Wanted, meta: dict[str, Any], *, mmap: bool) 
         name: files.map_array(path) if mmap else np.load(path, allow_pickle=False) for name, path in paths.items()
     }
     if wanted.streamed:
-        square = replace(wanted.square, crop_pct=1.0)
+        square = _uncut(wanted.square)
         paths, ends = arrays.pop("train_paths"), arrays.pop("train_ends")
         arrays["train_images"] = PictureFiles(str(wanted.folder), paths, ends, square)
     return {

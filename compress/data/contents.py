@@ -1,7 +1,7 @@
-"""What stands for the content of files that are not read whole.
+"""What stands for the content of picture files.
 
-In: paths. Out: a digest of each file: of its size and of blocks of its bytes. No time of change is part of it, so that
-a copy of the files elsewhere has the same digests.
+In: paths. Out: a digest of each file: of its size and of its bytes, or of blocks of them. No time of change is part of
+it, and nothing that a decoder made of it, so that a copy of the files on another machine has the same digests.
 """
 
 import hashlib
@@ -26,8 +26,11 @@ _PART = 256
 _DO = "Replace or remove it, or leave such files out with data.on_bad_image: skip."
 
 
-def content_digests(paths: Sequence[str]) -> NDArray[np.uint8]:
+def content_digests(paths: Sequence[str], *, whole: bool = False) -> NDArray[np.uint8]:
     """A digest of each file, uint8 [N, 16].
+
+    Args:
+        whole: whether all bytes of large files count, too.
 
     Raises:
         InputError: a file is missing, such as a link to nowhere, or cannot be opened.
@@ -36,7 +39,7 @@ def content_digests(paths: Sequence[str]) -> NDArray[np.uint8]:
     starts = range(0, len(paths), _PART)
 
     def read(start: int) -> None:
-        part = [_digest(path) for path in paths[start : start + _PART]]
+        part = [_digest(path, whole) for path in paths[start : start + _PART]]
         digests[start : start + _PART] = np.frombuffer(b"".join(part), dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
 
     workers = max(_THREADS, platform.usable_cpus())
@@ -50,12 +53,12 @@ def content_digests(paths: Sequence[str]) -> NDArray[np.uint8]:
     return digests
 
 
-def _digest(path: str) -> bytes:
+def _digest(path: str, whole: bool) -> bytes:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             digest = hashlib.blake2b(str(size).encode(), digest_size=_DIGEST_BYTES)
-            if size <= WHOLE_BYTES:
+            if whole or size <= WHOLE_BYTES:
                 digest.update(file.read())
             else:
                 for start in (0, (size - BLOCK_BYTES) // 2, size - BLOCK_BYTES):

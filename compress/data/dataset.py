@@ -43,9 +43,10 @@ class Dataset:
         interpolation: with which images were resized.
         crop_pct: of the evaluation images. They were resized to image_size / crop_pct, and the centre was cropped.
         fit: how images became squares.
-        sha256: of all pixels, labels and class names, of the part that is held out, and of the label noise. Of pictures
-            to train on that stay in their files it covers, instead of pixels, each path below the folder and the
-            file's content: its size, and its bytes (up to 64 KiB all, else 16 KiB at start, middle and end).
+        sha256: of all pictures, labels and class names, of the part that is held out, and of the label noise. Of
+            pictures in files it covers the bytes, the size in pixels and the fit, and not what a version of Pillow
+            decodes. Of those to train on that stay in their files it covers each path below the folder, the file's
+            size, and its bytes (up to 64 KiB all, else 16 KiB at start, middle and end).
         warnings: what people should know of the data, a sentence each.
         originals: the pictures as they were before they became squares.
         unlabeled: pictures to train on without a label, which come last (`compress.data.unlabeled`). Other attributes
