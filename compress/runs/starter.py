@@ -189,6 +189,7 @@ def starter_recipe(
         "train:",
         *_entry("epochs", epochs, f"{epochs * found.images:,} pictures seen; more may help, and costs time"),
         f"  batch_size: {batch}",
+        *_entry("lr", 0.0005, "the default. Try 0.001, too: it gained EfficientNet-Lite 1 to 4 points on photos"),
     ]
     if found.imbalance >= UNEQUAL:
         why = f"all classes weigh the same: {order[0]} has {found.imbalance:.1f} times the pictures of {order[-1]}"

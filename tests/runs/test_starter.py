@@ -36,3 +36,10 @@ def test_what_was_chosen_is_in_the_recipe() -> None:
     assert (recipe.teacher.train.lr, recipe.teacher.train.ema) == (0.001, 0.999)
     assert (recipe.data.holdout, recipe.benchmark.p90_ms) == (0.2, 7.5)
     assert written(100).data.holdout == 0.0
+
+
+def test_the_learning_rate_that_it_calls_the_default_is_the_default() -> None:
+    recipe = written(100)
+    content = recipe.model_dump(exclude_unset=True)
+    del content["train"]["lr"]
+    assert recipe.training.lr == Recipe.model_validate(content).training.lr
