@@ -15,7 +15,7 @@ from scipy.stats import ttest_rel
 
 from compress.runs.folder import runs_root
 from compress.system import files
-from compress.system.errors import MachineError, UsageError
+from compress.system.errors import InputError, MachineError, UsageError
 from export.report import Sweep, compare
 from tests.helpers.paths import ROOT
 
@@ -77,6 +77,21 @@ def test_what_is_restored_by_half_does_not_count_as_there(here: Path, monkeypatc
     assert not run.exists()
     state(here / "state").restore()
     assert content(run) == expected
+
+
+def test_a_state_names_the_teachers_that_it_has_and_no_other_folder(here: Path) -> None:
+    teacher = here / "runs" / "teachers" / "0123"
+    (teacher / "model").mkdir(parents=True)
+    begun = here / "runs" / "teachers" / "4567"
+    begun.mkdir()
+    files.write_json(teacher / "model" / "facts.json", {})
+    carried = state(here / "state")
+    carried.save({"clean": runs_root() / "teachers" / "0123", "noisy": runs_root() / "teachers" / "4567"}, [])
+    assert state(here / "state").index.teachers == {"clean": "teachers/0123"}
+    index = yaml.safe_load((here / "state" / "state.json").read_text())
+    files.write_json(here / "state" / "state.json", index | {"teachers": {"clean": "../elsewhere"}})
+    with pytest.raises(InputError, match=r"damaged.*\.\./elsewhere"):
+        state(here / "state")
 
 
 def study(tmp_path: Path, **changes: Any) -> Path:

@@ -76,6 +76,8 @@ class State:
             for path, entry in unit.files.items():
                 _check_path(folder, f"{name}/{path}")
                 self._read(entry, f"{name}/{path}")
+        if strange := set(found.teachers.values()) - set(found.units):
+            raise _damaged(folder, f"it names a teacher that it does not have, {min(strange)}")
         self.index = found
 
     def restore(self) -> None:
@@ -111,8 +113,9 @@ class State:
                 before = units.get(name)
                 if before is None or before.progress != _FINISHED or set(before.files) != set(kept):
                     units[name] = Unit(progress=progress, files={path: self._write(folder / path) for path in kept})
-        of_settings = self.index.teachers | {setting: _unit(folder) for setting, folder in teachers.items()}
-        self.index = self.index.model_copy(update={"units": units, "teachers": of_settings, "saved": now()})
+        known = {setting: name for setting, folder in teachers.items() if (name := _unit(folder)) in units}
+        changed = {"units": units, "teachers": self.index.teachers | known, "saved": now()}
+        self.index = self.index.model_copy(update=changed)
         files.write_json(self.folder / INDEX, self.index.model_dump(mode="json"))
         named = {part for unit in units.values() for entry in unit.files.values() for part in entry.parts}
         for path in (self.folder / _PARTS).glob("*"):
