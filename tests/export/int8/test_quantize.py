@@ -31,7 +31,7 @@ from tests.helpers.classifiers import (
 
 # In decibels. Random weights amplify the rounding of every layer; deep plain nets leave nothing of the signal. The
 # trained net below is the stricter test.
-FLOORS = {"resnet18": 10, "resnet18_smallstem": 10, "resnet34": 4, "convnext_atto": 20, "vit_tiny_patch16_224": 14}
+FLOORS = {"resnet18": 9, "resnet18_smallstem": 10, "resnet34": 4, "convnext_atto": 20, "vit_tiny_patch16_224": 14}
 
 
 def logits(path: Path, images: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ def test_ranges_are_those_of_the_activations_in_torch(
             tolerance = 1e-4 * float(values.max() - values.min())
         else:
             expected = np.quantile(values, 0.00005), np.quantile(values, 0.99995)
-            tolerance = 2 * 2 * float(np.abs(values).max()) / 2048  # two bins
+            tolerance = 3 * 2 * float(np.abs(values).max()) / 2048  # three bins
         assert low == pytest.approx(expected[0], abs=tolerance)
         assert high == pytest.approx(expected[1], abs=tolerance)
 

@@ -16,7 +16,7 @@ from compress.system.errors import GateError
 from export.int8.bias import corrected
 from export.int8.equalize import equalized
 from export.int8.layers import linear, quantized_layers
-from export.int8.quantize import Quantizer
+from export.int8.quantize import Quantizer, has_vnni
 from export.onnx import export_onnx
 from tests.helpers.classifiers import MEAN, STD, Digits, float_logits, normalised
 from tests.helpers.exporting import SETTINGS, export_to
@@ -108,7 +108,7 @@ def test_the_weights_of_a_quantised_file_are_read_as_they_are_multiplied(
     assert convolutions
     for node in convolutions:
         weight = known[node.input[1]]
-        step = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+        step = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / (127 if target == "trt" or has_vnni() else 64)
         if target == "trt":  # there weights and scales are FP16
             weight, step = (values.astype(np.float16).astype(np.float32) for values in (weight, step))
         np.testing.assert_allclose(layers[node.name].weight, np.rint(weight / step) * step, atol=1e-5)
@@ -152,7 +152,7 @@ def test_an_equalised_net_computes_the_same_and_errs_less_in_int8(
     for path in (source, made):
         Quantizer(path, images, MEAN, STD, method="minmax").write(tmp_path / "int8.onnx", target="ort")
         wrong.append(np.abs(tensors(tmp_path / "int8.onnx", ["logits"], data.eval_images)[0] - expected).mean())
-    assert gain is None or wrong[1] < gain * wrong[0]
+    assert gain is None or wrong[1] < (gain if has_vnni() else 0.8) * wrong[0]  # weights of 7 bits err more
 
 
 @pytest.mark.parametrize("act", [nn.SiLU, nn.Hardswish])
