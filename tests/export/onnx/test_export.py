@@ -33,7 +33,8 @@ def test_logits_equal_torch_at_every_batch(exported: Callable[[str], Exported], 
         actual = session.run(["logits"], {"input": normalised(images)})[0]
         # Random deep nets amplify rounding: torch itself is off by 1e-5 to 3e-5 of the largest logit against float64.
         # With AVX2 mobileone_s0 is off by 1.04e-4 in ONNX Runtime.
-        assert np.abs(actual - expected).max() <= 2e-4 * max(1.0, np.abs(expected).max())
+        allowed = 2e-4 if name == "mobileone_s0" else 1e-4
+        assert np.abs(actual - expected).max() <= allowed * max(1.0, np.abs(expected).max())
     assert expected.std(axis=0).mean() > 0.1, "logits that do not depend on the image would make this test say nothing"
 
 
