@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+_BLOCK = 16  # channels that oneDNN takes at once with AVX512; with AVX2 eight
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -61,13 +63,41 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
 def in_channels_last(model: nn.Module, device: torch.device) -> nn.Module:
     """Moves the model to the device, with the weights of 2-D convolutions in channels_last memory.
 
-    `Module.to(memory_format=...)` would refuse a weight with five dimensions, as LambdaResNet has.
+    `Module.to(memory_format=...)` would refuse a weight with five dimensions, as LambdaResNet has. On a CPU the
+    convolutions that oneDNN gets wrong in that memory get their pictures in plain memory (`_overruns`).
     """
     model.to(device)
+    around = [each for each in model.modules() if device.type == "cpu" and _overruns(each)]
+    for module in around:
+        weight = module.weight
+        weight.data = weight.data.flatten().view(weight.shape)  # contiguous() would leave strides of channels_last
+        if _in_plain_memory not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_in_plain_memory)
+            module.register_forward_hook(_back_in_channels_last)
+    plain = {id(module.weight) for module in around}
     for value in (*model.parameters(), *model.buffers()):
-        if value.dim() == 4:
+        if value.dim() == 4 and id(value) not in plain:
             value.data = value.data.to(memory_format=torch.channels_last)
     return model
+
+
+def _overruns(module: nn.Module) -> bool:
+    """Whether oneDNN's gradient of the weights writes behind its memory where pictures are in channels_last.
+
+    So it does for a strided 1x1 convolution of less channels than a block has, as the stems of MobileOne, FastViT and
+    RepVGG have: a crash, or wrong weights. https://github.com/uxlfoundation/oneDNN/issues/6035, open as of oneDNN 3.12.
+    """
+    if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.groups != 1:
+        return False
+    return max(module.stride) > 1 and module.in_channels < _BLOCK
+
+
+def _in_plain_memory(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.contiguous() for each in inputs)
+
+
+def _back_in_channels_last(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output.contiguous(memory_format=torch.channels_last) if output.dim() == 4 else output
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

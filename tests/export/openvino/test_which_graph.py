@@ -13,6 +13,7 @@ from compress.runs.folder import Run
 from compress.system.errors import GateError
 from export import export_run
 from export.gates import Stage
+from export.int8 import has_vnni
 from export.onnx import INPUT_NAME
 from export.openvino import Session, files
 from export.openvino.fastest import median_times
@@ -98,9 +99,13 @@ def test_of_two_graphs_it_is_the_fastest_that_passes(
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["ort", "trt"])
 def test_edgenext_in_int8_answers_as_in_onnx_runtime(target: str, tmp_path: Path) -> None:
-    """OpenVINO 2026.4 did not compile it where the convolution of its positions was quantised."""
+    """OpenVINO 2026.4 did not compile it where the convolution of its positions was quantised.
+
+    TensorRT's weights have eight bits, whose sums OpenVINO saturates on a CPU without VNNI.
+    """
     path = make_graphs("edgenext_xx_small", tmp_path, image_size=SIZE, threads=1).int8[target]
     inputs = np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE), dtype=np.float32)
     expected = np.asarray(onnxruntime.InferenceSession(path).run(None, {INPUT_NAME: inputs})[0])
     given = Session(path, threads=1).run(inputs)
-    assert np.abs(given - expected).max() < 0.1 * np.abs(expected).max()
+    allowed = 0.1 if target == "ort" or has_vnni() else 0.25
+    assert np.abs(given - expected).max() < allowed * np.abs(expected).max()
