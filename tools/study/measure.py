@@ -38,9 +38,9 @@ def measure(run: Run, device: torch.device) -> dict[str, Any]:
     """
     recipe = run.recipe
     assert recipe.teacher.checkpoint
-    data, teachers = _Seen.by_student(run), Path(recipe.teacher.checkpoint)
-    dataset, splits = _data(data, device)
-    teacher = _teacher(data, teachers, device)
+    data, teachers = Seen.by_student(run), Path(recipe.teacher.checkpoint)
+    dataset, splits = data_of(data, device)
+    teacher = teacher_of(data, teachers, device)
     student = load_student(run).to(device)
     logits = {
         "teacher": _teacher_logits(data, teachers, device),
@@ -100,32 +100,32 @@ def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Split
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """The data of a run as its student sees it. settings: the recipe's, as JSON."""
 
     settings: str
     preprocessing: Preprocessing
 
     @classmethod
-    def by_student(cls, run: Run) -> "_Seen":
+    def by_student(cls, run: Run) -> "Seen":
         cfg = models.read_config(run.student).get("pretrained_cfg") or {}
         return cls(run.recipe.data.model_dump_json(), Preprocessing.of(cfg, str(run.student)))
 
 
 @functools.lru_cache(maxsize=1)
-def _data(seen: _Seen, device: torch.device) -> tuple[Dataset, Splits]:
+def data_of(seen: Seen, device: torch.device) -> tuple[Dataset, Splits]:
     dataset = load_data(Data.model_validate_json(seen.settings), seen.preprocessing)
     return dataset, on_device(dataset, device)
 
 
 @functools.lru_cache(maxsize=1)
-def _teacher(data: _Seen, folder: Path, device: torch.device) -> nn.Module:
+def teacher_of(data: Seen, folder: Path, device: torch.device) -> nn.Module:
     """It takes the student's images, also where it sees larger ones itself."""
-    dataset, _ = _data(data, device)
+    dataset, _ = data_of(data, device)
     return models.as_teacher(models.load_model(folder), dataset, str(folder)).to(device).eval()
 
 
 @functools.lru_cache(maxsize=1)
-def _teacher_logits(data: _Seen, folder: Path, device: torch.device) -> Any:
-    _, splits = _data(data, device)
-    return logits_of(_teacher(data, folder, device), splits.evaluation).cpu().numpy()
+def _teacher_logits(data: Seen, folder: Path, device: torch.device) -> Any:
+    _, splits = data_of(data, device)
+    return logits_of(teacher_of(data, folder, device), splits.evaluation).cpu().numpy()
