@@ -23,7 +23,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 
 test: test-fast
-	$(PYTEST) -m "slow and not faults"
+	$(PYTEST) --durations 20 -m "slow and not faults"
 
 test-fast: check
 	$(PYTEST) -m "not slow and not faults"
