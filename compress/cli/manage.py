@@ -188,9 +188,10 @@ def recipe_list(json_: bool) -> None:
         return
     width = max(map(len, recipes)) + 2
     for name, one in recipes.items():
+        epochs = one.training.epochs
         click.echo(
             f"{name:<{width}}{one.data.name}: {one.teacher.model} teaches {one.student.model}, "
-            f"{one.supervision.method}, {one.training.epochs} epochs"
+            f"{one.supervision.method}, {epochs} {'epoch' if epochs == 1 else 'epochs'}"
         )
 
 

@@ -31,8 +31,9 @@ def outlook(state: Training, epochs: int) -> str:
     done = f", going on from epoch {state.epoch + 1}, step {state.step}" if state.epoch or state.step else ""
     seconds = steps * _seconds_per_step(state, state.batches.images_each) if steps > 0 else 0.0
     time_left = f"about {console.duration(seconds)} and " if steps > 0 else ""
+    parameters = sum(p.numel() for p in state.model.parameters()) / 1e6
     return (
-        f"{state.phase}: {sum(p.numel() for p in state.model.parameters()) / 1e6:.1f} M parameters, {epochs} epochs of "
+        f"{state.phase}: {parameters:.1f} M parameters, {epochs} {'epoch' if epochs == 1 else 'epochs'} of "
         f"{state.batches.steps_per_epoch} steps of {state.batches.batch_size} images{done}; "
         f"{time_left}{size * copies * state.settings.keep_checkpoints:,.0f} MB of checkpoints"
     )

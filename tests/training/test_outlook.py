@@ -25,20 +25,20 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("length", "options"),
     [
-        {"momentum": 0.9, "keep_checkpoints": 1},
-        {"optimizer": "adamw", "lr": 0.001, "keep_checkpoints": 2},
-        {"ema": 0.9, "keep_checkpoints": 3},
+        ("1 epoch", {"epochs": 1, "momentum": 0.9, "keep_checkpoints": 1}),
+        ("4 epochs", {"epochs": 4, "optimizer": "adamw", "lr": 0.001, "keep_checkpoints": 2}),
+        ("4 epochs", {"epochs": 4, "ema": 0.9, "keep_checkpoints": 3}),
     ],
 )
 def test_the_checkpoints_take_the_space_that_was_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, length: str, options: dict[str, Any]
 ) -> None:
     with caplog.at_level(logging.INFO):
-        run(tmp_path, method="ce", model=wide(), epochs=4, **options)
+        run(tmp_path, method="ce", model=wide(), **options)
     line = said(caplog)
-    assert line.startswith("student: 1.1 M parameters, 4 epochs of 3 steps of 16 images; about ")
+    assert line.startswith(f"student: 1.1 M parameters, {length} of 3 steps of 16 images; about ")
     found = re.search(r" and ([\d,]+) MB of checkpoints$", line)
     assert found
     taken = sum(path.stat().st_size for path in (tmp_path / "checkpoints").iterdir()) / 1e6
