@@ -69,14 +69,14 @@ def in_channels_last(model: nn.Module, device: torch.device) -> nn.Module:
     model.to(device)
     around = [each for each in model.modules() if device.type == "cpu" and _overruns(each)]
     for module in around:
-        weight = module.weight
-        weight.data = weight.data.flatten().view(weight.shape)  # contiguous() would leave strides of channels_last
         if _in_plain_memory not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(_in_plain_memory)
             module.register_forward_hook(_back_in_channels_last)
-    plain = {id(module.weight) for module in around}
+    plain = {id(value) for module in around for value in module.parameters()}  # also where weights are parametrized
     for value in (*model.parameters(), *model.buffers()):
-        if value.dim() == 4 and id(value) not in plain:
+        if id(value) in plain:
+            value.data = value.data.flatten().view(value.shape)  # contiguous() would leave strides of channels_last
+        elif value.dim() == 4:
             value.data = value.data.to(memory_format=torch.channels_last)
     return model
 
