@@ -70,12 +70,12 @@ def in_channels_last(model: nn.Module, device: torch.device) -> nn.Module:
     around = [each for each in model.modules() if device.type == "cpu" and _overruns(each)]
     for module in around:
         if _in_plain_memory not in module._forward_pre_hooks.values():
-            module.register_forward_pre_hook(_in_plain_memory)
+            module.register_forward_pre_hook(_in_plain_memory, with_kwargs=True)
             module.register_forward_hook(_back_in_channels_last)
     plain = {id(value) for module in around for value in module.parameters()}  # also where weights are parametrized
     for value in (*model.parameters(), *model.buffers()):
         if id(value) in plain:
-            value.data = value.data.flatten().view(value.shape)  # contiguous() would leave strides of channels_last
+            value.data = _plain(value.data)
         elif value.dim() == 4:
             value.data = value.data.to(memory_format=torch.channels_last)
     return model
@@ -84,7 +84,7 @@ def in_channels_last(model: nn.Module, device: torch.device) -> nn.Module:
 def _overruns(module: nn.Module) -> bool:
     """Whether oneDNN's gradient of the weights writes behind its memory where pictures are in channels_last.
 
-    So it does for a strided 1x1 convolution of less channels than a block has, as the stems of MobileOne, FastViT and
+    So it does for a strided 1x1 convolution of fewer channels than a block has, as the stems of MobileOne, FastViT and
     RepVGG have: a crash, or wrong weights. https://github.com/uxlfoundation/oneDNN/issues/6035, open as of oneDNN 3.12.
     """
     if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.groups != 1:
@@ -92,8 +92,15 @@ def _overruns(module: nn.Module) -> bool:
     return max(module.stride) > 1 and module.in_channels < _BLOCK
 
 
-def _in_plain_memory(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(each.contiguous() for each in inputs)
+def _plain(value: Tensor) -> Tensor:
+    """contiguous() alone would leave strides of channels_last where a dimension has one element."""
+    return value.contiguous().flatten().view(value.shape)
+
+
+def _in_plain_memory(
+    module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    return tuple(_plain(each) for each in inputs), {name: _plain(each) for name, each in named.items()}
 
 
 def _back_in_channels_last(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

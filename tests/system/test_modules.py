@@ -10,16 +10,29 @@ _LEARNS = """
     import copy
     import torch
     from torch import nn
+    from torch.nn.utils.parametrize import register_parametrization
     from compress.system.modules import in_channels_last
 
-    for channels, stride, size in [(3, 1, 64), (12, 2, 64), (5, 2, 64), (3, 4, 64), (3, 2, 64)]:
-        print(f"{channels} channels, stride {stride}", flush=True)
+    class Net(nn.Module):
+        def __init__(self, channels, stride):
+            super().__init__()
+            self.first = nn.Conv2d(channels, 24, 1, stride, bias=False)
+            self.second = nn.Conv2d(24, 8, 1)
+
+        def forward(self, images):
+            return self.second(self.first(input=images).relu())
+
+    CASES = [(3, 1, False), (12, 2, False), (1, 2, False), (5, 2, False), (3, 4, False), (3, 2, False), (3, 2, True)]
+    for channels, stride, parametrized in CASES:
+        print(f"{channels} channels, stride {stride}, parametrized {parametrized}", flush=True)
         torch.manual_seed(0)
-        plain = nn.Sequential(nn.Conv2d(channels, 24, 1, stride, bias=False), nn.ReLU(), nn.Conv2d(24, 8, 1))
+        plain = Net(channels, stride)
+        if parametrized:
+            register_parametrization(plain.first, "weight", nn.Identity())
         exact = copy.deepcopy(plain).double()
         handed = plain.to(memory_format=torch.channels_last)
         model = copy.deepcopy(in_channels_last(in_channels_last(handed, torch.device("cpu")), torch.device("cpu")))
-        images = torch.randn(8, channels, size, size).to(memory_format=torch.channels_last)
+        images = torch.randn(8, channels, 64, 64).to(memory_format=torch.channels_last)
         exact(images.double()).square().mean().backward()
         for _ in range(20):  # what lies behind the memory need not be in use at the first time
             model.zero_grad()

@@ -5,6 +5,9 @@
 In: finished runs, best of `kd`, so that every method is judged at the same student. Out: two tables in Markdown, means
 over the runs. Images are grouped by whether their label is the true one (`data.label_noise` makes wrong ones), and by
 what the teacher says. Beside the methods stand mends of them that were tried (ours), and that no recipe has.
+
+Each method has its default alpha, `scale: sample`, and the temperature of the run's recipe. Runs with mixed pictures,
+pictures without labels or kept logits are not for this tool.
 """
 
 import itertools
@@ -31,7 +34,7 @@ from compress.system.modules import evaluating
 from compress.system.seeds import stream
 from compress.training.batches import Batches
 
-PLAUSIBLE, UNSURE, HALF = 0.05, 0.5, 0.5
+PLAUSIBLE, UNSURE = 0.05, 0.5
 GROUPS = (
     "label and teacher right",
     "label right, teacher wrong",
@@ -108,7 +111,7 @@ def methods(supervision: Supervision) -> dict[str, Method]:
 
     def half(batch: Answers) -> Lesson:
         swapped, plain = of("ka-ps")(batch), of("kd")(batch)
-        return replace(swapped, targets=HALF * swapped.targets + (1 - HALF) * plain.targets)
+        return replace(swapped, targets=(swapped.targets + plain.targets) / 2)
 
     def by_rank(batch: Answers) -> Lesson:
         """From 1.5 T_0 for the image whose logits agree best to 0.5 T_0: the batch's spread does not matter."""
@@ -140,11 +143,10 @@ def answers(run: Run, device: torch.device) -> Iterator[Answers]:
     """The batches of the last epoch, as the student of the run saw them, by the finished student in eval mode."""
     recipe = run.recipe
     seen = Seen.by_student(run)
-    dataset, splits = data_of(seen, device)
     clean = recipe.data.model_copy(update={"label_noise": 0.0})
-    truth = torch.from_numpy(data_of(replace(seen, settings=clean.model_dump_json()), device)[0].train_labels).to(
-        device
-    )
+    true = data_of(replace(seen, settings=clean.model_dump_json()), device)[0].train_labels
+    truth = torch.from_numpy(true).to(device)
+    dataset, splits = data_of(seen, device)
     labels = torch.from_numpy(dataset.train_labels).to(device)
     teacher = teacher_of(seen, run.teacher, device)
     student = load_student(run).to(device)
