@@ -64,10 +64,11 @@ def in_channels_last(model: nn.Module, device: torch.device) -> nn.Module:
     """Moves the model to the device, with the weights of 2-D convolutions in channels_last memory.
 
     `Module.to(memory_format=...)` would refuse a weight with five dimensions, as LambdaResNet has. On a CPU the
-    convolutions that oneDNN gets wrong in that memory get their pictures in plain memory (`_overruns`).
+    convolutions that oneDNN gets wrong in that memory get their pictures in plain memory (`overruns`). torch.compile
+    must then be told to leave layouts alone.
     """
     model.to(device)
-    around = [each for each in model.modules() if device.type == "cpu" and _overruns(each)]
+    around = [each for each in model.modules() if device.type == "cpu" and overruns(each)]
     for module in around:
         if _in_plain_memory not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(_in_plain_memory, with_kwargs=True)
@@ -81,7 +82,7 @@ def in_channels_last(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
-def _overruns(module: nn.Module) -> bool:
+def overruns(module: nn.Module) -> bool:
     """Whether oneDNN's gradient of the weights writes behind its memory where pictures are in channels_last.
 
     So it does for a strided 1x1 convolution of fewer channels than a block has, as the stems of MobileOne, FastViT and

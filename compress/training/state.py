@@ -21,7 +21,7 @@ from compress.losses.objective import Means, Objective
 from compress.losses.terms import Terms
 from compress.models.inference import InferenceTeacher
 from compress.system.errors import UsageError
-from compress.system.modules import in_channels_last
+from compress.system.modules import in_channels_last, overruns
 from compress.system.seeds import stream
 from compress.training.autocast import in_bf16
 from compress.training.batches import Batch, Batches, Phase
@@ -240,7 +240,10 @@ def _forward(model: nn.Module, batches: Batches, settings: recipe.TrainSettings)
         parallel = batches.world.data_parallel(model, batches.images.normalized(slice(0, 2)))
     else:  # gradients are averaged once, after the last part of a batch
         parallel = batches.world.with_weights_of_leader(model)
-    return torch.compile(parallel) if settings.compile else parallel
+    if not settings.compile:
+        return parallel
+    around = batches.device.type == "cpu" and any(overruns(each) for each in model.modules())
+    return torch.compile(parallel, options={"layout_optimization": False} if around else None)
 
 
 def _adjustment(objective: Objective) -> dict[str, Any]:
