@@ -59,20 +59,21 @@ _LEARNS = """
 """
 
 
-def learns(*arguments: str) -> None:
+def learning(*arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: oneDNN's fault (issue 6035) ends it, or hangs it."""
     command = [sys.executable, "-c", textwrap.dedent(_LEARNS), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
 
 
 def test_gradients_in_channels_last_are_those_of_float64() -> None:
-    learns()
+    done = learning()
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
 @pytest.mark.slow
 def test_so_are_those_of_a_compiled_model_that_leaves_layouts_alone() -> None:
-    learns("compiled")
+    done = learning("compiled")
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
 def test_training_compiles_such_models_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

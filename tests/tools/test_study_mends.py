@@ -3,10 +3,8 @@
 from typing import Any
 
 import mends
-import numpy as np
 import pytest
 import torch
-from scipy.stats import ttest_1samp
 
 from compress.losses import distillation_loss
 
@@ -38,8 +36,6 @@ def test_a_mend_adjusts_the_rows_that_it_names(number: int, rows: list[int]) -> 
     assert adjusted() == [0, 1, 2, 4]
 
 
-def test_intervals_are_those_of_a_t_test() -> None:
-    differences = [0.012, -0.003, 0.004, 0.011]
-    expected = ttest_1samp(differences, 0).confidence_interval(0.95)
-    low, high = 100 * np.array(expected)
-    assert mends.interval(differences) == f"+0.60 ({low:+.2f} to {high:+.2f})"
+def test_intervals_are_those_of_students_t() -> None:
+    """By hand: a mean of 0.6 points, a standard deviation of 0.6976, and t = 3.1824 for four seeds."""
+    assert mends.interval([0.012, -0.003, 0.004, 0.011]) == "+0.60 (-0.51 to +1.71)"

@@ -19,11 +19,11 @@ from statistics import mean
 import click
 import torch
 import torch.nn.functional as F
-from measure import Seen, data_of, teacher_of
+from measure import Seen, data_of, teacher_of, temperature
 from torch import Tensor
 
 from compress.cli.main import run_command
-from compress.losses import adjust_targets, dynamic_temperature
+from compress.losses import adjust_targets
 from compress.losses.objective import distillation_settings
 from compress.models.inference import for_inference
 from compress.recipe import Supervision
@@ -88,20 +88,11 @@ def methods(supervision: Supervision) -> dict[str, Method]:
         assert settings is not None
 
         def lesson(batch: Answers) -> Lesson:
-            temperature = dynamic_temperature(
-                batch.student,
-                batch.teacher,
-                kind=settings.dynamic,
-                base=settings.base,
-                beta=settings.beta,
-                gamma=settings.gamma,
-                normalize=settings.normalize,
-                floor=settings.floor,
-            )
+            each = temperature(settings, batch.student, batch.teacher)
             targets = adjust_targets(
-                batch.teacher, batch.labels, kind=settings.adjust, temperature=temperature, epsilon=settings.epsilon
+                batch.teacher, batch.labels, kind=settings.adjust, temperature=each, epsilon=settings.epsilon
             )
-            return Lesson(targets, temperature, settings.alpha)
+            return Lesson(targets, each, settings.alpha)
 
         return lesson
 
@@ -117,12 +108,9 @@ def methods(supervision: Supervision) -> dict[str, Method]:
         """From 1.5 T_0 for the image whose logits agree best to 0.5 T_0: the batch's spread does not matter."""
         apart = 1 - F.cosine_similarity(batch.student, batch.teacher)
         rank = apart.argsort().argsort() / max(1, len(apart) - 1)
-        temperature = supervision.temperature * (1.5 - rank)
-        return replace(
-            of("kd")(batch),
-            targets=adjust_targets(batch.teacher, batch.labels, kind="none", temperature=temperature),
-            temperature=temperature,
-        )
+        each = supervision.temperature * (1.5 - rank)
+        targets = adjust_targets(batch.teacher, batch.labels, kind="none", temperature=each)
+        return replace(of("kd")(batch), targets=targets, temperature=each)
 
     return {
         "`kd`": of("kd"),
@@ -241,4 +229,4 @@ def main(runs: tuple[Path, ...]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, "gradients.py", "")
+    run_command(main, "gradients.py")

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from compress import models
 from compress.data import Dataset, load_data
 from compress.data.preprocessing import Preprocessing
 from compress.data.splits import Splits, on_device
-from compress.losses.distillation import dynamic_temperature
+from compress.losses.distillation import DistillationSettings, dynamic_temperature
 from compress.losses.objective import distillation_settings
 from compress.models.inference import for_inference
 from compress.recipe import Data
@@ -78,16 +78,7 @@ def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Split
         assert batch.teacher_logits is not None
         with torch.inference_mode():
             logits = student(batch.images)
-        each = dynamic_temperature(
-            logits,
-            batch.teacher_logits,
-            kind=distillation.dynamic,
-            base=distillation.base,
-            beta=distillation.beta,
-            gamma=distillation.gamma,
-            normalize=distillation.normalize,
-            floor=distillation.floor,
-        )
+        each = temperature(distillation, logits, batch.teacher_logits)
         found = {
             "temperature": each,
             "cosine": F.cosine_similarity(logits, batch.teacher_logits),
@@ -97,6 +88,20 @@ def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Split
         for name, values in found.items():
             columns[name] += [round(value, 4) for value in values.tolist()]
     return columns
+
+
+def temperature(settings: DistillationSettings, student: Tensor, teacher: Tensor) -> Tensor:
+    """[B], of each sample, from logits [B, C]."""
+    return dynamic_temperature(
+        student,
+        teacher,
+        kind=settings.dynamic,
+        base=settings.base,
+        beta=settings.beta,
+        gamma=settings.gamma,
+        normalize=settings.normalize,
+        floor=settings.floor,
+    )
 
 
 @dataclass(frozen=True)

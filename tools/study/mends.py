@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import click
 import torch.nn.functional as F
 from gradients import PLAUSIBLE, UNSURE
-from scipy.stats import t
+from scipy.stats import ttest_1samp
 from torch import Tensor
 
 from compress import distill
@@ -82,10 +82,8 @@ def recipe(supervision: dict[str, object], noise: float, seed: int) -> Recipe:
 
 def interval(differences: list[float]) -> str:
     """The mean in points with its 95 % interval, Student's t over paired seeds."""
-    middle, count = mean(differences), len(differences)
-    spread = (sum((each - middle) ** 2 for each in differences) / (count - 1)) ** 0.5
-    half = float(t.ppf(0.975, count - 1)) * spread / count**0.5
-    return f"{100 * middle:+.2f} ({100 * (middle - half):+.2f} to {100 * (middle + half):+.2f})"
+    low, high = ttest_1samp(differences, 0).confidence_interval(0.95)
+    return f"{100 * mean(differences):+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
 @click.command(help=__doc__)
