@@ -151,7 +151,7 @@ def _others(stage: Stage, wanted: Wanted) -> None:
 
 
 def _header(source: Source, folder: ExportFolder, settings: Export, wanted: Wanted) -> ExportRecord:
-    packages = ["compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"]
+    packages = ["compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow"]
     packages += ["openvino"] if "openvino" in wanted.formats else []
     ranges = source.input_ranges
     return ExportRecord(

@@ -128,6 +128,4 @@ def init(folder: Path, p90_ms: float | None) -> None:
     size = image_size_for(found, gpu=gpu)
     models = suggest_models(size, p90_ms, gpu=gpu)
     click.echo(starter_recipe(found, models, image_size=size, p90_ms=p90_ms, gpu=gpu), nl=False)
-    console.say(
-        "next: compress distill recipe.yaml && compress export && compress benchmark && compress report runs/NAME"
-    )
+    console.say("next: compress distill recipe.yaml --out runs/first; then export, benchmark and report of runs/first")

@@ -151,7 +151,7 @@ def distill_in_steps(
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages on which a run depends, by name."""
-    packages = ("compress", "torch", "timm", "numpy", "safetensors")
+    packages = ("compress", "torch", "timm", "numpy", "pillow", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

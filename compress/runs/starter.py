@@ -155,7 +155,8 @@ def starter_recipe(
     judged = sum(found.evaluation.values())
     lines = [
         "# compress data check recipe.yaml",
-        "# compress distill recipe.yaml && compress export && compress benchmark && compress report runs/NAME",
+        "# compress distill recipe.yaml --out runs/first && compress export runs/first",
+        "# compress benchmark runs/first && compress report runs/first",
         "#",
         f"# {found.images:,} pictures to train on, {judged:,} to evaluate on, {len(order)} classes.",
         f"# The median picture has {width} x {height} pixels.",

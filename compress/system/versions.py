@@ -11,7 +11,7 @@ from compress.system.errors import MachineError
 
 
 def version(package: str) -> str:
-    """The installed version of a distribution. "compress" means this project.
+    """The installed version of a distribution. "compress" means this project, "pillow" what is imported as PIL.
 
     Raises:
         importlib.metadata.PackageNotFoundError: it is not installed.
@@ -19,6 +19,10 @@ def version(package: str) -> str:
     """
     import importlib.metadata  # imported here, because it would slow `compress --help` down
 
+    if package == "pillow":  # or pillow-simd, a distribution of another name
+        from PIL import __version__
+
+        return __version__
     if package != "compress":
         return importlib.metadata.version(package)
     try:

@@ -11,7 +11,7 @@ from compress.system.versions import version
 from export.benchmark.results import Machine
 from export.onnx import default_threads
 
-_PACKAGES = ("compress", "torch", "timm", "numpy", "scipy", "onnx", "onnxruntime")
+_PACKAGES = ("compress", "torch", "timm", "numpy", "pillow", "scipy", "onnx", "onnxruntime")
 _OPTIONAL = ("openvino", "tensorrt", "tensorrt-rtx-cu13-bindings")
 
 

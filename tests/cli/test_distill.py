@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import PIL
 import pytest
 
 from compress.system.files import sha256_file
@@ -18,6 +19,7 @@ def test_a_finished_run_holds_what_the_design_names(finished: Path) -> None:
     expected = {"schema_version", "status", "student_top1", "teacher_top1", "student_sha256", "recipe_sha256"}
     assert manifest.keys() >= expected | {"versions", "started", "seconds"}
     assert manifest["status"] == "finished"
+    assert manifest["versions"]["pillow"] == PIL.__version__
     assert manifest["student_sha256"] == sha256_file(finished / "student" / "model.safetensors")
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [(line["phase"], line["epoch"]) for line in lines] == [

@@ -15,22 +15,9 @@ from sklearn.datasets import load_digits
 from compress.data import load_data, resolve_augment
 from compress.recipe import Data
 from compress.system.errors import InputError
-from tests.helpers.pictures import write_folder_data, write_images
+from tests.helpers.pictures import write_cifar100, write_folder_data, write_images
 
 CINIC10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def cifar100(root: Path, train: int = 40, test: int = 12) -> dict[str, np.ndarray]:
-    folder = root / "cifar-100-python"
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    pixels = {}
-    for name, count in (("train", train), ("test", test)):
-        pixels[name] = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
-        labels = [number % 4 for number in range(count)]
-        (folder / name).write_bytes(pickle.dumps({"data": pixels[name], "fine_labels": labels}, protocol=2))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": list("abcd")}, protocol=2))
-    return pixels
 
 
 def tiny_imagenet(root: Path) -> None:
@@ -45,7 +32,7 @@ def tiny_imagenet(root: Path) -> None:
 
 
 def test_cifar100_is_read_as_published(tmp_path: Path) -> None:
-    pixels = cifar100(tmp_path)
+    pixels = write_cifar100(tmp_path)
     data = load_data(Data(name="cifar100", root=str(tmp_path)))
     assert data.class_names == list("abcd")
     assert (data.train_images.shape, data.eval_images.shape) == ((40, 32, 32, 3), (12, 32, 32, 3))
@@ -58,7 +45,7 @@ def test_cifar100_is_read_as_published(tmp_path: Path) -> None:
 
 
 def test_cifar100_pickles_cannot_run_code(tmp_path: Path) -> None:
-    cifar100(tmp_path)
+    write_cifar100(tmp_path)
     sentinel = tmp_path / "sentinel"
 
     class Evil:
