@@ -9,10 +9,17 @@ from compress.runs.starter import Folder, Models, starter_recipe
 MODELS = Models("tf_efficientnet_lite0", "is small", "tf_efficientnet_lite2", "is good", {"lr": 0.001, "ema": 0.999})
 
 
-def written(images: int, *, gpu: bool = False, split: str | None = "val", p90_ms: float | None = None) -> Recipe:
+def written(
+    images: int,
+    *,
+    models: Models = MODELS,
+    gpu: bool = False,
+    split: str | None = "val",
+    p90_ms: float | None = None,
+) -> Recipe:
     train = {"cat": images // 2, "dog": images - images // 2}
     folder = Folder("/photos", train, {"cat": 9, "dog": 9}, split, (300, 200))
-    return Recipe.model_validate(yaml.safe_load(starter_recipe(folder, MODELS, image_size=160, p90_ms=p90_ms, gpu=gpu)))
+    return Recipe.model_validate(yaml.safe_load(starter_recipe(folder, models, image_size=160, p90_ms=p90_ms, gpu=gpu)))
 
 
 @pytest.mark.parametrize(
@@ -38,8 +45,24 @@ def test_what_was_chosen_is_in_the_recipe() -> None:
     assert written(100).data.holdout == 0.0
 
 
+@pytest.mark.parametrize(
+    ("student", "teacher", "teacher_train", "lr"),
+    [
+        ("tf_efficientnet_lite0.in1k", "tf_efficientnet_lite2.in1k", {}, 1e-3),
+        ("tf_efficientnet_lite0.in1k", "convnext_nano.in12k_ft_in1k", {"lr": "1.0e-4"}, 1e-3),
+        ("tf_efficientnet_lite0.in1k", "convnext_nano.in12k_ft_in1k", {}, 5e-4),  # the teacher would have it, too
+        ("mobilenetv4_conv_small", "tf_efficientnet_lite2.in1k", {}, 5e-4),
+    ],
+)
+def test_the_learning_rate_is_what_was_best_for_both_models_else_the_default(
+    student: str, teacher: str, teacher_train: dict[str, str], lr: float
+) -> None:
+    models = Models(student, "is small", teacher, "is good", teacher_train)
+    assert written(100, models=models).training.lr == lr
+
+
 def test_the_learning_rate_that_it_calls_the_default_is_the_default() -> None:
-    recipe = written(100)
+    recipe = written(100, models=Models("resnet18", "is small", "resnet34", "is good"))
     content = recipe.model_dump(exclude_unset=True)
     del content["train"]["lr"]
     assert recipe.training.lr == Recipe.model_validate(content).training.lr
