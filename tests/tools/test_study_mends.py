@@ -60,6 +60,7 @@ def test_t0_moves_in_equal_steps_and_stays_at_the_last() -> None:
     assert found == pytest.approx([3.0, 2.5, 2.0, 1.5, 1.0, 1.0])
 
 
+@pytest.mark.slow
 def test_t0_reaches_its_last_value_in_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
