@@ -49,6 +49,9 @@ def test_mixed_targets_are_the_mean_of_the_teachers_row_and_the_adjusted_one() -
         found = distillation_loss(student, TEACHER[:1], LABELS[:1], **options)["kd"]
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(distillation_loss(student, TEACHER[:1], LABELS[:1], **options)["kd"], expected)
+    with mends.mixing():
+        sure = distillation_loss(student, torch.tensor([[200.0, 0.0, 0.0]]), LABELS[:1], **options)["kd"]
+    assert sure.isfinite()
 
 
 def test_t0_moves_in_equal_steps_and_stays_at_the_last() -> None:

@@ -10,6 +10,7 @@ seeds share one teacher and one draw of wrong labels. gradients.py shows why.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -20,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
+import torch
 import torch.nn.functional as F
 from gradients import PLAUSIBLE, UNSURE
 from scipy.stats import ttest_1samp
@@ -63,8 +65,8 @@ def mixing() -> AbstractContextManager[None]:
     """The targets are the mean of the teacher's row and of what KA makes of it."""
 
     def half(teacher: Tensor, labels: Tensor, *, wrong: Tensor, **rest: Any) -> Tensor:
-        none, all_wrong = (log_targets(teacher, labels, wrong=rows, **rest) for rows in (wrong & False, wrong))
-        return (none.exp() / 2 + all_wrong.exp() / 2).log()
+        own, adjusted = (log_targets(teacher, labels, wrong=rows, **rest) for rows in (wrong & False, wrong))
+        return torch.logaddexp(own, adjusted) - math.log(2)  # finite where both probabilities underflow
 
     return _replaced("log_targets", half)
 
