@@ -53,14 +53,15 @@ def tiny_recipe(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def command() -> Iterator[Command]:
     """Runs `compress ARGS` to its end as a process; cwd is where runs/ appears.
 
-    With variables of the environment it is a new Python, which sees them from its start; else a forked one.
+    With variables of libraries it is a new Python, which sees them from its start; else a forked one.
     """
     warm = WarmProcess()
+    read_when_needed = ("COMPRESS_", "RAY_ADDRESS")
 
     def run(*args: object, cwd: Path, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-        if env:
-            return commands.run(*args, cwd=cwd, timeout=timeout, **env)
-        return warm.run(*args, cwd=cwd, timeout=timeout)
+        if all(name.startswith(read_when_needed) for name in env):
+            return warm.run(*args, cwd=cwd, timeout=timeout, **env)
+        return commands.run(*args, cwd=cwd, timeout=timeout, **env)
 
     yield run
     warm.close()

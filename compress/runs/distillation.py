@@ -23,6 +23,7 @@ from compress.recipe import Recipe
 from compress.runs.arguments import check_arguments, torch_device
 from compress.runs.assistants import as_next_teacher, assistant_step, keep_assistants, kept_assistants
 from compress.runs.data import loaded_data
+from compress.runs.dry_export import warn_if_not_exportable
 from compress.runs.folder import Run, now
 from compress.runs.headless import check_teacher_without_head
 from compress.runs.locks import held, require_common_folder
@@ -31,7 +32,6 @@ from compress.runs.records import AssistantRecord, Manifest, TeacherRecord
 from compress.runs.resume import open_run
 from compress.runs.student import Supervisor, checked_student, trained_student
 from compress.runs.teacher import loaded_teacher, obtain_teacher
-from compress.runs.trial import warn_if_not_exportable
 from compress.system import files
 from compress.system.attempts import attempting
 from compress.system.errors import CompressError, InputError
@@ -222,8 +222,8 @@ class _Work:
         with attempting(f"making {self._named('student')}"):
             student = checked_student(recipe, dataset, self.given_student, self.given_teacher)
             key = ("exportable", recipe.student.model_dump_json(), dataset.image_size, id(self.given_student))
-            given = self.given_student is not None
-            check = functools.partial(warn_if_not_exportable, student, dataset, to_onnx=given)
+            entry = recipe.student if self.given_student is None else None
+            check = functools.partial(warn_if_not_exportable, student, dataset.image_size, entry)
             memo.once(key, lambda: current().from_leader(check))
         with attempting(f"obtaining {self._named('teacher')}"):
             teacher, measured = obtain_teacher(run, recipe, dataset, splits, self.given_teacher, memo, trackers)

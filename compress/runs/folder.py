@@ -16,7 +16,7 @@ from compress.runs.records import FinishedManifest, Manifest, TeacherRecord
 from compress.system import files
 from compress.system.errors import InputError, MachineError
 from compress.system.paths import user_path
-from compress.training.loop import TrainingFiles
+from compress.training.files import TrainingFiles
 
 MANIFEST = "manifest.json"
 

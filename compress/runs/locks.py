@@ -14,7 +14,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from compress.distributed.world import current
 from compress.system import files
 from compress.system.errors import MachineError
 
@@ -83,6 +82,8 @@ def scratch(folder: Path) -> Iterator[Path]:
     Raises:
         MachineError: it cannot be written.
     """
+    from compress.distributed.world import current  # imported here, because commands that list runs need no torch
+
     with ExitStack() as stack:
 
         def make() -> str:
@@ -101,6 +102,8 @@ def require_common_folder(folder: Path) -> None:
     Raises:
         MachineError: in all processes, where one of them does not see it.
     """
+    from compress.distributed.world import current
+
     world = current()
     if world.size == 1:
         return

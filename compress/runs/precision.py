@@ -4,26 +4,21 @@ In: a model's entry of the recipe, the image size and the device. Out: bf16 or f
 cache, so that all runs of this machine agree: a teacher that was trained in the other precision is another teacher.
 """
 
-import contextlib
 import functools
 import json
 import logging
 import statistics
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from compress import models
 from compress.models.create import make_timm_model
-from compress.models.published import find_published
 from compress.recipe import Member, Student
-from compress.system import files
+from compress.runs.kept import keep, model_facts, recalled
 from compress.system.allocator import keep_freed_memory
 from compress.system.errors import CompressError
-from compress.system.hashes import sha256_json
 from compress.system.modules import in_channels_last
 from compress.system.platform import processor
 from compress.training.autocast import in_bf16
@@ -63,42 +58,25 @@ def fast_precision(model: Student | Member, image_size: int, device: torch.devic
     if not _BF16_FLAGS.intersection(flags):
         return "fp32"
     try:
-        name, args = _made_as(model, image_size)
+        made = model_facts(model, image_size)
     except CompressError:
         return "fp32"  # the run says what is wrong with the model
     facts = {"cpu": cpu, "bf16": _WAY, "flags": flags, "torch": torch.__version__, "threads": torch.get_num_threads()}
-    return _kept(json.dumps({**facts, "model": name, "args": args, "image_size": image_size}, sort_keys=True))
-
-
-def _made_as(model: Student | Member, image_size: int) -> tuple[str, dict[str, Any]]:
-    """timm's name and the arguments of the model: without a tag, and of local-dir:PATH what its config.json names."""
-    name = models.architecture(model, image_size)
-    if ":" not in name:
-        return name.split(".")[0], model.args
-    found = find_published(model)
-    return found.architecture, found.args
+    return _kept(json.dumps({**facts, **made}, sort_keys=True))
 
 
 @functools.cache
 def _kept(key: str) -> Precision:
     """The decision in the cache, or a new one. `key` is JSON of all that it depends on."""
     facts = json.loads(key)
-    with contextlib.suppress(CompressError, OSError, ValueError, KeyError, TypeError):
-        content = json.loads(_place(facts).read_text(encoding="utf-8"))
-        if content["precision"] in ("bf16", "fp32"):
-            return content["precision"]
+    found = recalled("precision", facts).get("precision")
+    if found in ("bf16", "fp32"):
+        return found
     decided, gain = measured(facts["model"], facts["args"], facts["image_size"])
     why = "bf16 is not safe here, or was not measured in time" if gain is None else f"bf16 is {gain:.2f} times as fast"
     logger.info(f"precision of {facts['model']} at {facts['image_size']} pixels: {decided} ({why})")
-    with contextlib.suppress(CompressError, OSError):  # a cache that cannot be written is no reason not to train
-        place = _place(facts)
-        place.parent.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(place, {**facts, "precision": decided, "bf16_times_as_fast": gain})
+    keep("precision", facts, precision=decided, bf16_times_as_fast=gain)
     return decided
-
-
-def _place(facts: dict[str, Any]) -> Path:
-    return files.cache_folder() / "precision" / f"{facts['model']}-{sha256_json(facts)[:12]}.json"
 
 
 def measured(name: str, args: dict[str, Any], image_size: int) -> tuple[Precision, float | None]:

@@ -5,11 +5,8 @@ train mode what they never do in eval mode: torchvision's GoogLeNet returns a tu
 """
 
 import copy
-import logging
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +24,6 @@ from compress.system.modules import in_channels_last
 from compress.training.autocast import in_bf16
 from compress.training.state import refuse_batches_of_one
 
-logger = logging.getLogger(__name__)
-
-_one_at_a_time = threading.Lock()  # torch.export keeps its state in globals
 _STEPS = 2
 _IMAGES = 2
 
@@ -79,47 +73,6 @@ def check_steps(
                 f"the {role} cannot be trained on images of {size} pixels: {first_line(error)}",
                 "It runs in eval mode, and fails in train mode or in the backward pass.",
             ) from error
-
-
-def warn_if_not_exportable(model: nn.Module, dataset: Dataset, *, to_onnx: bool) -> None:
-    """Traces a copy of the student as its export does, and warns where that fails. It takes a second or two.
-
-    It is no error, since a student may stay in torch.
-
-    Args:
-        to_onnx: also translates what was traced, which takes ten seconds more. ONNX has all operators of timm's models;
-            a module that was handed over may use others.
-    """
-    trial = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-    for module in trial.modules():
-        if getattr(module, "fused_attn", False):
-            module.fused_attn = False  # type: ignore[assignment]  # the export's second choice, which is never refused
-    images = torch.zeros(_IMAGES, 3, dataset.image_size, dataset.image_size)
-    try:
-        with _one_at_a_time, _quiet(), torch.no_grad():
-            traced = torch.export.export(trial, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-            if to_onnx:
-                torch.onnx.export(traced, (), dynamo=True, verbose=False, optimize=False)
-    except Exception as error:  # noqa: BLE001 - torch.export answers what it cannot take with any kind of exception
-        logger.warning(
-            f"the student {type(model).__name__} can be trained and cannot be exported: "
-            f"{first_line(error.__cause__ or error)}. Its forward must take a batch of any size, decide nothing by "
-            "values, and use operators that ONNX has"
-        )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the block torch neither warns nor logs."""
-    theirs = logging.getLogger("torch")
-    before = theirs.level
-    theirs.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        theirs.setLevel(before)
 
 
 def _step(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -29,6 +29,7 @@ from compress.training.batches import batches_and_teacher
 from compress.training.checkpoint import newest_checkpoint, save_checkpoint
 from compress.training.divergence import DivergenceWatch, gradient_norm
 from compress.training.evaluate import accuracy, logits_of
+from compress.training.files import TrainingFiles
 from compress.training.memo import Memo
 from compress.training.metrics import MetricsLog, peak_memory_mb
 from compress.training.optimizer import skips_bad_steps
@@ -50,19 +51,6 @@ class Position:
     phase: Phase
     epoch: int
     step: int
-
-
-@dataclass(frozen=True)
-class TrainingFiles:
-    """Where a training writes: a file for metrics and a folder for checkpoints."""
-
-    metrics: Path
-    checkpoints: Path
-
-    @classmethod
-    def below(cls, folder: Path) -> Self:
-        """Under their usual names, in the folder of a run or of a trained teacher."""
-        return cls(folder / "metrics.jsonl", folder / "checkpoints")
 
 
 @dataclass(frozen=True)

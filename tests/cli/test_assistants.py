@@ -175,7 +175,7 @@ def whole(command: Command, long_recipe: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.faults)])
 def test_stopped_while_an_assistant_is_trained_it_goes_on_to_the_same_weights(
     command: Command, start: Start, long_recipe: Path, whole: dict[str, Any], tmp_path: Path, number: signal.Signals
 ) -> None:

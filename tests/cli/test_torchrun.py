@@ -65,6 +65,7 @@ def test_a_run_in_two_processes_is_finished_measured_and_said_once(
     assert json.loads(again.stdout) == {**manifest, "run": str(run.path)}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("rank", [0, 1])
 def test_when_one_process_is_killed_the_other_says_so_and_both_resume_to_the_same_bits(
     torchrun: Torchrun, command: Command, long_recipe: Path, tmp_path: Path, of_two: bytes, rank: int
@@ -80,6 +81,7 @@ def test_when_one_process_is_killed_the_other_says_so_and_both_resume_to_the_sam
     resume(torchrun, long_recipe, tmp_path, of_two)
 
 
+@pytest.mark.faults
 def test_killed_while_the_teacher_is_trained_they_resume_to_the_same_bits(
     torchrun: Torchrun, command: Command, long_recipe: Path, tmp_path: Path, of_two: bytes
 ) -> None:
@@ -92,7 +94,7 @@ def test_killed_while_the_teacher_is_trained_they_resume_to_the_same_bits(
     resume(torchrun, long_recipe, tmp_path, of_two)
 
 
-@pytest.mark.parametrize("phase", ["teacher", "student"])
+@pytest.mark.parametrize("phase", [pytest.param("teacher", marks=pytest.mark.faults), "student"])
 def test_a_signal_to_one_process_saves_in_the_same_step_and_both_resume_to_the_same_bits(
     torchrun: Torchrun, long_recipe: Path, tmp_path: Path, of_two: bytes, phase: str
 ) -> None:
@@ -143,6 +145,7 @@ def test_other_commands_are_refused_under_torchrun(torchrun: Torchrun, tiny_reci
 QUANTIZE = ("--set", "train.epochs=1", "--set", "train.quantize=int8", "--set", "train.quantize_epochs=6")
 
 
+@pytest.mark.faults
 def test_killed_while_it_is_fine_tuned_for_int8_they_resume_to_the_same_bits(
     torchrun: Torchrun, long_recipe: Path, tmp_path: Path
 ) -> None:

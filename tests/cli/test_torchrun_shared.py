@@ -74,6 +74,7 @@ def test_teachers_assistants_a_discriminator_and_int8_go_together_and_the_second
     assert json.loads(alone.stdout)["assistants"][0]["run"] != assistant["run"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("source", ["train", "checkpoint"])
 def test_begun_by_one_process_and_stopped_in_an_assistant_two_make_a_run_of_their_own_of_it(
     torchrun: Torchrun, start: Start, long_recipe: Path, tmp_path: Path, source: str

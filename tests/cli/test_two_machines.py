@@ -66,6 +66,7 @@ def finished(launchers: list[Popen[str]]) -> None:
         assert launcher.returncode == 0, errors
 
 
+@pytest.mark.faults
 def test_a_run_on_two_machines_is_killed_on_one_and_ends_as_two_processes_do(
     machines: list[Machine], torchrun: Torchrun, recipe: Path, tmp_path: Path
 ) -> None:

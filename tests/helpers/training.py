@@ -18,7 +18,8 @@ from compress.distributed.world import current
 from compress.losses import Objective
 from compress.training import finish, train
 from compress.training.divergence import DivergenceWatch
-from compress.training.loop import Job, TrainingFiles
+from compress.training.files import TrainingFiles
+from compress.training.loop import Job
 from compress.training.memo import Memo
 from compress.training.metrics import read_metrics
 from compress.training.trackers import open_trackers

@@ -20,7 +20,8 @@ from pathlib import Path
 from tests.helpers.paths import ROOT
 
 IMPORTED = (
-    *("compress.runs", "compress.sweeps", "compress.cli.predict", "compress.cli.doctor"),
+    *("compress.runs.distillation", "compress.runs.starter", "compress.sweeps.run", "compress.sweeps.lockstep"),
+    *("compress.cli.predict", "compress.cli.doctor"),
     *("scipy.stats", "sklearn.datasets", "matplotlib.pyplot", "jinja2", "rich.progress"),
     *("onnx", "onnxscript", "torch.onnx"),
 )
@@ -34,11 +35,15 @@ class WarmProcess:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def run(self, *args: object, cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
-        """`compress ARGS` to its end; cwd is where runs/ appears."""
+    def run(self, *args: object, cwd: Path, timeout: float, **env: str) -> subprocess.CompletedProcess[str]:
+        """`compress ARGS` to its end; cwd is where runs/ appears.
+
+        Args:
+            env: variables that are read when they are needed. What a library reads at its import would be missed.
+        """
         channel = self._started()
         arguments = [str(argument) for argument in args]
-        request = {"arguments": arguments, "cwd": str(Path(cwd).resolve()), "env": dict(os.environ)}
+        request = {"arguments": arguments, "cwd": str(Path(cwd).resolve()), "env": {**os.environ, **env}}
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             socket.send_fds(channel, [json.dumps(request).encode()], [out.fileno(), err.fileno()])
             pid = int(channel.recv(MESSAGE))
@@ -103,11 +108,13 @@ def next_command(channel: socket.socket) -> list[str] | None:
 
 def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
-    main_thread = Path("/proc/self/comm").read_text().strip()
     for name in IMPORTED:
         importlib.import_module(name)
-    threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
-    threads -= {main_thread, ALLOCATORS}
+    torch, image = importlib.import_module("torch"), importlib.import_module("PIL.Image")
+    torch.export.export(torch.nn.Identity(), (torch.zeros(1),))  # the first call imports hundreds of modules
+    image.init()
+    tasks = [path for path in Path("/proc/self/task").iterdir() if int(path.name) != os.getpid()]
+    threads = {(path / "comm").read_text().strip() for path in tasks} - {ALLOCATORS}
     assert not threads, f"{threads}: threads of imported libraries would be missing in a forked process"
     gc.freeze()  # no collection then touches what the forked processes share
     arguments = next_command(channel)

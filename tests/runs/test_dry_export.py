@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from compress import load_recipe
-from compress.data import load_data
-from compress.runs.trial import warn_if_not_exportable
+from compress.recipe import Student
+from compress.runs import dry_export
+from compress.runs.dry_export import warn_if_not_exportable
 
 
 class Plain(nn.Module):
@@ -54,7 +54,44 @@ class Attends(Plain):
     ("module", "warned"), [(Decides, True), (OfTwo, True), (Inverts, True), (Attends, False), (Plain, False)]
 )
 def test_a_student_that_cannot_be_exported_is_said_beforehand(
-    tiny_recipe: Path, caplog: pytest.LogCaptureFixture, module: type[nn.Module], warned: bool
+    caplog: pytest.LogCaptureFixture, module: type[nn.Module], warned: bool
 ) -> None:
-    warn_if_not_exportable(module(), load_data(load_recipe(tiny_recipe).data), to_onnx=True)
+    warn_if_not_exportable(module(), 8, None)
     assert bool([one for one in caplog.records if "cannot be exported" in one.message]) == warned
+
+
+def test_a_model_of_timm_is_traced_once_and_its_warning_said_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
+    entry = Student(model="resnet10t")
+    warn_if_not_exportable(Decides(), 8, entry)
+    monkeypatch.setattr(dry_export, "_export_error", lambda *args, **kwargs: "traced again")
+    warn_if_not_exportable(Decides(), 8, entry)
+    first, second = (one.message for one in caplog.records if "cannot be exported" in one.message)
+    assert first == second
+    assert "traced again" not in caplog.text
+    other = Student(model="resnet10t", args={"channels": [8, 8, 8, 8]})
+    for changed, size in ((other, 8), (entry, 9), (Student(model="resnet14t"), 8)):
+        caplog.clear()
+        warn_if_not_exportable(Decides(), size, changed)
+        assert "traced again" in caplog.text
+
+
+def test_a_damaged_finding_or_a_cache_that_cannot_be_written_is_traced(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
+    warn_if_not_exportable(Plain(), 8, Student(model="resnet10t"))
+    (found,) = tmp_path.glob("exportable/*.json")
+    for damaged in ("", "[]", '{"error": 3}'):
+        found.write_text(damaged)
+        caplog.clear()
+        warn_if_not_exportable(Decides(), 8, Student(model="resnet10t"))
+        assert "cannot be exported" in caplog.text
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("COMPRESS_CACHE", str(blocked))
+    caplog.clear()
+    warn_if_not_exportable(Decides(), 8, Student(model="resnet10t"))
+    assert "cannot be exported" in caplog.text
