@@ -16,7 +16,7 @@ from tests.helpers.command import Command, Process, Start, weights
 from tests.helpers.paths import UNPACK
 from tests.helpers.pictures import TINY, write_folder_data
 from tests.helpers.torchrun import torchrun
-from tests.helpers.warm import WarmProcess
+from tests.helpers.warm import warm_process
 
 __all__ = ["torchrun"]
 
@@ -50,21 +50,19 @@ def tiny_recipe(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def command() -> Iterator[Command]:
+def command() -> Command:
     """Runs `compress ARGS` to its end as a process; cwd is where runs/ appears.
 
     With variables of libraries it is a new Python, which sees them from its start; else a forked one.
     """
-    warm = WarmProcess()
     read_when_needed = ("COMPRESS_", "RAY_ADDRESS")
 
     def run(*args: object, cwd: Path, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
         if all(name.startswith(read_when_needed) for name in env):
-            return warm.run(*args, cwd=cwd, timeout=timeout, **env)
+            return warm_process().run(*args, cwd=cwd, timeout=timeout, **env)
         return commands.run(*args, cwd=cwd, timeout=timeout, **env)
 
-    yield run
-    warm.close()
+    return run
 
 
 @pytest.fixture(scope="session")

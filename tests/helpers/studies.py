@@ -1,13 +1,12 @@
 """The real tools/study/reproduce.py as a process, and what it wrote."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from tests.helpers.paths import ROOT
+from tests.helpers.warm import warm_process
 
 TOOLS = ROOT / "tools" / "study"
 SMOKE = TOOLS / "smoke.yaml"
@@ -15,14 +14,7 @@ SMOKE = TOOLS / "smoke.yaml"
 
 def reproduce(*arguments: object, cwd: Path, study: Path = SMOKE) -> subprocess.CompletedProcess[str]:
     cwd.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, str(TOOLS / "reproduce.py"), str(study), *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    return warm_process().run(study, *arguments, cwd=cwd, timeout=900, script=TOOLS / "reproduce.py")
 
 
 def runs(home: Path, name: str = "smoke") -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ waits at a socket for arguments, folder, variables and the two output files of e
 """
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -35,14 +36,17 @@ class WarmProcess:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def run(self, *args: object, cwd: Path, timeout: float, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *args: object, cwd: Path, timeout: float, script: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         """`compress ARGS` to its end; cwd is where runs/ appears.
 
         Args:
+            script: runs instead of compress.
             env: variables that are read when they are needed. What a library reads at its import would be missed.
         """
         channel = self._started()
-        arguments = [str(argument) for argument in args]
+        arguments = [str(script or "compress"), *map(str, args)]
         request = {"arguments": arguments, "cwd": str(Path(cwd).resolve()), "env": {**os.environ, **env}}
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             socket.send_fds(channel, [json.dumps(request).encode()], [out.fileno(), err.fileno()])
@@ -54,18 +58,13 @@ class WarmProcess:
                 os.kill(pid, signal.SIGKILL)
                 channel.settimeout(None)
                 channel.recv(MESSAGE)
-                raise subprocess.TimeoutExpired(["compress", *arguments], timeout) from None
+                raise subprocess.TimeoutExpired(arguments, timeout) from None
             channel.settimeout(None)
             texts = []
             for file in (out, err):
                 file.seek(0)
                 texts.append(file.read().decode().replace("\r\n", "\n"))
-        return subprocess.CompletedProcess(["compress", *arguments], code, *texts)
-
-    def close(self) -> None:
-        if self._process:
-            self._channel.close()
-            self._process.wait()
+        return subprocess.CompletedProcess(arguments, code, *texts)
 
     def _started(self) -> socket.socket:
         if self._process is None:
@@ -79,6 +78,12 @@ class WarmProcess:
             )
             theirs.close()
         return self._channel
+
+
+@functools.cache
+def warm_process() -> WarmProcess:
+    """The one of this process, which ends with it."""
+    return WarmProcess()
 
 
 def next_command(channel: socket.socket) -> list[str] | None:
@@ -119,8 +124,12 @@ def main() -> None:
     gc.freeze()  # no collection then touches what the forked processes share
     arguments = next_command(channel)
     if arguments is not None:
-        sys.argv = ["compress", *arguments]
-        runpy.run_module("compress", run_name="__main__", alter_sys=True)
+        sys.argv = arguments
+        if arguments[0] == "compress":
+            runpy.run_module("compress", run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, str(Path(arguments[0]).parent))
+            runpy.run_path(arguments[0], run_name="__main__")
 
 
 if __name__ == "__main__":

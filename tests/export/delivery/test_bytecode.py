@@ -116,7 +116,7 @@ def test_the_bytecode_of_pythons_own_modules_is_that_of_their_sources() -> None:
     random.seed(0)
     library = Path(sysconfig.get_paths()["stdlib"])
     checked = 0
-    for name in ("ast", "dataclasses", "enum", "argparse", "json/decoder", "typing", "inspect", "statistics"):
+    for name in ("ast", "dataclasses", "json/decoder", "statistics"):
         source = library / f"{name}.py"
         compiled = Path(importlib.util.cache_from_source(str(source)))
         if not compiled.exists():
@@ -127,7 +127,7 @@ def test_the_bytecode_of_pythons_own_modules_is_that_of_their_sources() -> None:
         assert is_compiled_from(source.read_bytes(), path, content)
         assert not is_compiled_from(source.read_bytes() + b"\nx = 1\n", path, content)
         assert not is_compiled_from(source.read_bytes(), path, content + b"N")
-        for place in random.sample(range(16, len(content)), 60):
+        for place in random.sample(range(16, len(content)), 20):
             changed = bytearray(content)
             changed[place] ^= 1 << random.randrange(7)
             is_compiled_from(source.read_bytes(), path, bytes(changed))  # neither crashes nor hangs
