@@ -25,11 +25,9 @@ def test_what_a_terminal_cannot_show_is_an_escape(folder_data: Path, tiny_recipe
     picture = next((data / "val" / "日本").iterdir())
     odd = tmp_path / os.fsdecode(b"caf\xe9-\xff.png")
     shutil.copyfile(picture, odd)
-    for encoding in ("latin-1", "ascii", "utf-8"):
-        shown = run("predict", tmp_path / "run", picture, odd, "--json", cwd=tmp_path, PYTHONIOENCODING=encoding)
-        assert shown.returncode == 0, shown.stderr
-        classes = [entry["class"] for entry in json.loads(shown.stdout)[0]["classes"]]
-        assert "日本" in classes
+    shown = run("predict", tmp_path / "run", picture, odd, "--json", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert shown.returncode == 0, shown.stderr
+    assert "日本" in [entry["class"] for entry in json.loads(shown.stdout)[0]["classes"]]
 
 
 def test_a_leftover_of_torchrun_is_a_warning(tmp_path: Path) -> None:

@@ -111,10 +111,15 @@ def test_a_signal_to_one_process_saves_in_the_same_step_and_both_resume_to_the_s
 @pytest.mark.parametrize(
     ("settings", "code", "words"),
     [
-        (["train.batch_size=15"], 2, ["batches of 15 images", "2 processes", "train.batch_size=14"]),
-        (["teacher.cache={views: 2}"], 2, ["teacher.cache is for one process"]),
+        pytest.param(
+            *(["train.batch_size=15"], 2, ["batches of 15 images", "2 processes", "train.batch_size=14"]),
+            marks=pytest.mark.faults,
+        ),
+        pytest.param(
+            *(["teacher.cache={views: 2}"], 2, ["teacher.cache is for one process"]), marks=pytest.mark.faults
+        ),
         (["train.lrr=1"], 2, ["lrr"]),
-        (["data.root=/nowhere"], 3, ["/nowhere"]),
+        pytest.param(*(["data.root=/nowhere"], 3, ["/nowhere"]), marks=pytest.mark.faults),
         (["train.lr=1e6", "train.epochs=40"], 5, ["training diverged at epoch ", ", step "]),
     ],
     ids=["batch", "cache", "key", "data", "diverged"],

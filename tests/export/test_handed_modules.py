@@ -100,7 +100,7 @@ def test_a_handed_student_is_pushed_with_a_card_whose_code_opens_it(
     torch.testing.assert_close(opened["transform"](Image.open(path)), torch.from_numpy(expected), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("fit", ["crop", pytest.param("pad", marks=pytest.mark.faults)])
 def test_handed_modules_see_pictures_after_training_as_in_it(here: Path, tiny_recipe: Path, fit: str) -> None:
     """In the recipe of both the student is a published one, as whose weights say all pictures are decoded."""
     small = {"channels": [8, 8, 8, 8]}

@@ -283,6 +283,7 @@ def test_stdout_is_json_alone(tiny_recipe: Path, command: Command, here: Path) -
     assert json.loads(result.stdout)["status"] == "finished"
 
 
+@pytest.mark.faults
 def test_of_several_processes_the_leader_alone_logs(
     tiny_recipe: Path, torchrun: Torchrun, here: Path, client: Any
 ) -> None:
