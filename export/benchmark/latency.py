@@ -140,8 +140,8 @@ def interleave(
 ) -> dict[str, Series]:
     """Times every candidate, as one slice in each round.
 
-    The order within a round is drawn anew. A slice starts with up to 10 ms of untimed runs, which fill the caches that
-    the previous candidate left. Python's garbage collector waits meanwhile. Nothing is drawn on the screen, which
+    The order within a round is drawn anew. A slice starts with up to 10 ms of untimed runs (less for a short
+    measurement), which fill the caches that the previous candidate left. Python's garbage collector waits meanwhile. Nothing is drawn on the screen, which
     would take time from a core. A slice in which a candidate waited for a CPU for more than a twentieth of the time is
     measured again at once, up to as many times for each candidate as there are rounds.
 
@@ -165,7 +165,7 @@ def interleave(
     affordable = int(min(longest_ns / max(typical.values()), rounds))
     rounds = max(affordable, min(rounds, FEWEST_ROUNDS))
     limits = (min_seconds * 1e9 / rounds, -(-min_runs // rounds), longest_ns / rounds)
-    collecting = gc.isenabled()
+    settle_ns, collecting = min(SETTLE_NS, min_seconds * 1e9 / 4), gc.isenabled()
     gc.disable()
     again, busy = dict.fromkeys(times, rounds), 0
     try:
@@ -173,7 +173,7 @@ def interleave(
             disturbed = False
             for place in generator.permutation(len(candidates)):
                 candidate = candidates[place]
-                _spend(candidate, SETTLE_NS - typical[candidate.name])
+                _spend(candidate, settle_ns - typical[candidate.name])
                 watch = Watch()
                 spent = _slice(candidate, *limits)
                 while (waited := watch.waiting() > MAX_WAITING) and again[candidate.name]:
