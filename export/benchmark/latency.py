@@ -140,10 +140,10 @@ def interleave(
 ) -> dict[str, Series]:
     """Times every candidate, as one slice in each round.
 
-    The order within a round is drawn anew. A slice starts with up to 10 ms of untimed runs (less for a short
-    measurement), which fill the caches that the previous candidate left. Python's garbage collector waits meanwhile. Nothing is drawn on the screen, which
-    would take time from a core. A slice in which a candidate waited for a CPU for more than a twentieth of the time is
-    measured again at once, up to as many times for each candidate as there are rounds.
+    The order within a round is drawn anew. A slice starts with up to 10 ms of untimed runs, less if the measurement is
+    short, to fill the caches that the previous candidate left. Python's garbage collector waits. Nothing is drawn on
+    the screen, which would take time from a core. A slice in which a candidate waited for a CPU for more than a
+    twentieth of the time is measured again at once, up to as many times for each candidate as there are rounds.
 
     Args:
         candidates: each under a name of its own.
