@@ -113,6 +113,7 @@ def test_what_runs_further_down_learned_from_is_not_pruned(command: Command, tin
     assert not teacher.exists()
 
 
+@pytest.mark.faults
 def test_sigterm_in_the_middle_is_143_and_the_same_command_ends_at_the_same_bits(
     command: Command, start: Start, long_recipe: Path, tmp_path: Path
 ) -> None:

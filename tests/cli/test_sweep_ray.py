@@ -77,7 +77,8 @@ def before_epoch(run: Path, epoch: int) -> list[dict[str, Any]]:
     return [line for line in metrics(run) if line["phase"] == "student" and line["epoch"] < epoch]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_dies_in_the_middle_and_every_run_finishes_once(
     start: Start, recipe: Path, expected: dict[str, str], address: str, tmp_path: Path, number: signal.Signals
 ) -> None:
