@@ -1,7 +1,7 @@
 # make quickstart   set up, distil a student on scikit-learn's digits, print where it is
 # make test         set up, lint, types, every quick and slow test    make test-fast   the quick part of it
 # make architectures    every architecture of recipes/results/architectures.md, hours on two cores; goes on where it was
-# make faults       kills, full disks, repeated slow tests             make audit       known vulnerabilities, by pip-audit
+# make faults       kills, full disks, repeated slow tests            make audit       known vulnerabilities, by pip-audit
 # WORKERS processes share the tests, one thread of torch each: make test WORKERS=4
 PYTHON ?= python3
 WORKERS ?= 2

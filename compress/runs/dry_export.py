@@ -27,7 +27,7 @@ _IMAGES = 2
 def warn_if_not_exportable(student: nn.Module, image_size: int, entry: Student | None) -> None:
     """Traces a copy of the student as its export does, and warns where that fails.
 
-    It takes a second or two, some more on a slow CPU. The answer for a model of timm is kept in the cache.
+    It takes a second or two, some more on a slow CPU. That a model of timm can be exported is kept in the cache.
 
     Args:
         image_size: pixels a side.
@@ -47,11 +47,12 @@ def warn_if_not_exportable(student: nn.Module, image_size: int, entry: Student |
 
 def _kept_error(student: nn.Module, image_size: int, entry: Student) -> str:
     facts = {**model_facts(entry, image_size), "torch": torch.__version__, "timm": version("timm")}
-    found = recalled("exportable", facts).get("error")
-    if not isinstance(found, str):
-        found = _export_error(student, image_size, to_onnx=False)
-        keep("exportable", facts, error=found)
-    return found
+    if recalled("exportable", facts).get("exports") is True:
+        return ""
+    error = _export_error(student, image_size, to_onnx=False)
+    if not error:  # an error may be of the moment, such as short memory: it is looked for again
+        keep("exportable", facts, exports=True)
+    return error
 
 
 def _export_error(student: nn.Module, image_size: int, *, to_onnx: bool) -> str:

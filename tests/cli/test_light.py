@@ -1,6 +1,6 @@
 """What answers at once: commands, and processes that decode pictures, that run without torch and timm.
 
-To import them takes three seconds on a fast machine and ten on a slow one, and hundreds of megabytes in each process.
+To import them takes ten seconds of a slow CPU, and hundreds of megabytes in each process.
 """
 
 import subprocess
