@@ -160,7 +160,7 @@ def _build(source: Source, wanted: Wanted, folder: Path, facts: dict[str, str]) 
     evaluation, whole = source.evaluation or empty, _uncut(square)
     left_out = _write_split(evaluation, square, folder, "eval")
     if wanted.streamed:
-        train, unread = _readable(source.train, whole) if wanted.skip else (source.train, {})
+        train, unread = _readable(source.train, whole)
         left_out |= unread
         assert isinstance(train.images, list)
         seen = pictures = PictureFiles.of(train.images, wanted.folder, whole)

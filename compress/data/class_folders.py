@@ -54,9 +54,11 @@ def read_class_folders(folder: str, left_out: LeftOut, *, empty: bool = False) -
     paths: dict[str, list[str]] = {}
     for name, path in folders.items():
         label = class_name(name, folder)
-        found = pictures_below(path, left_out)
+        of_class = LeftOut()
+        found = pictures_below(path, of_class)
+        left_out.include(of_class)
         if not found and not empty:
-            kinds = f"only {NOT_OPENED}" if NOT_OPENED in left_out.counts else "no image"
+            kinds = f"only {NOT_OPENED}" if NOT_OPENED in of_class.counts else "no image"
             raise InputError(f"class folder {path} holds {kinds}", "Add images, or remove the folder.")
         if found:
             paths[label] = sorted(paths.get(label, []) + found)

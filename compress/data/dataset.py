@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from compress.data.cache import Wanted, cached, resized, uncached
+from compress.data.cache import Wanted, cached, uncached
 from compress.data.decode import Square
 from compress.data.label_noise import noisy_labels
 from compress.data.originals import Originals, pixels
@@ -188,16 +188,19 @@ def _train_as_asked(dataset: Dataset, holdout: float, label_noise: float) -> Dat
     if held is None:
         return dataset
     assert not isinstance(dataset.train_images, PictureFiles)
-    cut = dataset.square
+    shown, cut = dataset.train_images[held], dataset.square
+    if dataset.crop_pct < 1:  # resized once, as in what is exported
+        pictures = dataset.originals.evaluation(range(len(shown)))
+        shown = np.stack([cut(Image.fromarray(pixels(picture))) for picture in pictures])
     return replace(
         dataset,
         train_images=dataset.train_images[~held],
         train_labels=dataset.train_labels[~held],
-        eval_images=resized(dataset.train_images[held], cut),
+        eval_images=shown,
         eval_labels=clean[held],
         eval_split=_held_out_name(holdout),
         warnings=(*dataset.warnings, *held_out_whole(clean, held, dataset.class_names)),
-        sha256=sha256_json([dataset.sha256, holdout, *([dataset.crop_pct] if dataset.crop_pct < 1 else [])]),
+        sha256=sha256_json([dataset.sha256, holdout, *([dataset.crop_pct, "once"] if dataset.crop_pct < 1 else [])]),
     )
 
 

@@ -185,12 +185,13 @@ def read_images(paths: Sequence[str], square: Square, out: Path) -> dict[int, st
 
 
 def unreadable(paths: Sequence[str], square: Square) -> dict[int, str]:
-    """Why images cannot be read, by row, without keeping any of them."""
+    """Why images cannot be read, by row, without keeping any of them. A JPEG is decoded no larger than a square."""
 
     def problem(path: str) -> str | None:
         try:
             with opened(path) as image:
-                square(upright(image))
+                image.draft("RGB", (square.size, square.size))
+                rgb(upright(image))
         except InputError as error:
             return problem_of(error, path)
         return None

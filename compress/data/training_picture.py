@@ -59,15 +59,37 @@ class TrainingPicture:
         size, kernel = self.square.size, FILTERS[self.square.interpolation]
         if image.getexif().get(0x0112, 1) != 1:  # the crop is one of the picture as people see it
             image = rgb(upright(image))
-        left, top, width, height = crop_box(image.width, image.height, self.augment.scale, draws)
         whole = image.size
-        image.draft("RGB", (_GAP * size * whole[0] // width, _GAP * size * whole[1] // height))
+        left, top, width, height = self._part(*whole, draws)
+        image.draft("RGB", (int(_GAP * size * whole[0] / width), int(_GAP * size * whole[1] / height)))
         x, y = image.width / whole[0], image.height / whole[1]
         image = rgb(upright(image))
-        if (x, y) == (1, 1):
-            return image.crop((left, top, left + width, top + height)).resize((size, size), kernel)
-        box = (left * x, top * y, min((left + width) * x, image.width), min((top + height) * y, image.height))
-        return image.resize((size, size), kernel, box=box)
+        if (x, y) == (1, 1) and self.square.fit == "crop":
+            return image.crop((int(left), int(top), int(left + width), int(top + height))).resize((size, size), kernel)
+        across, down = _seen(left, width, whole[0], size), _seen(top, height, whole[1], size)
+        box = (across.begin * x, down.begin * y, min(across.end * x, image.width), min(down.end * y, image.height))
+        shown = image.resize((across.pixels, down.pixels), kernel, box=box)
+        if shown.size == (size, size):
+            return shown
+        canvas = Image.new("RGB", (size, size), self.square.fill)
+        canvas.paste(shown, (across.at, down.at))
+        return canvas
+
+    def _part(self, width: int, height: int, draws: random.Random) -> tuple[float, float, float, float]:
+        """A random part of a picture of that size: its left, top, width and height in pixels.
+
+        crop: of the picture as it is, as in timm. stretch and pad: of the square that the picture becomes (ours), since
+        the whole square is what evaluation sees. Of pad it shows as much of the picture as its size allows, so it may
+        begin or end beyond the picture, and is never border alone.
+        """
+        smallest, side = self.augment.scale, max(width, height)
+        if self.square.fit == "crop":
+            return crop_box(width, height, smallest, draws)
+        left, top, w, h = crop_box(side, side, smallest, draws)
+        if self.square.fit == "stretch":
+            x, y = width / side, height / side
+            return left * x, top * y, w * x, h * y
+        return _beside_borders(width, w, side, draws), _beside_borders(height, h, side, draws), w, h
 
     def _shifted(self, image: Image.Image, draws: random.Random) -> Image.Image:
         """The square, shifted by up to `crop` pixels over black."""
@@ -76,6 +98,30 @@ class TrainingPicture:
             return square
         x, y = draws.randint(0, 2 * padding), draws.randint(0, 2 * padding)
         return ImageOps.expand(square, padding).crop((x, y, x + square.width, y + square.height))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is seen of a side: from where to where, in its pixels, and at which of the square's pixels, on how many."""
+
+    begin: float
+    end: float
+    at: int
+    pixels: int
+
+
+def _seen(start: float, length: float, side: int, size: int) -> _Seen:
+    """What a part that begins at `start` shows of a picture's side, where that part becomes `size` pixels."""
+    begin, end = max(start, 0), min(start + length, side)
+    at = min(round((begin - start) / length * size), size - 1)
+    return _Seen(begin, end, at, max(1, round((end - start) / length * size) - at))
+
+
+def _beside_borders(own: int, part: int, side: int, draws: random.Random) -> float:
+    """Where a part of a padded square begins on a side of the picture that has `own` pixels, and the square `side`."""
+    border = (side - own) / 2
+    ends = (0, own - part) if part <= own else (max(own - part, -border), min(0, side - border - part))
+    return draws.uniform(*ends)
 
 
 def crop_box(width: int, height: int, smallest: float, draws: random.Random) -> tuple[int, int, int, int]:

@@ -53,6 +53,12 @@ class LeftOut:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.examples[kind] = min(path, self.examples.get(kind, path))
 
+    def include(self, other: "LeftOut") -> None:
+        """Counts what another one has, too."""
+        for kind, count in other.counts.items():
+            self.add(kind, other.examples[kind])
+            self.counts[kind] += count - 1
+
     def __str__(self) -> str:
         """One line for people. Empty where nothing was left out."""
         parts = []

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from compress.models.published import classifier_names
+from compress.models.heads import classifier_names
 from compress.system.modules import evaluating
 
 

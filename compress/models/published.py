@@ -21,6 +21,7 @@ from compress.models import small_stem
 from compress.models.checkpoints import read_checkpoint, some_names, without_prefix
 from compress.models.create import architecture, make_timm_model, without_origin
 from compress.models.folder import CONFIG, WEIGHTS, label_names, read_config, recorded_args
+from compress.models.heads import classes_of, classifier_names
 from compress.models.hub import hub_file
 from compress.models.registry import check_published
 from compress.models.weight_files import weights_in
@@ -49,7 +50,7 @@ class Published:
         place: a file, or a repository of the Hugging Face Hub and the names that the file may have.
         setting: the recipe's key that names a place of other weights, for messages.
         revision: of the repository.
-        assumed: whether cfg is timm's for the architecture, since nothing beside the weights says it.
+        assumed: the published model that cfg is of, where nothing beside the weights says it.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Published:
     place: Path | tuple[str, tuple[str, ...]]
     setting: str = "student.pretrained"
     revision: str | None = None
-    assumed: bool = False
+    assumed: str = ""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -97,6 +98,16 @@ def find_published(settings: Student | Member) -> Published:
         InputError: the weights are of another architecture, or their config.json cannot be read.
         MachineError: the configuration is on the Hub, which cannot be reached.
     """
+    found = _found(settings)
+    own = "small" if found.architecture.endswith(small_stem.SUFFIX) else "stock"
+    if settings.stem not in ("auto", own):
+        raise UsageError(
+            f"{found.name} has its {own} stem, and stem: {settings.stem} is asked for", f"Use stem: {own}."
+        )
+    return found
+
+
+def _found(settings: Student | Member) -> Published:
     of_teacher = isinstance(settings, Member)
     given = settings.weights if isinstance(settings, Member) else settings.pretrained
     setting = "teacher.weights" if of_teacher else "student.pretrained"
@@ -112,10 +123,6 @@ def find_published(settings: Student | Member) -> Published:
         place = (repo, (WEIGHTS, _TORCH_WEIGHTS))
         return replace(found, name=settings.model, place=place, setting=setting, revision=revision or None)
     check_published(settings.model)
-    if settings.stem == "small":
-        raise UsageError(
-            f"{settings.model} is published with its stock stem, and stem: small is asked for", "Use stem: stock."
-        )
     name, cfg = settings.model, timm.get_pretrained_cfg(settings.model)
     assert cfg is not None
     if not cfg.hf_hub_id:
@@ -146,7 +153,7 @@ def published_model(settings: Student | Member, image_size: int, *, class_names:
         mean, std = ([round(value, 4) for value in found.cfg.get(key) or ()] for key in ("mean", "std"))
         logger.warning(
             f"{found.name} does not say how its images were normalised: mean {mean} and std {std}, those of timm's "
-            f"{found.architecture}, are taken. A {CONFIG} beside it sets others."
+            f"{found.assumed}, are taken. A {CONFIG} beside it sets others."
         )
     classes = None if class_names is None else len(class_names)
     cfg = {key: value for key, value in found.cfg.items() if key in _CFG_KEYS and key not in _SOURCES}
@@ -155,7 +162,7 @@ def published_model(settings: Student | Member, image_size: int, *, class_names:
     )
     head = classifier_names(target)
     weights = without_prefix(read_checkpoint(found.file), target.state_dict(), found.file)
-    kept_classes = _classes_of(weights, head, found)
+    kept_classes = classes_of(weights, head, found.cfg)
     loaded = _loaded(found, cfg, weights, kept_classes, image_size)
     if classes is None:
         model = loaded
@@ -181,20 +188,6 @@ def published_model(settings: Student | Member, image_size: int, *, class_names:
     return model
 
 
-def classifier_names(model: Any) -> tuple[str, ...]:
-    """What the names of the weights for classes begin with, such as ("classifier.",); several for several heads.
-
-    timm's pretrained_cfg says it; else it is what get_classifier returns.
-    """
-    if named := (model.pretrained_cfg or {}).get("classifier"):
-        names = [named] if isinstance(named, str) else named
-    else:
-        last = model.get_classifier()
-        heads = list(last) if isinstance(last, tuple | list | nn.ModuleList) else [last]
-        names = [name for name, module in model.named_modules() if any(module is head for head in heads)]
-    return tuple(f"{name}." for name in names)
-
-
 def _of_path(settings: Student | Member, path: Path) -> Published:
     if not path.exists():
         raise InputError(f"no weights at {path}")
@@ -211,9 +204,11 @@ def _of_path(settings: Student | Member, path: Path) -> Published:
         beside = _of_folder(path.parent, settings.args)
         if plain_architecture(beside.architecture) == plain_architecture(name):
             return replace(beside, name=str(path), place=path)
-    published = timm.get_pretrained_cfg(name.split(".")[0])
+    plain = name.split(".")[0]
+    asked = settings.model if settings.model.startswith(f"{plain}.") else plain  # tags differ in their mean, say
+    published = timm.get_pretrained_cfg(asked)
     cfg = {} if published is None else {**published.to_dict(), "label_names": None, "num_classes": None}
-    return Published(str(path), name.split(".")[0], dict(settings.args), cfg, path, assumed=True)
+    return Published(str(path), plain, dict(settings.args), cfg, path, assumed=asked)
 
 
 def _of_folder(folder: Path, args: Mapping[str, Any]) -> Published:
@@ -231,14 +226,6 @@ def _of_folder(folder: Path, args: Mapping[str, Any]) -> Published:
 def plain_architecture(name: str) -> str:
     """An architecture without tag and stem."""
     return name.split(".")[0].removesuffix(small_stem.SUFFIX)
-
-
-def _classes_of(weights: Mapping[str, Tensor], head: tuple[str, ...], found: Published) -> int:
-    """The number of classes of the last layer in the file, apart from one for the background; 0 where it has none."""
-    for name, weight in weights.items():
-        if name.startswith(head) and name.endswith("weight") and weight.dim() == 2:
-            return weight.shape[0] - (found.cfg.get("label_offset") or 0)
-    return found.cfg.get("num_classes") or 0
 
 
 def _loaded(found: Published, cfg: dict[str, Any], weights: dict[str, Tensor], classes: int, image_size: int) -> Any:

@@ -125,6 +125,11 @@ class Member(Model):
             raise ValueError("teacher.checkpoint is needed with, and only with, teacher.source: checkpoint")
         if self.weights is not None and not self.published:
             raise ValueError("teacher.weights is for teacher.source: finetune or pretrained")
+        if self.source == "pretrained" and (self.train, self.epochs) != (None, None):
+            raise ValueError(
+                "teacher.train and teacher.epochs do nothing with teacher.source: pretrained, which takes published "
+                "weights as they are. finetune trains them"
+            )
         return self
 
 

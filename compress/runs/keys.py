@@ -16,7 +16,7 @@ from compress.recipe.train import FINE_TUNING, HOUSEKEEPING
 from compress.system import files
 from compress.system.hashes import sha256_json
 
-TRAINING_FORMAT = 3  # raise it when the same recipe leads to other weights
+TRAINING_FORMAT = 4  # raise it when the same recipe leads to other weights
 
 
 def teacher_hash(recipe: Recipe, dataset: Dataset) -> str:

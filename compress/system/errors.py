@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from compress.system.distribution import DISTRIBUTION
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_BREAKS = re.compile(r" *[^\S ]+[\s]*")
 
 EXIT_USAGE = 2
 EXIT_INPUT = 3
@@ -35,8 +36,8 @@ class CompressError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        what = " ".join(self.message.split()).rstrip(".")
-        hint = " ".join(self.hint.split())
+        what = _one_line(self.message).rstrip(".")
+        hint = _one_line(self.hint)
         return f"{what}. {hint}" if hint else what
 
 
@@ -85,6 +86,11 @@ def fault(error: BaseException) -> FaultError:
     )
     found.add_note("".join(traceback.format_exception(error)))
     return found
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and tabs. Spaces stay as they are: a path may have two in a row."""
+    return _BREAKS.sub(" ", text).strip()
 
 
 def first_line(error: BaseException) -> str:

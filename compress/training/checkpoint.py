@@ -60,7 +60,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         for name, value in checkpoint.tensors.items()
         if value.is_floating_point() and not name.endswith((".min_val", ".max_val"))
     ]
-    if not bool(torch.stack([value.isfinite().all() for value in weights]).all()):
+    # Of an optimiser some values may lie on the host and others on the GPU.
+    if not bool(torch.stack([value.isfinite().all().cpu() for value in weights]).all()):
         raise DivergedError(f"weights are not finite at epoch {checkpoint.meta['epoch']}", "Lower train.lr.")
     content = save(unshared(checkpoint.tensors))
     digest = _digest(content, checkpoint.meta)

@@ -207,6 +207,7 @@ def prepare(
             decay_epochs=settings.step_epochs,
             decay_rate=settings.step_rate,
             warmup_epochs=settings.warmup_epochs,  # type: ignore[arg-type]
+            warmup_lr=min(1e-5, settings.lr / 10),  # type: ignore[operator]
             step_on_epochs=False,
             updates_per_epoch=batches.steps_per_epoch,
         )

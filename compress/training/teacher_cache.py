@@ -19,7 +19,7 @@ from compress.system.hashes import sha256_json
 from compress.system.interrupts import Flag
 
 _POLL_S = 0.2
-_FORMAT = 2  # raise it when the same key would mean other logits
+_FORMAT = 3  # raise it when the same key would mean other logits
 
 
 class TeacherViews:

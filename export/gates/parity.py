@@ -241,11 +241,13 @@ def judge_measured(drop: DropRecord, agreement: float, limits: Limits) -> Judged
     """What follows from what was measured, as in `judge`. agreement: the share of images with the same class."""
     agreed, outcome, needed = round(agreement * drop.n), _outcome(drop, agreement, limits), None
     if outcome == "UNDECIDED" and drop.lost is not None and drop.won is not None:
-        counts = (
-            images_to_decide(PairedDrop(drop.n, drop.lost, drop.won), limits.max_drop),
-            images_to_agree(agreed, drop.n, limits.min_agreement),
-        )
-        needed = None if None in counts else max(count for count in counts if count is not None)
+        accuracy = images_to_decide(PairedDrop(drop.n, drop.lost, drop.won), limits.max_drop)
+        classes = images_to_agree(agreed, drop.n, limits.min_agreement)
+        missed = [accuracy] * (drop.drop > limits.max_drop) + [classes] * (agreement < limits.min_agreement)
+        if missed:  # one limit that is missed for sure is enough for FAIL
+            needed = min((count for count in missed if count is not None), default=None)
+        elif accuracy is not None and classes is not None:
+            needed = max(accuracy, classes)
     return Judged(agreement, drop, outcome, needed, limits)
 
 

@@ -121,6 +121,7 @@ def test_bad_weights_are_one_line_and_the_right_code(
     ends(3, "is not whole", student__pretrained=cut)
     classes = f"{{model: resnet14t, source: pretrained, weights: {published['teacher']}}}"
     ends(3, "has 5 classes", "teacher.source: finetune", teacher=classes)
+    ends(2, "do nothing with teacher.source: pretrained", teacher=f"{classes[:-1]}, epochs: 5}}")
     ends(2, "teacher.weights is for", teacher="{model: resnet14t, weights: x}")
 
 

@@ -16,7 +16,7 @@ from tests.helpers.torchrun import Torchrun, ended
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("out", [(), ("--out",)], ids=["in runs", "elsewhere"])
+@pytest.mark.parametrize("out", [pytest.param((), marks=pytest.mark.faults), ("--out",)], ids=["in runs", "elsewhere"])
 def test_a_machine_that_does_not_share_the_working_folder_is_named_by_all(
     torchrun: Torchrun, tiny_recipe: Path, tmp_path: Path, out: tuple[str, ...]
 ) -> None:

@@ -103,3 +103,11 @@ def test_rows_are_spread_over_the_classes() -> None:
     chosen = many[stratified(many, per_class=3, most=10)]
     assert len(set(chosen.tolist())) == 10
     assert chosen.max() - chosen.min() >= 90
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.25])
+def test_pictures_without_files_are_evaluated_as_their_originals_are_deployed(holdout: float) -> None:
+    data = load_data(Data(name="digits", image_size=20, crop_pct=0.875, holdout=holdout))
+    originals = data.originals.evaluation(range(30))
+    expected = np.stack([data.square(Image.fromarray(pixels(original))) for original in originals])
+    assert np.array_equal(data.eval_images[:30], expected)

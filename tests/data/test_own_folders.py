@@ -134,7 +134,9 @@ def test_few_pictures_in_files_are_looked_at_for_it(tmp_path: Path, monkeypatch:
     assert len(opened) <= 32 + 1
 
 
-def test_all_bad_pictures_are_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("loader", ["resident", "stream"])
+def test_all_bad_pictures_are_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: str) -> None:
+    monkeypatch.setattr("compress.data.cache._SAMPLE", 2)  # the mean is taken of a few pictures alone
     write_folder_data(tmp_path, train=6, evaluation=2)
     bad = [tmp_path / "train" / name / "003.png" for name in ("dark", "grey", "light")]
     for path in bad:
@@ -143,7 +145,7 @@ def test_all_bad_pictures_are_named_at_once(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr("compress.data.decode._WORTH_A_PROCESS", 9 if workers == 2 else 1000)
         monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
         with pytest.raises(InputError) as found:
-            load(tmp_path)
+            load(tmp_path, loader=loader)
         assert all(str(path) in found.value.message for path in bad)
         assert found.value.message.startswith("3 of 24 images cannot be read")
 
@@ -175,3 +177,15 @@ def test_pictures_of_which_a_square_shows_less_than_half_are_said(
     assert len(found) == (said is not None)
     assert all(said in text and "data.fit: pad" in text for text in found if said)
     assert not [text for text in load(tmp_path, fit="pad").warnings if "as long as wide" in text]
+
+
+def test_of_a_class_without_pictures_it_is_said_what_that_class_holds(tmp_path: Path) -> None:
+    train = tmp_path / "train"
+    write_images(train / "a", 2, seed=0)
+    (train / "a" / "3.heic").write_bytes(b"of another class")
+    (train / "b").mkdir()
+    with pytest.raises(InputError, match="/b holds no image"):
+        load(tmp_path, holdout=0.5)
+    (train / "b" / "1.heic").write_bytes(b"its own")
+    with pytest.raises(InputError, match="/b holds only pictures of a kind that Pillow does not open"):
+        load(tmp_path, holdout=0.5)

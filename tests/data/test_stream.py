@@ -16,6 +16,7 @@ from torchvision.transforms.functional import hflip
 from compress.data import StreamedImages, load_data, on_device
 from compress.data.decode import Square
 from compress.data.picture_files import PictureFiles, PixelPictures
+from compress.data.preprocessing import Fit
 from compress.data.training_picture import TrainingPicture, crop_box
 from compress.recipe import Augment, Data
 from compress.system.errors import InputError, MachineError
@@ -86,6 +87,37 @@ def test_a_picture_that_lies_on_its_side_is_cropped_as_people_see_it(tmp_path: P
     for key in range(5):
         with Image.open(tmp_path / "turned.png") as turned:
             np.testing.assert_array_equal(view(turned, key), view(upright, key))
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+@pytest.mark.parametrize("size", [(400, 100), (100, 400), (300, 200), (64, 64)])
+def test_crops_are_of_the_square_that_the_picture_becomes(fit: Fit, size: tuple[int, int]) -> None:
+    """Red tells the column, green the row, and blue that it is no border: so a crop says what it shows."""
+    ramps = np.full((size[1], size[0], 3), 255, np.uint8)
+    ramps[..., 0] = np.linspace(0, 250, size[0])
+    ramps[..., 1] = np.linspace(0, 250, size[1])[:, None]
+    view = TrainingPicture(Square(64, "bilinear", 1.0, fit, (0, 0, 0)), Augment(crop=0, flip=False, scale=0.3))
+    side, borders, areas = max(size), 0, []
+    for key in range(100):
+        found = view(Image.fromarray(ramps), key).astype(float)
+        inside = found[..., 2] > 128
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        assert inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        seen = found[rows[2] : rows[-1] - 1, columns[2] : columns[-1] - 1]  # without the edges, where colours mix
+        steps = np.diff(seen[..., 0].mean(0)).mean(), np.diff(seen[..., 1].mean(1)).mean()
+        across, down = (64 * step / 250 * own for step, own in zip(steps, size, strict=True))  # in pixels
+        if fit == "stretch":
+            assert inside.all()
+            across, down = across / size[0] * side, down / size[1] * side
+        elif not inside.all():
+            borders += 1
+            whole = columns if across > size[0] else rows  # the border is where the crop is longer than the picture
+            assert len(whole) == pytest.approx(64 * min(size) / (across if across > size[0] else down), abs=2)
+        areas.append(across * down / side**2)
+        assert 0.7 < across / down < 1.43
+    assert 0.25 < min(areas) < 0.45
+    assert 0.8 < max(areas) < 1.1
+    assert (borders > 0) == (fit == "pad" and size[0] != size[1])
 
 
 def test_without_resized_crops_the_square_is_shifted_over_black() -> None:
@@ -226,7 +258,7 @@ def test_both_loaders_hold_out_the_same_pictures(tmp_path: Path, loader: str) ->
 def test_a_link_to_nowhere_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     root = write_folder_data(tmp_path / "data", train=40)
     (root / "train" / "dark" / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(InputError, match=r"no image at .*gone\.png"):
+    with pytest.raises(InputError, match=r"gone\.png is missing"):
         load_data(Data(name="folder", root=str(root), image_size=8, loader="stream"))
     left = load_data(
         Data.model_validate(

@@ -18,7 +18,7 @@ from tests.helpers.command import Command, assert_fails
 from tests.helpers.paths import RECIPES
 
 SEED = RECIPES[0].read_text(encoding="utf-8")
-MANY = settings(deadline=None, max_examples=500, suppress_health_check=list(HealthCheck))
+MANY = settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.dates(), st.binary(max_size=9)

@@ -18,8 +18,8 @@ from compress.system.errors import DivergedError, MachineError
 from compress.training.divergence import DivergenceWatch
 from compress.training.evaluate import accuracy, logits_of
 from compress.training.metrics import read_metrics
+from tests.helpers.training import newest, splits
 from tests.helpers.training import run as train_small
-from tests.helpers.training import splits
 from tests.helpers.two_processes import in_two_processes
 
 pytestmark = [
@@ -118,6 +118,12 @@ def test_the_first_epoch_agrees_with_the_cpu_in_float32(tmp_path: Path) -> None:
     one, other = (read_metrics(tmp_path / name / "metrics.jsonl")[0] for name in ("cuda", "cpu"))
     assert one["loss"] == pytest.approx(other["loss"], rel=0.05)
     assert one["adjusted"] == pytest.approx(other["adjusted"], abs=0.02)
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "lookahead_adamw", "rmsprop"])
+def test_what_an_optimizer_keeps_on_the_host_is_checkpointed_too(tmp_path: Path, optimizer: str) -> None:
+    run(tmp_path, epochs=1, optimizer=optimizer, lr=0.001)
+    assert any(name.startswith("optimizer") for name in newest(tmp_path))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -1,4 +1,5 @@
-"""Which errors say that memory was too small: those that torch and numpy raise on any machine for what nobody has."""
+"""Errors as a line, and which say that memory was too small: those that torch and numpy raise on any machine for what
+nobody has."""
 
 import click
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from compress.cli import main as cli
-from compress.system.errors import EXIT_ENVIRONMENT, is_out_of_memory
+from compress.system.errors import EXIT_ENVIRONMENT, InputError, is_out_of_memory
 
 
 @pytest.mark.parametrize("ask", [lambda: torch.empty(1 << 55), lambda: np.empty(1 << 55)])
@@ -30,3 +31,8 @@ def test_a_fault_is_not_taken_for_too_little_memory() -> None:
                     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory"):  # fmt: skip
         assert is_out_of_memory(RuntimeError(library))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_spaces_of_a_path_are_shown_as_they_are() -> None:
+    error = InputError("image /data/my  cat.png\n   cannot be\tread", "Look\n at it.")
+    assert str(error) == "image /data/my  cat.png cannot be read. Look at it."

@@ -64,6 +64,12 @@ def test_the_rate_of_every_step_is_that_of_the_formula(
     assert [line["lr"] for line in lines] == pytest.approx(expected[STEPS::STEPS])
 
 
+def test_a_small_rate_is_warmed_up_from_below(tmp_path: Path, rates: list[float]) -> None:
+    run(tmp_path, method="ce", epochs=EPOCHS, lr=1e-6, schedule="cosine", warmup_epochs=2.0)
+    assert rates[: 2 * STEPS] == sorted(rates[: 2 * STEPS])
+    assert rates[0] < max(rates) <= 1e-6
+
+
 def test_a_resumed_training_goes_on_with_the_rates(
     tmp_path: Path, rates: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,10 +3,10 @@
     python tools/study/mends.py --noise 0.4 --seeds 5
 
 KA takes every row whose top class is not the label for wrong. Three mends take fewer, by the teacher's probabilities at
-temperature 1, and one mixes what KA makes of a row with what it was. DTD's T_0 stays the same; two mends move it from
-the first step to the last. They are no part of compress: they replace functions of its losses here. Out: top-1 on
-held-out training images of scikit-learn's digits, whose labels are right, and differences to `kd`, paired by seed. All
-seeds share one teacher and one draw of wrong labels. gradients.py shows why.
+temperature 1, and one mixes what KA makes of a row with what it was. T_0 stays the same, 2; two mends move it from the
+first step to the last, with DTD and without. They are no part of compress: they replace functions of its losses here.
+Out: top-1 on held-out training images of scikit-learn's digits, whose labels are right, and differences to `kd`, paired
+by seed. All seeds share one teacher and one draw of wrong labels. gradients.py shows why.
 """
 
 import logging
@@ -103,9 +103,13 @@ ARMS: dict[str, tuple[dict[str, object], Mend]] = {
     "`ka-ps` where it gives the label 0.2 or more": ({"method": "ka-ps"}, partial(adjusting_where, _plausible(0.2))),
     f"`ka-ps` where its top class has less than {UNSURE:g}": ({"method": "ka-ps"}, partial(adjusting_where, _unsure)),
     "the mean of the rows of `kd` and `ka-ps`": ({"method": "ka-ps"}, mixing),
+    "`kd`, T_0 from 3 to 1": ({"method": "kd"}, partial(moving_t0, 3.0, 1.0, STEPS)),
+    "`kd`, T_0 from 1 to 3": ({"method": "kd"}, partial(moving_t0, 1.0, 3.0, STEPS)),
+    "`kd`, T_0 3": ({"method": "kd", "temperature": 3.0}, nullcontext),
     "`dtd-flsw`": ({"method": "dtd-flsw"}, nullcontext),
     "`dtd-flsw`, T_0 from 3 to 1": ({"method": "dtd-flsw"}, partial(moving_t0, 3.0, 1.0, STEPS)),
     "`dtd-flsw`, T_0 from 1 to 3": ({"method": "dtd-flsw"}, partial(moving_t0, 1.0, 3.0, STEPS)),
+    "`dtd-flsw`, T_0 3": ({"method": "dtd-flsw", "temperature": 3.0}, nullcontext),
 }
 
 

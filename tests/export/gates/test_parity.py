@@ -208,6 +208,30 @@ def test_as_many_images_as_are_named_would_decide() -> None:
     assert judge(*two_models(*more, 0), Limits(0.005, 0.9)).outcome != "UNDECIDED"
 
 
+@pytest.mark.parametrize(
+    ("lost", "won", "limits"),
+    [
+        (61, 56, Limits(0.005, 0.9)),  # the classes are missed; of the accuracy no number of images would decide
+        (55, 51, Limits(0.005, 0.9)),  # and here a great number
+        (18, 4, Limits(0.005, 0.978)),  # the accuracy is missed; the classes equal their limit
+        (14, 4, Limits(0.005, 0.985)),  # both are missed
+        (12, 4, Limits(0.02, 0.98)),  # both are met
+    ],
+)
+def test_the_images_that_would_decide_are_the_fewest_that_do(lost: int, won: int, limits: Limits) -> None:
+    needed = judge(*two_models(1000, lost, won, 0), limits).images_to_decide
+    assert needed is not None
+
+    def judged(share: float) -> str:
+        return judge(
+            *two_models(*(round(share * needed / 1000 * count) for count in (1000, lost, won)), 0), limits
+        ).outcome
+
+    met = (lost - won) / 1000 <= limits.max_drop and 1 - (lost + won) / 1000 >= limits.min_agreement
+    assert judged(1.3) == ("PASS" if met else "FAIL")
+    assert judged(0.8) == "UNDECIDED"
+
+
 def test_a_precision_that_only_rounds_passes_where_no_image_changes_its_class() -> None:
     assert judge(*two_models(50, 0, 0, 0), Limits(0.002, 0.99, same_is_enough=True)).outcome == "PASS"
     assert judge(*two_models(50, 1, 0, 0), Limits(0.002, 0.99, same_is_enough=True)).outcome == "UNDECIDED"
