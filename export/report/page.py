@@ -3,7 +3,7 @@
 Everything is read and rendered before anything is written. Where a run is damaged, what was there stays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from export.report.batches import BatchRow, batch_rows, p99_note
 from export.report.formats import FILTERS, factor, factors, megabytes, ms, than
 from export.report.names import told_apart
 from export.report.reference import ReferenceWords, reference_words
+from export.report.reworded import reworded
 
 CLASSES_IN_MARKDOWN = 5
 BUSY = "other work held the CPUs: measure again on a quiet machine"
@@ -86,13 +87,17 @@ def report_runs(runs: Run | str | Path | Sequence[Run | str | Path], out: str | 
     return list(written)
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """The Markdown of `report_runs` for other machines: without what is of the bundle here. Raises InputError as it."""
-    return environment().get_template("report.md.j2").render(_content(runs, bundles=False))
+def markdown(runs: Sequence[Run], words: Callable[[str], str] = str) -> str:
+    """The Markdown of `report_runs` for other machines: without what is of the bundle here. Raises InputError as it.
+
+    Args:
+        words: makes of each warning, and of each reason why something was not run, what is written of it.
+    """
+    return environment().get_template("report.md.j2").render(_content(runs, bundles=False, words=words))
 
 
-def _content(runs: Sequence[Run], *, bundles: bool = True) -> dict[str, Any]:
-    benchmarks = told_apart([read_benchmark(run) for run in runs], [run.path for run in runs])
+def _content(runs: Sequence[Run], *, bundles: bool = True, words: Callable[[str], str] = str) -> dict[str, Any]:
+    benchmarks = told_apart([reworded(read_benchmark(run), words) for run in runs], [run.path for run in runs])
     views = [View.read(run, benchmark, bundles=bundles) for run, benchmark in zip(runs, benchmarks, strict=True)]
     _check_same_data(views)
     names = {view.words.name for view in views}
