@@ -292,7 +292,7 @@ def test_an_engine_runs_on_the_gpu_that_it_was_built_for_however_that_is_written
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_one_image_of_many_that_rounding_changes_does_not_leave_an_engine_undecided(precision: Precision) -> None:
     labels = np.zeros(10_000, np.int64)
-    reference = np.tile(np.float32([1, 0]), (len(labels), 1))
+    reference = np.tile(np.array([1, 0], np.float32), (len(labels), 1))
     rounded = reference.copy()
     rounded[7] = [0, 1]
     assert judge(reference, rounded, labels, limits_on_gpu(Export(), precision)).outcome == "PASS"
