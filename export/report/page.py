@@ -31,10 +31,10 @@ from export.benchmark.bundled import other_defaults
 from export.benchmark.identity import is_another
 from export.folder import given_run
 from export.report import folded, plots
-from export.report.action import action
+from export.report.action import action, would_decide
 from export.report.baseline import plain_training
 from export.report.batches import BatchRow, batch_rows, p99_note
-from export.report.formats import FILTERS, factor, factors, megabytes, ms, than
+from export.report.formats import FILTERS, factors, megabytes, ms, than
 from export.report.names import told_apart
 from export.report.reference import ReferenceWords, reference_words
 from export.report.reworded import reworded
@@ -42,6 +42,7 @@ from export.report.reworded import reworded
 CLASSES_IN_MARKDOWN = 5
 BUSY = "other work held the CPUs: measure again on a quiet machine"
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
+_OWN = ("folder", "csv", "hub")
 _OUTCOMES = {
     "PASS": "yes, it clears every limit",
     "FAIL": "no, it misses a limit",
@@ -114,7 +115,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters.update(FILTERS)
+    made.filters.update({**FILTERS, would_decide.__name__: would_decide})
     return made
 
 
@@ -184,7 +185,8 @@ class View:
         for speedup, slower in self.factors_of_speed(chosen):
             if timed and (before := self.primary(self.benchmark.candidate(slower))):
                 times = f"than {slower}: {ms(before.p50_ms.value)} → {ms(timed.p50_ms.value)} ms at batch {timed.batch}"
-                found.append((than(speedup.value, "faster", "slower"), f"{times}; 95 % interval {factors(speedup)}"))
+                interval = f"95 % interval {factors(speedup)}" if speedup.has_ends else factors(speedup)
+                found.append((than(speedup.value, "faster", "slower"), f"{times}; {interval}"))
         sizes = f"{megabytes(reference.size_bytes)} → {megabytes(chosen.size_bytes)} MB on disk"
         found.append((than(reference.size_bytes / chosen.size_bytes, "smaller", "larger"), sizes))
         if not isinstance(chosen.memory, NotRun) and not isinstance(reference.memory, NotRun):
@@ -194,9 +196,8 @@ class View:
         if self.cost_withheld(reference) or self.cost_withheld(chosen):
             found.append(("cost withheld", BUSY))
         elif costs[0] is not None and costs[1] is not None:
-            found.append(
-                (f"{factor(costs[0] / costs[1])} cheaper", f"{costs[0]:.3g} → {costs[1]:.3g} for a million images")
-            )
+            price = f"{costs[0]:.3g} → {costs[1]:.3g} for a million images"
+            found.append((than(costs[0] / costs[1], "cheaper", "dearer"), price))
         return found
 
     def factors_of_speed(self, candidate: CandidateResult) -> list[tuple[Interval, str]]:
@@ -271,10 +272,12 @@ class View:
 
 
 def _check_same_data(views: Sequence[View]) -> None:
-    seen: dict[str, Benchmark] = {}
+    """Raises InputError where accuracies that stand side by side are of one data set and of other images."""
+    seen: dict[tuple[str, ...], Benchmark] = {}
     for view in views:
         benchmark = view.benchmark
-        first = seen.setdefault(benchmark.data.name, benchmark)
+        name = benchmark.data.name  # of own pictures it is how they lie: the classes tell those apart
+        first = seen.setdefault((name, *(benchmark.data.class_names if name in _OWN else ())), benchmark)
         for what in ("class_names", "sha256", "eval_split"):
             if getattr(first.data, what) != getattr(benchmark.data, what):
                 named = {"class_names": "classes", "sha256": "images or labels", "eval_split": "evaluation split"}[what]
