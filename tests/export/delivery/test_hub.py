@@ -233,11 +233,11 @@ def test_the_card_has_what_was_measured_and_the_onnx_files_go_as_they_were_expor
     source, benchmark = benchmarked(finished, tmp_path_factory.getbasetemp() / "benchmarked")
     run = Run(tmp_path / source.path.name)
     shutil.copytree(source.path, run.path)
-    secret = NotRun(reason="cannot open '/home/some body/teacher.engine'")
-    last = benchmark.candidates[-1].model_copy(update={"memory": secret, "latency": secret})
-    told = {"warnings": ["/home/somebody/CINIC-10 holds 2,000 pictures."]}
-    benchmark = benchmark.model_copy(update={**told, "candidates": [*benchmark.candidates[:-1], last]})
-    write_benchmark(run, benchmark)
+    private = NotRun(reason="cannot open '/home/some body/teacher.engine'")
+    more = benchmark.candidates[-1].model_copy(update={"name": "other", "memory": private, "latency": private})
+    warnings = ["/home/somebody/CINIC-10 holds 2,000 pictures."]
+    told = {"warnings": warnings, "candidates": [*benchmark.candidates, more]}
+    write_benchmark(run, benchmark.model_copy(update=told))
     for library in LIBRARIES:
         monkeypatch.setitem(sys.modules, library, None)
     tensorrt.cache_clear()
