@@ -14,18 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from compress.recipe import Export
 from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import GateError, InputError, MachineError, UsageError
 from export.folder import sidecar
-from export.gates.parity import judge
 from export.int8 import Quantizer
 from export.onnx import export_onnx, to_fp16
-from export.records import EngineRecord, Precision
+from export.records import EngineRecord
 from export.tensorrt import build, tensorrt
 from export.tensorrt.build import EngineOptions, build_engine
-from export.tensorrt.engines import limits_on_gpu
-from export.tensorrt.library import built_for
 from export.tensorrt.lint import lint_for_tensorrt
 from export.tensorrt.sidecar import check_engine
 from tests.helpers.classifiers import ARCHITECTURES, MEAN, STD, Digits, Exported, float_logits, normalised
@@ -278,27 +274,6 @@ def test_engine_logits_equal_torch_on_a_gpu(
             runner(torch.zeros(batch, 3, 16, 16, device="cuda"))
     logits = EngineRuntime(runner, MEAN, STD)(data.eval_images)
     assert (logits.argmax(1) == data.eval_labels).mean() > 0.9
-
-
-@pytest.mark.parametrize("wanted", ["89", "8.9", "sm89", "SM8.9", "8.9f"])
-def test_an_engine_runs_on_the_gpu_that_it_was_built_for_however_that_is_written(wanted: str) -> None:
-    assert Export(compute_capabilities=[wanted]).compute_capabilities == [wanted], "the recipe takes it"
-    assert built_for([wanted], 8, 9)
-    assert built_for(["75", wanted], 8, 9)
-    assert not built_for([wanted], 8, 6)
-    assert built_for([], 8, 6)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_one_image_of_many_that_rounding_changes_does_not_leave_an_engine_undecided(precision: Precision) -> None:
-    labels = np.zeros(10_000, np.int64)
-    reference = np.tile(np.array([1, 0], np.float32), (len(labels), 1))
-    rounded = reference.copy()
-    rounded[7] = [0, 1]
-    assert judge(reference, rounded, labels, limits_on_gpu(Export(), precision)).outcome == "PASS"
-    rounded[:60] = [0, 1]
-    worse = judge(reference, rounded, labels, limits_on_gpu(Export(), precision)).outcome
-    assert worse == ("UNDECIDED" if precision == "int8" else "FAIL")
 
 
 class OneDimensional(nn.Module):
