@@ -43,7 +43,11 @@ class Export(Section):
         description="Largest difference of a probability, the graph that takes pixels against the evaluation.",
     )
     max_fp16_top1_drop: float = Field(
-        default=0.002, ge=0, lt=1, description="Top-1 that FP16 or bf16 may lose against FP32."
+        default=0.002,
+        ge=0,
+        lt=1,
+        description="Top-1 that FP16 or bf16 may lose against FP32. Also of an FP32 engine, since TensorRT "
+        "may compute in TF32.",
     )
     max_int8_top1_drop: float = Field(default=0.005, ge=0, lt=1, description="Top-1 that INT8 may lose against FP32.")
     min_int8_agreement: float = Field(

@@ -245,11 +245,10 @@ def all_runs(root: Path | None = None) -> list[Run]:
         root: runs/ by default (`runs_root`).
     """
     runs: list[tuple[str, Run]] = []
-    for manifest in (root or runs_root()).glob(f"*/{MANIFEST}"):
-        run = Run(manifest.parent)
+    for path in files.entries(root or runs_root()):
         try:
-            runs.append((run.manifest.started, run))
-        except InputError:
+            runs.append((read_manifest(path).started, Run(path)))
+        except (InputError, OSError):  # no run, or none that can be read
             continue
     return [run for _, run in sorted(runs, key=lambda pair: (pair[0], str(pair[1].path)))]
 

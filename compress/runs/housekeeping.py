@@ -3,6 +3,8 @@
 In: the folder of runs. Out: a row for each run, or the paths that can go with their sizes.
 """
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from compress.runs.folder import (
     teachers_root,
 )
 from compress.runs.locks import LOCK, is_held
+from compress.system import files
 from compress.system.errors import InputError, MachineError
 
 
@@ -72,9 +75,9 @@ def prune(*, failed: bool = False, remove: bool = False) -> list[tuple[Path, int
         teachers = [manifest.teacher for manifest in kept if manifest.teacher is not None]
         used = {one.sha256 for teacher in teachers for one in [teacher, *(teacher.members or [])]}
         used |= {assistant.sha256 for manifest in kept for assistant in manifest.assistants}
-        for path in sorted(teachers_root().glob("*")):
+        for path in files.entries(teachers_root()):
             folder = TeacherFolder(path)
-            if not folder.training_files.metrics.exists():
+            if not os.path.exists(folder.training_files.metrics):
                 continue
             sha256 = _teacher_sha256(folder)
             if sha256 not in used and (sha256 is not None or failed):
@@ -88,8 +91,15 @@ def prune(*, failed: bool = False, remove: bool = False) -> list[tuple[Path, int
 
 def _further_down() -> list[Run]:
     """Runs of sweeps and studies, which have their own folder."""
-    parents = {path.parent.parent for path in runs_root().glob(f"*/*/**/{MANIFEST}")}
-    return [run for parent in sorted(parents - {teachers_root(), assistants_root()}) for run in all_runs(parent)]
+    own = [runs_root(), teachers_root(), assistants_root()]
+    parents = {
+        Path(path).parent
+        for outer in files.entries(runs_root())
+        for inner in files.entries(outer)
+        for path, _, names in os.walk(inner)
+        if MANIFEST in names
+    }
+    return [run for parent in sorted(parents.difference(own)) for run in all_runs(parent)]
 
 
 def _status(run: Run) -> str:
@@ -99,7 +109,7 @@ def _status(run: Run) -> str:
 
 def _remove(path: Path, remove: bool) -> int | None:
     """The size in bytes, or None where a process holds it."""
-    holder = path if (path / LOCK).exists() else path.parent
+    holder = path if os.path.exists(path / LOCK) else path.parent
     lock = FileLock(holder / LOCK)
     try:
         with lock.acquire(timeout=0):
@@ -121,4 +131,10 @@ def _teacher_sha256(folder: TeacherFolder) -> str | None:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of the files that can be seen. Another process may remove some meanwhile."""
+    size = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(path, name)).st_size
+    return size

@@ -173,5 +173,5 @@ def _of_unfinished(run: Run, name: str) -> Recipe | None:
         manifest = run.manifest
         unfinished = manifest.recipe == name and not manifest.finished and run.recipe_file.exists()
         return run.recipe if unfinished else None
-    except CompressError:
+    except (CompressError, OSError):
         return None

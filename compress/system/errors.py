@@ -126,6 +126,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether memory, disk or a permission failed, or an error says that it was raised from such a one: it may pass."""
+    link: BaseException | None = error
+    while link is not None:
+        # Python's own OSError without a number says that there is no source code, which torch looks for.
+        if (isinstance(link, OSError) and link.errno) or isinstance(link, MachineError) or is_out_of_memory(link):
+            return True
+        link = link.__cause__
+    return False
+
+
 class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived. It is not an Exception, so that no handler treats it as an error."""
 

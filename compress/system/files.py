@@ -75,6 +75,14 @@ def remove_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, by name. Empty where there is none, or none that can be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
 def link_folder(source: Path, target: Path) -> None:
     """Copies a folder.
 

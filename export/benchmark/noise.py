@@ -3,11 +3,10 @@
 In: what was timed and the verdict. Out: sentences for people. A few outliers and a wide spread alone change nothing.
 """
 
-import sys
 from collections.abc import Mapping
 
 from compress.recipe import BenchmarkLimits
-from export.benchmark.results import Interval, Latency, Reference, Verdict
+from export.benchmark.results import TOO_FEW_ROUNDS, Interval, Latency, Reference, Verdict
 
 _LONGER = "measure longer (--seconds)"
 
@@ -72,8 +71,8 @@ def _speed(verdict: Verdict, own: Latency, reference: Reference) -> str:
 
 
 def _factor(speedup: Interval) -> str:
-    if speedup.high == sys.float_info.max:
-        return "too few rounds for an interval"
+    if not speedup.has_ends:
+        return TOO_FEW_ROUNDS
     return f"{speedup.value:.2f}×, {speedup.low:.2f}× to {speedup.high:.2f}×"
 
 

@@ -4,6 +4,7 @@ Every block of numbers names its source: `measured`, `proxy` (measured on a stan
 Accuracies and drops are fractions, times milliseconds, sizes bytes or megabytes of 10^6.
 """
 
+import sys
 from typing import Literal
 
 from pydantic import AliasChoices, Field
@@ -28,6 +29,9 @@ class NotRun(Section):
     reason: str
 
 
+TOO_FEW_ROUNDS = "too few rounds for an interval"
+
+
 class Interval(Section):
     """A value with the ends of its 95 % interval."""
 
@@ -38,6 +42,11 @@ class Interval(Section):
     @classmethod
     def of(cls, entry: statistics.Range) -> "Interval":
         return cls(value=entry.value, low=entry.low, high=entry.high)
+
+    @property
+    def has_ends(self) -> bool:
+        """False for a ratio of times over too few rounds (`export.benchmark.latency.ratio`)."""
+        return self.high < sys.float_info.max
 
 
 class AccuracyResult(Section):

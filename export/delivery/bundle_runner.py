@@ -9,6 +9,7 @@ Exit status 1: a file is missing or altered, or the golden pictures get other cl
 
 import functools
 import hashlib
+import io
 import json
 import sys
 import warnings
@@ -26,7 +27,7 @@ _MODULES, _PACKAGES = {"ort": "onnxruntime"}, {"PIL": "pillow"}
 
 
 class BundleError(ValueError):
-    """The bundle is not as it was made, or answers otherwise here."""
+    """The bundle is not as it was made, answers otherwise here, or cannot run what was asked."""
 
 
 @functools.cache
@@ -187,14 +188,17 @@ def main(arguments: list[str]) -> str | None:
         names = [argument for argument in arguments if argument in known]
         paths = [Path(argument) for argument in arguments if argument not in names]
         model = names[0] if names else about()["default_model"]
-        return _run(model, paths)
+        lines = _answers(model, paths)
     except BundleError as error:
         return str(error)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         return f"manifest.json does not fit this bundle: {error!r}"
+    print(*lines, sep="\n")
+    return None
 
 
-def _run(model: str, paths: list[Path]) -> str | None:
+def _answers(model: str, paths: list[Path]) -> list[str]:
+    """A line for each picture; of the golden ones, another for their difference."""
     known = about()["models"]
     runtime = known[model]["runtime"]
     library = _MODULES.get(runtime, runtime)
@@ -204,21 +208,28 @@ def _run(model: str, paths: list[Path]) -> str | None:
         others = [name for name, each in known.items() if each["runtime"] != runtime]
         without = others if error.name == library else []
         hint = f", or name a model of another runtime: {', '.join(without)}" if without else ""
-        return f"{model} needs {error.name}: pip install {_PACKAGES.get(error.name or '', error.name)}{hint}"
+        package = _PACKAGES.get(error.name or "", error.name)
+        raise BundleError(f"{model} needs {error.name}: pip install {package}{hint}") from error
     except ImportError as error:
-        return f"{model} needs {library}, which cannot be imported: {error}"
+        raise BundleError(f"{model} needs {library}, which cannot be imported: {error}") from error
     except BundleError:
         raise
     except (OSError, ValueError) as error:
-        return f"{error} (pictures, then one of {', '.join(known)})"
-    largest = None if paths else difference(answers, model)
-    for row in answers:
-        print(about()["class_names"][int(row.argmax())])
-    if largest is not None:
-        allowed = known[model]["tolerance"]
-        print(f"largest difference of a probability from what was recorded ({allowed:g} allowed): {largest:.3g}")
-    return None
+        raise BundleError(f"{error} (pictures, then one of {', '.join(known)})") from error
+    lines = [str(about()["class_names"][int(row.argmax())]) for row in answers]
+    if not paths:
+        largest, allowed = difference(answers, model), known[model]["tolerance"]
+        lines.append(f"largest difference of a probability from what was recorded ({allowed:g} allowed): {largest:.3g}")
+    return lines
+
+
+def _escape_what_the_console_lacks() -> None:
+    """Class names may hold any sign, and a console may have few."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":
+    _escape_what_the_console_lacks()
     sys.exit((wrong := main(sys.argv[1:])) and f"error: {wrong}")

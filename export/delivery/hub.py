@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import timm
 from huggingface_hub import EvalResult, HfApi, ModelCardData, get_token
@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from compress import models
-from compress.recipe import Data, Model, Recipe, Student, recipe_yaml
+from compress.recipe import Student, recipe_yaml
 from compress.runs.folder import Run, finished_run
 from compress.runs.locks import held
 from compress.runs.student import load_student
@@ -24,12 +24,12 @@ from compress.system.arguments import require_type
 from compress.system.errors import InputError, MachineError, UsageError
 from compress.system.files import cannot_write, write_json
 from export.delivery.opening import how_to_open, hub_config, made_by_timm, student_name
+from export.delivery.public import hub_repository, public_recipe, without_places
 from export.folder import ExportFolder, check_intact, given_run, read_export
 from export.records import PRECISIONS
 from export.report import markdown
 from export.report.formats import md
 
-M = TypeVar("M", bound=Model)
 _ON_THE_HUB = {"cifar100": ["uoft-cs/cifar100"], "tinyimagenet": ["zh-plus/tiny-imagenet"]}
 
 
@@ -122,7 +122,7 @@ def _write_folder(run: Run, repo: str) -> Path:
             config = hub_config(run)
             write_json(made / models.CONFIG, config)
             shutil.copyfile(run.student / models.WEIGHTS, made / models.WEIGHTS)
-            (made / run.recipe_file.name).write_text(recipe_yaml(_public(run.recipe)), encoding="utf-8")
+            (made / run.recipe_file.name).write_text(recipe_yaml(public_recipe(run)), encoding="utf-8")
             onnx = list(_onnx_files(run))
             for path in onnx:
                 (made / "onnx").mkdir(exist_ok=True)
@@ -133,32 +133,6 @@ def _write_folder(run: Run, repo: str) -> Path:
     except OSError as error:
         raise cannot_write(folder, error) from error
     return folder
-
-
-def _public(recipe: Recipe) -> Recipe:
-    """Without the paths of this machine: of weights the name of their file or folder stays."""
-
-    def named(model: M) -> M:
-        paths: dict[str, Any] = {
-            key: Path(value).name
-            for key in ("checkpoint", "weights", "pretrained")
-            if isinstance(value := getattr(model, key, None), str)
-        }
-        if model.model.startswith("local-dir:"):
-            paths["model"] = f"local-dir:{Path(model.model).name}"
-        return model.model_copy(update=paths)
-
-    others = {
-        "ensemble": [named(member) for member in recipe.teacher.ensemble],
-        "assistants": [named(assistant) for assistant in recipe.teacher.assistants],
-    }
-    return recipe.model_copy(
-        update={
-            "data": recipe.data.anywhere,
-            "teacher": named(recipe.teacher).model_copy(update=others),
-            "student": named(recipe.student),
-        }
-    )
 
 
 def _onnx_files(run: Run) -> Iterator[Path]:
@@ -184,9 +158,11 @@ def _base_model(student: Student) -> str | None:
     return None if cfg is None else cfg.hf_hub_id
 
 
-def _datasets(data: Data) -> list[str] | None:
+def _datasets(run: Run) -> list[str] | None:
     """The repositories of the Hub that hold the data, where it is there."""
-    return [data.repo] if data.repo else _ON_THE_HUB.get(data.name)
+    data = run.recipe.data
+    own = hub_repository(run, data)
+    return [own] if own else _ON_THE_HUB.get(data.name)
 
 
 def _card(run: Run, repo: str, config: dict[str, Any], onnx: Sequence[Path]) -> str:
@@ -210,11 +186,11 @@ def _card(run: Run, repo: str, config: dict[str, Any], onnx: Sequence[Path]) -> 
         metrics=["accuracy"],
         model_name=repo.rsplit("/")[-1],
         base_model=_base_model(run.recipe.student) if of_timm else None,
-        datasets=_datasets(run.recipe.data),
+        datasets=_datasets(run),
         license=(config.get("pretrained_cfg") or {}).get("license"),
         eval_results=[result],
     )
-    measured = markdown([run]) if run.benchmark_file.exists() else ""
+    measured = markdown([run], without_places(run)) if run.benchmark_file.exists() else ""
     return f"""---
 {head.to_yaml()}
 ---

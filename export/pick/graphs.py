@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compress.models.create import make_timm_model
-from compress.system.errors import CompressError, InputError, first_line
+from compress.system.errors import CompressError, InputError, MachineError, first_line, is_of_the_machine
 from export.int8.macs import WEIGHTED, layer_macs
 from export.int8.quantize import Quantizer, Target, fusion_coverage
 from export.onnx import export_onnx
@@ -51,6 +51,7 @@ def make_graphs(name: str, folder: Path, *, image_size: int, threads: int) -> Gr
 
     Raises:
         InputError: it does not take images of that size, or cannot be exported or quantised.
+        MachineError: memory or space was too small, which may pass.
     """
     torch.manual_seed(0)
     try:
@@ -64,9 +65,14 @@ def make_graphs(name: str, folder: Path, *, image_size: int, threads: int) -> Gr
         for target, path in int8.items():
             quantizer.write(path, target=target)
         convs = fusion_coverage(int8["ort"])
-    except CompressError:
-        raise
     except Exception as error:
+        if is_of_the_machine(error):
+            raise MachineError(
+                f"{name} could not be exported at {image_size} pixels here ({first_line(error)})",
+                "Free memory or space, or name other models with --model.",
+            ) from error
+        if isinstance(error, CompressError):
+            raise
         raise InputError(f"{name} cannot be exported at {image_size} pixels ({first_line(error)})") from error
     macs = sum(count for count, _ in layer_macs(fp32, WEIGHTED).values())
     return Graphs(fp32, int8, round(macs / 1e6, 1), *convs)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from compress.system.console import duration
-from compress.system.errors import CompressError, first_line
+from compress.system.errors import CompressError, MachineError, first_line, is_of_the_machine
 from export.benchmark import latency
 from export.benchmark.latency import Series, Timed
 from export.onnx import INPUT_NAME, OUTPUT_NAME, open_session
@@ -59,7 +59,7 @@ def measure(
         efforts: for what is far from the budget, and for what is near.
 
     Raises:
-        MachineError: the cache cannot be written.
+        MachineError: memory or space was too small, or the cache cannot be written. What was measured before is in it.
     """
     began = time.perf_counter()
     for start in range(0, len(names), TOGETHER):
@@ -86,6 +86,8 @@ def _measure_group(
         for name in group:
             try:
                 graphs = make_graphs(name, Path(folder), image_size=cache.image_size, threads=cache.threads)
+            except MachineError:
+                raise
             except CompressError as error:
                 logger.warning(f"{name} is left out: {error}")
                 found[name] = Measured(error=str(error))
@@ -149,11 +151,17 @@ def _interleaved(calls: list[Timed], effort: Effort) -> dict[str, Series]:
 
 
 def _call(candidate: _Candidate, threads: int, inputs: np.ndarray) -> Callable[[int], object] | None:
-    """None, with a warning, where the runtime does not run the file."""
+    """None, with a warning, where the runtime does not run the file. Raises MachineError for what may pass."""
     try:
         call = _opened(candidate, threads, inputs)
         call(0)
-    except Exception as error:  # noqa: BLE001  (a runtime may raise anything)
+    except Exception as error:
+        if is_of_the_machine(error):
+            raise MachineError(
+                f"{candidate.model} in {candidate.precision} could not be run in {candidate.runtime} here "
+                f"({first_line(error)})",
+                "Free memory or space, or name other models with --model.",
+            ) from error
         why = error.message if isinstance(error, CompressError) else first_line(error)
         logger.warning(f"{candidate.model} in {candidate.precision} is left out for {candidate.runtime}: {why}")
         return None

@@ -4,6 +4,7 @@ In: what was measured of a run. Out: a sentence in which what stands between bac
 """
 
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 from export.benchmark import Benchmark, CandidateResult, Judgement, NotRun
 from export.report.as_run import RUNTIMES
@@ -79,18 +80,43 @@ def _images(benchmark: Benchmark, open_: Sequence[Judgement], best: CandidateRes
     return f"Evaluate on {more:,} more pictures ({max(known):,} in all)" if more > 0 else ""
 
 
+def would_decide(judgement: Judgement) -> str:
+    """What would decide a limit, for a table. Empty where it is decided."""
+    if judgement.outcome != "UNDECIDED":
+        return ""
+    needed, lacking = judgement.samples_to_decide, _lacking(judgement)
+    if lacking in ("images", "runs") and needed:
+        return f"{needed:,} {lacking}"
+    without_a_count = {
+        "images": "no number of images" if judgement.measured else "images",
+        "runs": "more runs",
+        "batch 1": "a run at batch 1",
+        "quiet": "a quiet machine",
+    }
+    return without_a_count[lacking]
+
+
 def _step(judgement: Judgement) -> str:
     """What would decide a limit other than that of top-1."""
-    if judgement.limit in _OF_IMAGES:
-        needed = judgement.samples_to_decide
+    needed, lacking = judgement.samples_to_decide, _lacking(judgement)
+    if lacking == "images":
         more = f"{needed - judgement.samples:,}" if needed and needed > judgement.samples else "many"
         return f"Evaluate on {more} more pictures{judgement.of or ' of each class'}"
-    if judgement.measured is None:
+    if lacking == "batch 1":
         return "Measure at batch 1 with `compress benchmark`"
-    if judgement.measured.low > judgement.allowed:
+    if lacking == "quiet":
         return "Measure again on a quiet machine"
-    runs = f" (about {judgement.samples_to_decide:,} runs)" if judgement.samples_to_decide else ""
+    runs = f" (about {needed:,} runs)" if needed else ""
     return f"Measure longer with `compress benchmark --seconds`{runs}"
+
+
+def _lacking(judgement: Judgement) -> Literal["images", "runs", "batch 1", "quiet"]:
+    """What a limit that is UNDECIDED lacks."""
+    if judgement.limit in _OF_IMAGES:
+        return "images"
+    if judgement.measured is None:
+        return "batch 1"
+    return "quiet" if judgement.measured.low > judgement.allowed else "runs"
 
 
 def _lower(step: str) -> str:

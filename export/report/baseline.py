@@ -7,7 +7,7 @@ from statistics import mean
 
 from compress.recipe import Data, Recipe, Student, Train
 from compress.recipe.train import HOUSEKEEPING
-from compress.runs.folder import Run
+from compress.runs.folder import Run, all_runs
 from compress.system.errors import CompressError
 
 
@@ -22,7 +22,7 @@ def plain_training(run: Run) -> str:
     """
     try:
         recipe, manifest = run.recipe, run.result
-    except (CompressError, FileNotFoundError):
+    except (CompressError, OSError):
         return ""
     if _by_labels_alone(recipe):
         return ""
@@ -52,13 +52,10 @@ def _by_labels_alone(recipe: Recipe) -> bool:
 def _others(run: Run, recipe: Recipe) -> list[Run]:
     """The finished runs beside this one that differ from it by labels alone, and perhaps by the seed."""
     found = []
-    for path in sorted(run.path.resolve().parent.iterdir()):
-        other = Run(path)
-        if not other.manifest_file.is_file() or not other.recipe_file.is_file():
-            continue
+    for other in all_runs(run.path.resolve().parent):
         try:
             theirs, same_data = other.recipe, other.result.data.sha256 == run.result.data.sha256
-        except CompressError:  # not finished, or damaged
+        except (CompressError, OSError):  # not finished, damaged, or not to be read
             continue
         if same_data and _by_labels_alone(theirs) and _compared(theirs) == _compared(recipe):
             found.append(other)

@@ -5,6 +5,7 @@ import re
 from markupsafe import Markup, escape
 
 from export.benchmark import AccuracyResult, CandidateResult, Interval, NotRun
+from export.benchmark.results import TOO_FEW_ROUNDS
 from export.report.as_run import as_run
 
 
@@ -65,7 +66,12 @@ def than(value: float, better: str, worse: str) -> str:
 
 def factors(entry: Interval) -> str:
     """Both ends of an interval of a ratio."""
-    return f"{factor(entry.low)} to {factor(entry.high)}"
+    return f"{factor(entry.low)} to {factor(entry.high)}" if entry.has_ends else TOO_FEW_ROUNDS
+
+
+def near_one(entry: Interval) -> str:
+    """A ratio of what should be alike, with both ends of its interval, which is one of 99 %."""
+    return f"{entry.value:.3f} ({f'{entry.low:.3f} to {entry.high:.3f}, 99 %' if entry.has_ends else TOO_FEW_ROUNDS})"
 
 
 def limit_value(value: float, limit: str) -> str:
@@ -131,5 +137,5 @@ def timed(candidate: CandidateResult) -> bool:
 
 
 _SHARES = (percent, percent_range, points, points_range)
-_NUMBERS = (*_SHARES, ms, ms_range, rate, rate_range, megabytes, factor, factors, limit_value)
+_NUMBERS = (*_SHARES, ms, ms_range, rate, rate_range, megabytes, factor, factors, near_one, limit_value)
 FILTERS = {function.__name__: function for function in (*_NUMBERS, md, prose, code, capital, as_run, scored, timed)}

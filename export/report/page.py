@@ -3,7 +3,7 @@
 Everything is read and rendered before anything is written. Where a run is damaged, what was there stays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,18 @@ from export.benchmark.bundled import other_defaults
 from export.benchmark.identity import is_another
 from export.folder import given_run
 from export.report import folded, plots
-from export.report.action import action
+from export.report.action import action, would_decide
 from export.report.baseline import plain_training
 from export.report.batches import BatchRow, batch_rows, p99_note
-from export.report.formats import FILTERS, factor, factors, megabytes, ms, than
+from export.report.formats import FILTERS, factors, megabytes, ms, than
 from export.report.names import told_apart
 from export.report.reference import ReferenceWords, reference_words
+from export.report.reworded import reworded
 
 CLASSES_IN_MARKDOWN = 5
 BUSY = "other work held the CPUs: measure again on a quiet machine"
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
+_OWN = ("folder", "csv", "hub")
 _OUTCOMES = {
     "PASS": "yes, it clears every limit",
     "FAIL": "no, it misses a limit",
@@ -86,13 +88,17 @@ def report_runs(runs: Run | str | Path | Sequence[Run | str | Path], out: str | 
     return list(written)
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """The Markdown of `report_runs` for other machines: without what is of the bundle here. Raises InputError as it."""
-    return environment().get_template("report.md.j2").render(_content(runs, bundles=False))
+def markdown(runs: Sequence[Run], words: Callable[[str], str] = str) -> str:
+    """The Markdown of `report_runs` for other machines: without what is of the bundle here. Raises InputError as it.
+
+    Args:
+        words: makes of each warning, and of each reason why something was not run, what is written of it.
+    """
+    return environment().get_template("report.md.j2").render(_content(runs, bundles=False, words=words))
 
 
-def _content(runs: Sequence[Run], *, bundles: bool = True) -> dict[str, Any]:
-    benchmarks = told_apart([read_benchmark(run) for run in runs], [run.path for run in runs])
+def _content(runs: Sequence[Run], *, bundles: bool = True, words: Callable[[str], str] = str) -> dict[str, Any]:
+    benchmarks = told_apart([reworded(read_benchmark(run), words) for run in runs], [run.path for run in runs])
     views = [View.read(run, benchmark, bundles=bundles) for run, benchmark in zip(runs, benchmarks, strict=True)]
     _check_same_data(views)
     names = {view.words.name for view in views}
@@ -109,7 +115,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters.update(FILTERS)
+    made.filters.update({**FILTERS, would_decide.__name__: would_decide})
     return made
 
 
@@ -179,7 +185,8 @@ class View:
         for speedup, slower in self.factors_of_speed(chosen):
             if timed and (before := self.primary(self.benchmark.candidate(slower))):
                 times = f"than {slower}: {ms(before.p50_ms.value)} → {ms(timed.p50_ms.value)} ms at batch {timed.batch}"
-                found.append((than(speedup.value, "faster", "slower"), f"{times}; 95 % interval {factors(speedup)}"))
+                interval = f"95 % interval {factors(speedup)}" if speedup.has_ends else factors(speedup)
+                found.append((than(speedup.value, "faster", "slower"), f"{times}; {interval}"))
         sizes = f"{megabytes(reference.size_bytes)} → {megabytes(chosen.size_bytes)} MB on disk"
         found.append((than(reference.size_bytes / chosen.size_bytes, "smaller", "larger"), sizes))
         if not isinstance(chosen.memory, NotRun) and not isinstance(reference.memory, NotRun):
@@ -189,9 +196,8 @@ class View:
         if self.cost_withheld(reference) or self.cost_withheld(chosen):
             found.append(("cost withheld", BUSY))
         elif costs[0] is not None and costs[1] is not None:
-            found.append(
-                (f"{factor(costs[0] / costs[1])} cheaper", f"{costs[0]:.3g} → {costs[1]:.3g} for a million images")
-            )
+            price = f"{costs[0]:.3g} → {costs[1]:.3g} for a million images"
+            found.append((than(costs[0] / costs[1], "cheaper", "dearer"), price))
         return found
 
     def factors_of_speed(self, candidate: CandidateResult) -> list[tuple[Interval, str]]:
@@ -266,10 +272,12 @@ class View:
 
 
 def _check_same_data(views: Sequence[View]) -> None:
-    seen: dict[str, Benchmark] = {}
+    """Raises InputError where accuracies that stand side by side are of one data set and of other images."""
+    seen: dict[tuple[str, ...], Benchmark] = {}
     for view in views:
         benchmark = view.benchmark
-        first = seen.setdefault(benchmark.data.name, benchmark)
+        name = benchmark.data.name  # of own pictures it is how they lie: the classes tell those apart
+        first = seen.setdefault((name, *(benchmark.data.class_names if name in _OWN else ())), benchmark)
         for what in ("class_names", "sha256", "eval_split"):
             if getattr(first.data, what) != getattr(benchmark.data, what):
                 named = {"class_names": "classes", "sha256": "images or labels", "eval_split": "evaluation split"}[what]

@@ -3,8 +3,10 @@
 In: a Figure. Out: text to put into HTML.
 """
 
+import hashlib
 import io
 import re
+import warnings
 from collections.abc import Mapping
 
 import matplotlib
@@ -20,7 +22,8 @@ def inline_svg(figure: Figure, salt: str, label: str, colours: Mapping[str, str]
         colours: what is written in place of each colour.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": salt}):
+    with matplotlib.rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the text stays text, in the reader's fonts
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -30,7 +33,8 @@ def inline_svg(figure: Figure, salt: str, label: str, colours: Mapping[str, str]
     text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "sans-serif", text)
     number = iter(range(10**6))
-    prefix = re.sub(r"[^a-z0-9]+", "-", salt.lower())
+    told_apart = hashlib.sha256(salt.encode(errors="surrogatepass")).hexdigest()[:8]
+    prefix = f"{re.sub(r'[^a-z0-9]+', '-', salt.lower())}-{told_apart}"
     names = {name: f"{prefix}-{next(number)}" for name in re.findall(r'\bid="([^"]+)"', text)}
     text = re.sub(r'\bid="([^"]+)"', lambda m: f'id="{names[m[1]]}"', text)
     text = re.sub(r'"#([^"]+)"|url\(#([^)]+)\)', lambda m: _link(m, names), text)

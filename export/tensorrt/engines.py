@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from compress.recipe import Export
 from compress.system.errors import GateError
 from export.folder import sidecar
 from export.gates import Stage
+from export.gates.parity import Limits
 from export.records import PRECISIONS, Precision, RunPrecision
 from export.tensorrt.build import EngineOptions, build_engine
-from export.tensorrt.library import tensorrt
+from export.tensorrt.library import built_for, tensorrt
 from export.tensorrt.parser import refusals
 from export.tensorrt.runtime import EngineRunner, EngineRuntime
 
@@ -68,14 +70,18 @@ def _check_on_gpu(stage: Stage, engine: Path, precision: Precision) -> dict[str,
     """Agreement and accuracy of the engine, where this machine has a GPU that it was built for."""
     if not torch.cuda.is_available():
         return {"checked_on_gpu": False}
-    major, minor = torch.cuda.get_device_capability()
-    built_for = [capability.upper().removeprefix("SM") for capability in stage.settings.compute_capabilities]
-    if built_for and f"{major}{minor}" not in built_for:
+    if not built_for(stage.settings.compute_capabilities, *torch.cuda.get_device_capability()):
         return {"checked_on_gpu": False}
     runtime = EngineRuntime(EngineRunner(engine), stage.data.mean, stage.data.std)
-    settings = stage.settings
-    limits = {"fp32": (0.0, settings.min_agreement), "fp16": (settings.max_fp16_top1_drop, settings.min_agreement)}
-    max_drop, min_agreement = limits.get(precision, (settings.max_int8_top1_drop, settings.min_int8_agreement))
-    what, rounds = f"the {precision.upper()} engine", precision != "int8"
-    measured = stage.check_accuracy(runtime, max_drop, min_agreement, what, same_is_enough=rounds)
+    limits, what = limits_on_gpu(stage.settings, precision), f"the {precision.upper()} engine"
+    measured = stage.check_accuracy(
+        runtime, limits.max_drop, limits.min_agreement, what, same_is_enough=limits.same_is_enough
+    )
     return {"checked_on_gpu": True, **measured}
+
+
+def limits_on_gpu(settings: Export, precision: Precision) -> Limits:
+    """What an engine may lose against the FP32 file. One in FP32 rounds, too: TensorRT may compute in TF32."""
+    if precision == "int8":
+        return Limits(settings.max_int8_top1_drop, settings.min_int8_agreement)
+    return Limits(settings.max_fp16_top1_drop, settings.min_agreement, same_is_enough=True)

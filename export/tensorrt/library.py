@@ -89,12 +89,22 @@ def capabilities(wanted: Sequence[str]) -> list[Any]:
         )
     found = []
     for capability in wanted:
-        name = f"SM{capability.upper().removeprefix('SM').replace('.', '')}"
+        name = f"SM{_plain(capability)}"
         if not hasattr(known, name):
             choice = ", ".join(sorted(item for item in dir(known) if item.startswith("SM")))
             raise UsageError(f"{trt.__name__} has no compute capability {capability!r}", f"It has {choice}")
         found.append(getattr(known, name))
     return found
+
+
+def built_for(wanted: Sequence[str], major: int, minor: int) -> bool:
+    """Whether engines for these compute capabilities run on a GPU of that one. For none they are made for it."""
+    return not wanted or f"{major}{minor}" in {_plain(capability).rstrip("AF") for capability in wanted}
+
+
+def _plain(capability: str) -> str:
+    """As in TensorRT's names: 89 of 89, 8.9, SM89 and sm8.9."""
+    return capability.upper().removeprefix("SM").replace(".", "")
 
 
 def check_version_compatible() -> None:

@@ -119,6 +119,25 @@ def test_runs_are_listed_oldest_first_with_what_was_measured(root: Path) -> None
     }  # fmt: skip
 
 
+def test_folders_that_cannot_be_read_hinder_neither_lists_nor_pruning(root: Path) -> None:
+    """Nobody can look at a link to a name of 300 letters, root neither."""
+    one = make(root / "one")
+    unused = teacher(root / "teachers" / "unused", "t4")
+    used = teacher(root / "teachers" / "used", "t5")
+    make(root / "studies" / "deep" / "cell", teacher="t5")
+    (root / "linked").symlink_to(make(root.parent / "elsewhere" / "deep" / "cell", teacher="t6").parents[1])
+    also_used = teacher(root / "teachers" / "also used", "t6")
+    for folder in (root, root / "teachers", root / "assistants", root / "studies", root / "studies" / "deep", one):
+        folder.mkdir(exist_ok=True)
+        (folder / "link").symlink_to("n" * 300)
+    assert finished_run(None).path == one
+    (row,) = list_runs()
+    assert (row["run"], row["megabytes"]) == (str(one), 1.0)
+    assert set(dict(prune(remove=True))) == {one / "checkpoints", unused}
+    assert used.exists()
+    assert also_used.exists()
+
+
 def test_the_newest_finished_run_is_taken(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finished run"):
         finished_run(None)

@@ -1,13 +1,23 @@
 """Errors as a line, and which say that memory was too small: those that torch and numpy raise on any machine for what
 nobody has."""
 
+import errno
+import inspect
+import itertools
+
 import click
 import numpy as np
 import pytest
 import torch
 
 from compress.cli import main as cli
-from compress.system.errors import EXIT_ENVIRONMENT, InputError, is_out_of_memory
+from compress.system.errors import (
+    EXIT_ENVIRONMENT,
+    InputError,
+    MachineError,
+    is_of_the_machine,
+    is_out_of_memory,
+)
 
 
 @pytest.mark.parametrize("ask", [lambda: torch.empty(1 << 55), lambda: np.empty(1 << 55)])
@@ -23,6 +33,22 @@ def test_a_host_without_the_memory_is_said_as_the_machine_s_limit(
     said = capsys.readouterr().err
     assert said.startswith("error: not enough memory: ")
     assert "Use smaller batches" in said
+
+
+def test_what_may_pass_is_seen_through_the_errors_that_were_raised_from_it() -> None:
+    def chained(*errors: Exception) -> BaseException:
+        for error, cause in itertools.pairwise(errors):
+            error.__cause__ = cause
+        return errors[0]
+
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert is_of_the_machine(full)
+    assert is_of_the_machine(chained(InputError("cannot be exported"), RuntimeError("torch"), MemoryError()))
+    assert is_of_the_machine(chained(InputError("cannot be exported"), MachineError("cannot write", "Free space.")))
+    assert not is_of_the_machine(chained(InputError("cannot be exported"), TypeError("odd layers")))
+    with pytest.raises(OSError, match="source") as unknown:
+        inspect.getsource(eval("lambda: 0"))  # as torch does, of code that has none
+    assert not is_of_the_machine(unknown.value)
 
 
 def test_a_fault_is_not_taken_for_too_little_memory() -> None:

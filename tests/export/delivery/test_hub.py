@@ -20,7 +20,7 @@ from compress.runs.folder import Run
 from compress.system.distribution import DISTRIBUTION
 from compress.system.errors import MachineError
 from export import export_run
-from export.benchmark import AccuracyResult, NotRun
+from export.benchmark import AccuracyResult, NotRun, write_benchmark
 from export.tensorrt import LIBRARIES, tensorrt
 from tests.helpers.benchmarked import benchmarked
 from tests.helpers.command import Command, assert_fails
@@ -233,6 +233,11 @@ def test_the_card_has_what_was_measured_and_the_onnx_files_go_as_they_were_expor
     source, benchmark = benchmarked(finished, tmp_path_factory.getbasetemp() / "benchmarked")
     run = Run(tmp_path / source.path.name)
     shutil.copytree(source.path, run.path)
+    private = NotRun(reason="cannot open '/home/some body/teacher.engine'")
+    more = benchmark.candidates[-1].model_copy(update={"name": "other", "memory": private, "latency": private})
+    warnings = ["/home/somebody/CINIC-10 holds 2,000 pictures."]
+    told = {"warnings": warnings, "candidates": [*benchmark.candidates, more]}
+    write_benchmark(run, benchmark.model_copy(update=told))
     for library in LIBRARIES:
         monkeypatch.setitem(sys.modules, library, None)
     tensorrt.cache_clear()
@@ -241,6 +246,9 @@ def test_the_card_has_what_was_measured_and_the_onnx_files_go_as_they_were_expor
     result = command("push", run.path, "me/small", cwd=tmp_path, **environment | {"HF_TOKEN": hub.token})
     assert result.returncode == 0, result.stderr
     pushed = hub.files["me/small"]
+    assert b"> \xe2\x9a\xa0 CINIC-10 holds" in pushed["README.md"]
+    assert b"cannot open 'teacher.engine'" in pushed["README.md"]
+    assert b"/home" not in pushed["README.md"]
     exported = files_in(run.path / "export")
     assert {"student.int8.trt.onnx", "student.pixels.onnx"} < set(exported)  # which stay here
     names = ("student.onnx", "student.fp16.onnx", "student.int8.onnx")

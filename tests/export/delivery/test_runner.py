@@ -4,6 +4,7 @@ It fails with one line and exit status 1 where the bundle is not what it was, or
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -34,11 +35,18 @@ def bundle(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "bundle"))
 
 
-def run(bundle: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(bundle: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     banned = "import sys; sys.modules.update(dict.fromkeys(('torch', 'compress', 'export', 'onnx', 'scipy')));"
     code = f"{banned} import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-P", "-c", code, bundle / "run.py", *arguments]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=bundle.parent)
+    return subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=bundle.parent,
+        env={**os.environ, **environment},
+    )
 
 
 def assert_refused(bundle: Path, words: str, *arguments: object) -> None:
@@ -66,6 +74,16 @@ def test_a_whole_bundle_passes_with_the_tolerance_of_its_manifest(bundle: Path) 
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 31
         assert f"({TOLERANCES[precision]:g} allowed): 0" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_classes_that_the_console_cannot_write_are_escaped(bundle: Path, encoding: str) -> None:
+    images = len(json.loads((bundle / "manifest.json").read_text())["golden"])
+    sign(bundle, lambda manifest: manifest.update(class_names=["猫"] * len(manifest["class_names"])))
+    done = run(bundle, PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[:-1] == ["\\u732b"] * images
+    assert run(bundle, PYTHONIOENCODING="utf-8", PYTHONUTF8="1").stdout.startswith("猫\n")
 
 
 def test_probabilities_beyond_the_tolerance_fail(bundle: Path) -> None:

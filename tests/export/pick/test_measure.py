@@ -18,6 +18,7 @@ from compress.system.errors import InputError, MachineError, UsageError
 from export.benchmark.latency import Series
 from export.openvino import Session, installed, openvino, own_execution
 from export.pick import check_plot_file, pick_students, write_plot
+from export.pick import graphs as graph_making
 from export.pick import measure as measuring
 from export.pick.graphs import Graphs, make_graphs
 from export.pick.records import Effort
@@ -168,6 +169,47 @@ def test_a_model_that_cannot_be_exported_is_left_out_with_the_reason(
     assert "test_vit is left out: it has odd layers" in caplog.text
     with pytest.raises(InputError, match="no model could be timed: it has odd layers"):
         pick(runtimes=["onnxruntime"], models=["test_vit"])
+
+
+def test_a_full_disk_ends_the_command_and_is_not_held_against_the_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # smaller than the file
+    try:
+        with pytest.raises(MachineError, match=r"test_resnet could not be exported.*--model") as caught:
+            pick(runtimes=["onnxruntime"], models=NAMES[:1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.code == 4
+    assert [row.model for row in pick(runtimes=["onnxruntime"], models=NAMES[:1]).models] == ["test_resnet"]
+
+
+class Hungry(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+
+def test_too_little_memory_is_not_a_fault_of_the_model_though_torch_says_that_it_cannot_be_exported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(graph_making, "make_timm_model", lambda *args, **kwargs: Hungry())
+    with pytest.raises(MachineError, match="could not be exported"):
+        make_graphs("test_resnet", tmp_path, image_size=SIZE, threads=1)
+
+
+def test_a_runtime_without_memory_is_not_taken_for_one_that_refuses_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(measuring, "_opened", lambda *args: lambda number: np.empty(1 << 55))
+    with pytest.raises(MachineError, match="test_resnet in fp32 could not be run in onnxruntime"):
+        pick(runtimes=["onnxruntime"], models=NAMES[:1])
+    monkeypatch.undo()
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    assert pick(runtimes=["onnxruntime"], models=NAMES[:1]).left_out == {}
 
 
 @pytest.mark.parametrize("refused", [{"int8"}, {"fp32", "int8"}], ids=["one file", "all files"])

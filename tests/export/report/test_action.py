@@ -9,7 +9,7 @@ import pytest
 
 from export import report_runs
 from export.benchmark import Benchmark, Interval, Judgement
-from export.report.action import action
+from export.report.action import action, would_decide
 from tests.helpers.benchmarked import benchmarked
 from tests.helpers.browser import Page
 
@@ -94,6 +94,24 @@ def test_an_open_latency_says_what_would_decide_it(
     assert action(with_(result, judged("PASS"), p90)).startswith(f"{step[0].upper()}{step[1:]} before deploying ")
     both = action(with_(result, judged("UNDECIDED", 70), p90))
     assert both.startswith(f"Evaluate on 10 more pictures (70 in all) and {step} before deploying ")
+
+
+@pytest.mark.parametrize(
+    ("judgement", "decides"),
+    [
+        (judged("PASS", 900), ""),
+        (judged("UNDECIDED", 1355), "1,355 images"),
+        (judged("UNDECIDED"), "no number of images"),
+        (judged("UNDECIDED", 250, limit="max_class_drop"), "250 images"),
+        (judged("UNDECIDED", limit="max_class_drop", measured=None), "images"),
+        (judged("UNDECIDED", 900, **P90, measured=Interval(value=5.1, low=4.0, high=6.0)), "900 runs"),
+        (judged("UNDECIDED", **P90, measured=Interval(value=5.0, low=4.0, high=6.0)), "more runs"),
+        (judged("UNDECIDED", **P90, measured=Interval(value=6.5, low=6.0, high=7.0)), "a quiet machine"),
+        (judged("UNDECIDED", **P90, measured=None), "a run at batch 1"),
+    ],
+)
+def test_a_table_says_in_a_few_words_what_would_decide_a_limit(judgement: Judgement, decides: str) -> None:
+    assert would_decide(judgement) == decides
 
 
 def test_an_open_class_is_named(result: Benchmark) -> None:

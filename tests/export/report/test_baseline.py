@@ -98,6 +98,16 @@ def test_unfinished_damaged_and_other_data_do_not_count(make: Any, tmp_path: Pat
     assert "Not measured" in plain_training(one)
 
 
+def test_neighbours_that_cannot_be_read_are_passed_over(make: Any, tmp_path: Path) -> None:
+    one = make("kd", 0.8)
+    (tmp_path / "link").symlink_to("n" * 300)  # a name that no file system takes: looking at it fails for root, too
+    make("ce", 0.75, CE)
+    unread = make("unread", 0.9, CE)
+    unread.recipe_file.unlink()
+    unread.recipe_file.mkdir()
+    assert "top-1 75.00 % (with the same seed)" in plain_training(one)
+
+
 def test_a_run_by_labels_alone_needs_no_answer(make: Any) -> None:
     assert plain_training(make("ce", 0.8, CE)) == ""
 

@@ -2,11 +2,13 @@
 
 import html
 import re
+import sys
 from collections.abc import Callable
 
 import pytest
 
-from export.report.formats import code, md, prose
+from export.benchmark import Interval
+from export.report.formats import code, factors, md, near_one, prose
 
 markdown_it = pytest.importorskip("markdown_it")
 
@@ -68,6 +70,14 @@ def test_commands_in_sentences_of_ours_are_code() -> None:
     assert re.findall(r"<code>(.*?)</code>", page) == ["compress benchmark runs/a_b", "compress export &lt;RUN&gt;"]
     assert shown(page).strip() == sentence.replace("`compress", "compress").replace("b`", "b").replace(">`", ">")
     assert re.findall(r"<code>(.*?)</code>", code(sentence)) == re.findall(r"<code>(.*?)</code>", page)
+
+
+def test_a_ratio_without_ends_is_said_in_words() -> None:
+    wide = Interval(value=1.0, low=0.0, high=3.0)
+    assert (factors(wide), near_one(wide)) == ("0.0× to 3.0×", "1.000 (0.000 to 3.000, 99 %)")
+    endless = Interval(value=1.0, low=0.0, high=sys.float_info.max)
+    words = "too few rounds for an interval"
+    assert (factors(endless), near_one(endless)) == (words, f"1.000 ({words})")
 
 
 def test_a_name_cannot_borrow_the_backticks_of_a_command() -> None:

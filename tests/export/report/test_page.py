@@ -8,8 +8,8 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,7 +17,7 @@ from compress.runs.folder import Run
 from compress.system.errors import InputError, UsageError
 from compress.training.trackers import open_trackers
 from export import report_runs
-from export.benchmark import Benchmark
+from export.benchmark import Benchmark, latency
 from export.benchmark.results import Thumbnail
 from export.report import markdown
 from tests.helpers.browser import Page
@@ -87,9 +87,15 @@ def test_reasons_stand_on_the_page_and_not_in_tooltips_alone(browser: Page, chan
     note = "not run: the model alone was not timed at batch 1"
     judgement = {"limit": "p90_ms", "allowed": 5.0, "measured": None, "outcome": "UNDECIDED", "samples": 0}
     judgement |= {"samples_to_decide": None, "note": note}
-    run = changed("reasons", candidates=content["candidates"], verdict__judgements=[judgement])
+    disturbed = {**judgement, "measured": {"value": 6.0, "low": 5.5, "high": 6.5}}
+    run = changed("reasons", candidates=content["candidates"], verdict__judgements=[judgement, disturbed])
     browser.look()
-    browser.open(report_runs([run])[0])
+    page, text = report_runs([run])
+    browser.open(page)
+    decides = "[...document.querySelector('[data-table=limits]').tBodies[0].rows].map(r => r.cells[r.cells.length - 1])"
+    assert browser.run(f"{decides}.map(c => c.textContent)") == ["a run at batch 1", "a quiet machine"]
+    rows = [line for line in text.read_text(encoding="utf-8").splitlines() if line.startswith("| p90")]
+    assert [row.strip("| ").split(" | ")[-1] for row in rows] == ["a run at batch 1", "a quiet machine"]
     seen = browser.run("document.body.innerText")
     for reason in ("OpenVINO is not installed here", "no GPU here", note):
         assert reason in seen
@@ -207,32 +213,37 @@ def test_a_bundle_with_another_default_is_a_warning_of_the_page(changed: Change,
     assert "other.onnx" not in markdown([Run(run)])  # which goes to other machines
 
 
-def test_several_runs_stand_side_by_side(browser: Page, changed: Change, tmp_path: Path) -> None:
-    runs = [changed("first"), changed("second"), changed("third", data__name="other", data__sha256="1" * 64)]
-    page, text = report_runs(runs, tmp_path / "all.html")
-    assert (page, text) == (tmp_path / "all.html", tmp_path / "all.md")
-    browser.look()
-    browser.open(page)
-    assert browser.run("document.querySelectorAll('section').length") == 3
-    assert browser.run("document.querySelector('[data-table=overview]').tBodies[0].rows.length") == 3
-    ids = browser.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
-    assert len(ids) == len(set(ids))
-    assert not (runs[0] / "report.html").exists()
-
-
-@pytest.mark.parametrize(
-    ("difference", "word"),
-    [({"data__class_names": ["dark", "grey", "pale"]}, "classes"), ({"data__sha256": "0" * 64}, "images or labels")],
-)
-def test_runs_of_one_data_set_that_saw_different_data_are_refused(
-    changed: Change, tmp_path: Path, difference: dict[str, Any], word: str
+@pytest.mark.parametrize(("rate", "words"), [(2.0, "2.0× cheaper"), (0.5, "2.0× dearer")])
+def test_what_costs_more_than_the_reference_is_dearer(
+    changed: Change, result: Benchmark, rate: float, words: str
 ) -> None:
-    out = tmp_path / "all.html"
-    out.write_text("before")
-    with pytest.raises(InputError, match=f"first and second are both on .*{word}") as caught:
-        report_runs([changed("first"), changed("second", **difference)], out)
-    assert caught.value.code == 3
-    assert out.read_text() == "before"
+    candidates = [entry.model_dump(mode="json") for entry in result.candidates]
+    for candidate in candidates:
+        own = 100 * rate if candidate["name"] == "student.onnx" else 100.0
+        for entry in candidate["latency"]:
+            entry |= {"busy": 0.0, "images_per_s": {"value": own, "low": own, "high": own}}
+    limits = {**result.settings.limits, "price_per_hour": 3.6}
+    changes = {"candidates": candidates, "settings__limits": limits, "verdict__recommended": "student.onnx"}
+    for path in report_runs([changed("price", **changes)]):
+        assert words in path.read_text(encoding="utf-8")
+
+
+def test_an_interval_of_too_few_rounds_is_words_and_no_number(changed: Change, result: Benchmark) -> None:
+    slow, fast = (latency.Series("", [np.array([time])] * 3) for time in (3000, 2000))
+    few = latency.ratio(slow, fast)
+    interval = {"value": few.value, "low": few.low, "high": few.high}
+    candidates = [entry.model_dump(mode="json") for entry in result.candidates]
+    for candidate in candidates:
+        for entry in candidate["latency"]:
+            fair = {"reference": "teacher.onnx", "speedup": interval}
+            entry |= {"busy": 0.0, "speedup": interval, "like_for_like": fair if entry["like_for_like"] else None}
+    again = {"candidate": "student.onnx", "batch": 1, "threads": 1, "ratio": interval, "differs": False}
+    changes = {"candidates": candidates, "aa": [again], "verdict__recommended": "student.onnx"}
+    page, text = report_runs([changed("few", **changes)])
+    assert "; too few rounds for an interval" in text.read_text(encoding="utf-8")
+    assert "ratio 1.500 (too few rounds for an interval)" in page.read_text(encoding="utf-8")
+    for path in (page, text):
+        assert not re.search(r"\d{100}", re.sub(r"base64,[^\"]*", "", path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[: len(text) // 2], lambda text: "", lambda text: '{"run": "x"}'])

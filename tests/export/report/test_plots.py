@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,6 +47,41 @@ def test_no_name_covers_another_where_points_are_close() -> None:
     assert len(texts) == len(points)
     for one, other in itertools.combinations(texts, 2):
         assert not one.get_window_extent().overlaps(other.get_window_extent())
+
+
+def waterfall(run: str, *steps: str) -> str:
+    drawn = [
+        Step(
+            name=name,
+            candidate="teacher.torch",
+            source="measured",
+            top1=Interval(value=0.9, low=0.8, high=1.0),
+            drop=None,
+            p50_ms=None,
+            size_bytes=1,
+            agreement=None,
+            max_logit_diff=None,
+        )
+        for name in steps
+    ]
+    given: Any = SimpleNamespace(run=run, waterfall=drawn)
+    return plots.waterfall(given)
+
+
+@pytest.mark.parametrize("names", [("Run", "run"), ("lr_0.1", "lr-0-1"), ("данные", "фото"), ("猫", "犬")])
+def test_no_plot_of_a_page_uses_the_parts_of_another(names: tuple[str, str]) -> None:
+    first, second = (waterfall(name, "Teacher") for name in names)
+    one, other = (set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, second))
+    assert one
+    assert other
+    assert not one & other
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', second)) <= other
+
+
+def test_a_name_in_any_script_is_text_and_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ">猫</text>" in waterfall("run", "猫")
 
 
 def test_no_scale_of_the_waterfall_goes_above_100_percent() -> None:
