@@ -59,7 +59,7 @@ def test_a_study_that_its_budget_stops_goes_on_from_the_state_alone_to_the_same_
             break
         assert "left: " in result.stderr
         unfinished += sum(unit["progress"] != "finished" for unit in index(state)["units"].values())
-        minutes *= 3
+        minutes *= 1.5
     assert calls > 1
     assert unfinished > 0
     assert epochs == 2 * 3 + 6 * 1 + 12 * 3  # of teachers, tuning and final runs: none was done twice
