@@ -156,9 +156,9 @@ def test_reports_over_unlike_data_or_damaged_files_are_refused_and_overwrite_not
     write_benchmark(Run(other), true.model_copy(update={"data": data}))
     assert_fails(command("report", measured, other, cwd=tmp_path), 3, "images or labels differ")
 
-    data = true.data.model_copy(update={"class_names": ["dark", "grey", "white"]})
+    data = true.data.model_copy(update={"eval_split": "another"})
     write_benchmark(Run(other), true.model_copy(update={"data": data}))
-    assert_fails(command("report", measured, other, cwd=tmp_path), 3, "classes differ")
+    assert_fails(command("report", measured, other, cwd=tmp_path), 3, "evaluation split differ")
 
     (other / "benchmark.json").write_bytes((measured / "benchmark.json").read_bytes()[:-50])
     assert_fails(command("report", measured, other, cwd=tmp_path), 3, str(other))
