@@ -153,7 +153,7 @@ def test_the_whole_way_from_a_folder_to_a_report(command: Command, real_photos: 
     chain = (
         ("distill", "recipe.yaml", *weights, *quick),
         ("export",),
-        ("benchmark", "--batch", 1, "--threads", 1, "--seconds", 0),
+        ("benchmark", "--runtime", "ort", "--batch", 1, "--threads", 1, "--seconds", 0),
         ("report", "runs/first"),
     )
     for words in chain:
