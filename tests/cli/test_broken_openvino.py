@@ -45,6 +45,7 @@ def test_init_writes_a_recipe_without_it(
 
 
 @pytest.mark.slow
+@pytest.mark.faults  # repeats, but for the cause, a benchmark without the package
 def test_a_benchmark_goes_on_without_it(
     command: Command, broken: dict[str, str], finished: Path, tmp_path: Path
 ) -> None:
