@@ -23,7 +23,7 @@ from tests.helpers.paths import ROOT
 # The smallest of each kind that once crashed: shapes not found, Resize in FP16, a convolution with a shortcut.
 SAMPLE = ("convnextv2_atto", "edgenext_xx_small", "mobilevit_xxs", "fastvit_sa12")
 REPEATS = {"edgenext_xx_small", "mobilevit_xxs", "fastvit_sa12"}
-"""For `make faults`: each takes minutes of a core."""
+"""For `make faults`: each takes one to two minutes of a core."""
 
 
 def test_the_matrix_has_90_architectures_that_timm_knows() -> None:
