@@ -1,9 +1,10 @@
-"""A part of CIFAR-100 as a folder of pictures, for studies that two CPU cores can finish.
+"""A part of CIFAR-100 or Tiny ImageNet as a folder of pictures, for studies that two CPU cores can finish.
 
     COMPRESS_DATA=FOLDER python tools/study/pictures.py fifth --every 5
+    COMPRESS_DATA=FOLDER python tools/study/pictures.py tiny --data tinyimagenet --every 4
 
-Out: fifth/train/CLASS/ with every fifth training image of each class in the order of its file, and fifth/val/CLASS/
-with all test images; PNG, 32 pixels a side.
+Out: FOLDER/train/CLASS/ with every fifth or fourth training image of each class in the order of the data set's files, and
+FOLDER/val/CLASS/ with all that it is evaluated on; PNG, as large as they were.
 """
 
 from collections import Counter
@@ -21,12 +22,13 @@ from compress.system.errors import MachineError
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Choice(["cifar100", "tinyimagenet"]), default="cifar100", show_default=True)
 @click.option("--every", type=click.IntRange(1), default=5, show_default=True, help="Of the images to train on.")
-def main(folder: Path, every: int) -> None:
+def main(folder: Path, data: str, every: int) -> None:
     """Write FOLDER, which must not exist."""
     if folder.exists():
         raise MachineError(f"{folder} exists", "Remove it, or choose another folder.")
-    dataset = load_data(Data(name="cifar100"))
+    dataset = load_data(Data(name=data))
     splits = {
         "train": (dataset.train_images, dataset.train_labels, every),
         "val": (dataset.eval_images, dataset.eval_labels, 1),
