@@ -15,20 +15,9 @@ from sklearn.datasets import load_digits
 from compress.data import load_data, resolve_augment
 from compress.recipe import Data
 from compress.system.errors import InputError
-from tests.helpers.pictures import write_cifar100, write_folder_data, write_images
+from tests.helpers.pictures import write_cifar100, write_folder_data, write_images, write_tiny_imagenet
 
 CINIC10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def tiny_imagenet(root: Path) -> None:
-    folder = root / "tiny-imagenet-200"
-    for number, wnid in enumerate(("n02", "n01", "n03")):
-        write_images(folder / "train" / wnid / "images", 4, seed=number, size=64)
-        (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text("x")
-    write_images(folder / "val" / "images", 3, seed=9, size=64)
-    rows = ["000.png\tn03\t0\t0\t1\t1", "001.png\tn01\t0\t0\t1\t1", "002.png\tn02\t0\t0\t1\t1"]
-    (folder / "val" / "val_annotations.txt").write_text("\n".join(rows) + "\n")
-    (folder / "words.txt").write_text("n01\tcrane, bird\nn02\tcrane, machine\nn03\tgoldfish, Carassius\n")
 
 
 def test_cifar100_is_read_as_published(tmp_path: Path) -> None:
@@ -61,7 +50,7 @@ def test_cifar100_pickles_cannot_run_code(tmp_path: Path) -> None:
 def test_tiny_imagenet_takes_val_labels_from_its_annotations_and_keeps_names_unique(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny_imagenet(tmp_path)
+    write_tiny_imagenet(tmp_path)
     monkeypatch.setattr("compress.data.sources._holds_tiny_imagenet", lambda _: True)  # it has three of the classes
     data = load_data(Data(name="tinyimagenet", root=str(tmp_path)))
     assert data.class_names == ["crane (n01)", "crane (n02)", "goldfish"]

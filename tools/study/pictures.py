@@ -3,8 +3,8 @@
     COMPRESS_DATA=FOLDER python tools/study/pictures.py fifth --every 5
     COMPRESS_DATA=FOLDER python tools/study/pictures.py tiny --data tinyimagenet --every 4
 
-Out: FOLDER/train/CLASS/ with every fifth or fourth training image of each class in the order of the data set's files, and
-FOLDER/val/CLASS/ with all that it is evaluated on; PNG, as large as they were.
+Out: FOLDER/train/CLASS/ with every fifth or fourth training image of each class, in the order of the data set's files,
+and FOLDER/val/CLASS/ with all that it is evaluated on; PNG, as large as they were.
 """
 
 from collections import Counter
