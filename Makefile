@@ -1,7 +1,8 @@
 # make quickstart   set up, distil a student on scikit-learn's digits, print where it is
 # make test         set up, lint, types, every quick and slow test    make test-fast   the quick part of it
 # make architectures    every architecture of recipes/results/architectures.md, hours on two cores; goes on where it was
-# make faults       kills, full disks, repeated slow tests            make audit       known vulnerabilities, by pip-audit
+# make faults       kills, full disks, repeated slow tests, types on macOS
+# make audit        known vulnerabilities, by pip-audit
 # WORKERS processes share the tests, one thread of torch each: make test WORKERS=4
 PYTHON ?= python3
 WORKERS ?= 2
@@ -9,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+
+unexport PYTHONDONTWRITEBYTECODE # pip compiles nothing, which takes a minute: what is imported is, once
 
 .PHONY: quickstart check test test-fast faults architectures audit clean
 .DELETE_ON_ERROR:
@@ -19,7 +22,7 @@ quickstart: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	printf '%s\n' Linux Darwin Windows | xargs -P $(WORKERS) -I{} $(BIN)/pyright --pythonplatform {}
+	printf '%s\n' Linux Windows | xargs -P $(WORKERS) -I{} $(BIN)/pyright --pythonplatform {}
 	$(BIN)/lint-imports
 
 test: test-fast
@@ -29,6 +32,7 @@ test-fast: check
 	$(PYTEST) -m "not slow and not faults"
 
 faults: $(INSTALLED)
+	$(BIN)/pyright --pythonplatform Darwin
 	$(PYTEST) -m faults
 
 architectures: $(INSTALLED)
@@ -43,7 +47,7 @@ $(INSTALLED): pyproject.toml setup.py
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is older. Set PYTHON, as in: make PYTHON=python3.12" >&2; exit 4; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --editable '.[dev,trt-rtx]'
+	$(BIN)/python -m pip install --no-compile --editable '.[dev,trt-rtx]'
 	@touch $@
 
 clean:

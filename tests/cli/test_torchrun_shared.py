@@ -36,7 +36,7 @@ def test_a_machine_that_does_not_share_the_working_folder_is_named_by_all(
 
 
 TOGETHER = """\
-data: {name: digits, augment: {crop: 1}}
+data: {name: folder, root: DATA, image_size: 8, augment: {crop: 1}}
 teacher:
   model: resnet10t
   args: {channels: [8, 8, 16, 16]}
@@ -45,14 +45,14 @@ teacher:
   assistants: [{model: resnet10t, args: {channels: [8, 8, 8, 16]}}]
 student: {model: resnet10t, args: {channels: [8, 8, 8, 8]}}
 supervision: {method: ka+dtd, terms: [{name: adversarial, weight: 0.1}]}
-train: {epochs: 1, batch_size: 32, lr: 0.05, quantize: int8, quantize_epochs: 1}
+train: {epochs: 1, batch_size: 16, lr: 0.05, quantize: int8, quantize_epochs: 1}
 """
 
 
 def test_teachers_assistants_a_discriminator_and_int8_go_together_and_the_second_run_reuses_them(
-    torchrun: Torchrun, command: Command, tmp_path: Path
+    torchrun: Torchrun, command: Command, folder_data: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(TOGETHER)
+    (tmp_path / "recipe.yaml").write_text(TOGETHER.replace("DATA", str(folder_data)))
     manifests = []
     for name in ("first", "second"):
         launcher = torchrun("distill", "recipe.yaml", "--out", name, cwd=tmp_path)

@@ -28,7 +28,7 @@ def main(folder: Path, data: str, every: int) -> None:
     """Write FOLDER, which must not exist."""
     if folder.exists():
         raise MachineError(f"{folder} exists", "Remove it, or choose another folder.")
-    dataset = load_data(Data(name=data))
+    dataset = load_data(Data.model_validate({"name": data}))
     splits = {
         "train": (dataset.train_images, dataset.train_labels, every),
         "val": (dataset.eval_images, dataset.eval_labels, 1),
