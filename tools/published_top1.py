@@ -18,6 +18,7 @@ import timm
 
 from compress.cli.main import run_command
 from compress.system import files
+from compress.system.errors import InputError
 from export.pick.published import FILE
 
 TABLE = "results/results-imagenet.csv"
@@ -70,9 +71,10 @@ def main(checkout: Path) -> None:
     """Write the figures of timm's CHECKOUT."""
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(checkout), *words], capture_output=True, encoding="utf-8", check=True
-        ).stdout
+        done = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, encoding="utf-8", check=False)
+        if done.returncode or not done.stdout:
+            raise InputError(f"git has no {TABLE} in {checkout}", "Give a checkout of pytorch-image-models.")
+        return done.stdout
 
     commit, date = git("log", "-1", "--format=%H %cs", "--", TABLE).split()
     source = {

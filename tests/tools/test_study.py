@@ -9,6 +9,7 @@ import pytest
 import results as study_results
 import run as study_run
 import state as study_state
+import torch
 import yaml
 from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
@@ -207,3 +208,35 @@ def test_settings_without_temperatures_and_rows_without_an_arm_leave_no_empty_pa
     assert panels == {"differences": 2, "measures": 6, "temperature": 1, "confusion": 9}
     labels = drawn[list(found).index("temperature")].axes[0].get_legend_handles_labels()[1]
     assert len(labels) == 9
+
+
+def test_arms_of_different_length_are_planned_with_their_epochs(here: Path, tmp_path: Path) -> None:
+    arms = [{"name": "kd", "method": "kd"}, {"name": "longer", "method": "ka", "set": {"train.epochs": 7}}]
+    tune = yaml.safe_load(SMOKE.read_text())["tune"] | {"grid": {"kd": [{}], "longer": [{}]}}
+    loaded = study_plan.load_study(study(tmp_path, arms=arms, tune=tune, seeds=[0]))
+    progress = study_run.Progress(loaded, ["clean", "noisy"], state(here / "state"), torch.device("cpu"))
+    epochs = {name: (setting, number) for name, setting, number in study_run.planned(progress)}
+    assert epochs == {
+        "tune-kd-0-s100": ("clean", 1),
+        "tune-longer-0-s100": ("clean", 1),
+        "clean-kd-s0": ("clean", 3),
+        "clean-longer-s0": ("clean", 7),
+        "noisy-kd-s0": ("noisy", 3),
+        "noisy-longer-s0": ("noisy", 7),
+    }
+
+
+def test_arms_of_different_length_are_drawn_each_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    adjusted = {"ka": [0.4, 0.2], "longer": [0.2, 0.2, 0.1]}
+    runs = [
+        {"arm": arm, "seed": 0, "method": "ka-ps", "student_top1": 0.5, "measures": None}
+        | {"epochs": [{"epoch": number, "adjusted": value} for number, value in enumerate(values)]}
+        for arm, values in adjusted.items()
+    ]
+    compared = {"arms": [{"name": arm, "difference": None} for arm in adjusted]}
+    found = study_plots.plots({"settings": {"clean": {"runs": runs, "comparison": compared}}, "baseline": "ka"})
+    (line,) = drawn[list(found).index("adjusted")].axes[0].get_lines()
+    assert list(line.get_xdata()) == [1, 2, 3]
+    assert list(line.get_ydata()) == pytest.approx([30, 20, 10])

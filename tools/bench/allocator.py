@@ -52,7 +52,10 @@ def main(student: str, size: int, batch: int, steps: int, alone: str | None, rou
     for number in range(rounds):
         for how in list(found)[:: -1 if number % 2 else 1]:
             command = [sys.executable, __file__, *options, f"--alone={how}"]
-            found[how].append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                raise SystemExit(done.returncode)  # it said why
+            found[how].append(float(done.stdout))
     ratios = [slow / fast for slow, fast in zip(found["as it is"], found["keep"], strict=True)]
     show({**spread("speed_ratio", ratios), "setting": f"{student}, {size} px, batch {batch}"}, as_json=as_json)
 

@@ -22,6 +22,7 @@ from workload import Workload, run_whole_epoch, training, workload_options
 from compress.data import StreamedImages, load_data, on_device
 from compress.recipe import Augment, Data
 from compress.system.allocator import keep_freed_memory
+from compress.system.errors import UsageError
 from compress.training.batches import Batch
 from compress.training.state import Training, loss_parts
 
@@ -36,10 +37,15 @@ def roofline_step(state: Training, images: Tensor, labels: Tensor) -> None:
 
 
 def streamed(photos: Path, workload: Workload, device: torch.device) -> StreamedImages:
-    """As many photos as a round has, which are decoded for each use."""
+    """As many photos as a round has, which are decoded for each use. Raises UsageError where there are fewer."""
     dataset = load_data(Data(name="folder", root=str(photos), image_size=workload.size, loader="stream"))
     images = on_device(dataset, device).train
     assert isinstance(images, StreamedImages)
+    if len(images.labels) < workload.images_a_round:
+        raise UsageError(
+            f"{photos} has {len(images.labels):,} photos to train on, and a round takes {workload.images_a_round:,}",
+            "Set fewer --steps, or a smaller --batch.",
+        )
     return replace(images, labels=images.labels[torch.randperm(len(images.labels))[: workload.images_a_round]])
 
 

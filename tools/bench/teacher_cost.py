@@ -1,7 +1,7 @@
 """What the teacher costs: made cheap, kept on disk, or shared by several students. All contestants take turns.
 
-- naive_over_cheap_teacher: a forward pass of the naive teacher (eval, no_grad, bf16 autocast) over one of the teacher
-  that the loop uses.
+- naive_over_cheap_teacher: a forward pass of the naive teacher (eval, no_grad, autocast where it is bf16) over one of
+  the teacher that the loop uses.
 - cached_over_plain_student: a step with kept logits (teacher.cache) over a step of plain training without any teacher.
 - lockstep_over_its_parts: five methods on one batch over one teacher pass plus the five students' own steps, timed
   alone.
@@ -54,7 +54,7 @@ def main(workload: Workload, rounds: int, as_json: bool) -> None:
     naive = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def naive_pass() -> Tensor:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=workload.precision == "bf16"):
             return naive(constant)
 
     with tempfile.TemporaryDirectory() as folder:

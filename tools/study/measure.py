@@ -58,6 +58,8 @@ def measure(run: Run, device: torch.device) -> dict[str, Any]:
 def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Splits) -> dict[str, list[float]] | None:
     """Of each sample in the first training batches of the last epoch, by the finished student in eval mode.
 
+    With `teacher.cache` these are of the view that repeats in that epoch.
+
     Beside T_x: the cosine of the logits of student and teacher, the student's largest probability, and whether the
     student is right. None where the method has one temperature for all.
     """
@@ -72,9 +74,10 @@ def temperatures(run: Run, student: nn.Module, teacher: nn.Module, splits: Split
         seed=stream(recipe.train.seed, "student"),
         teacher=for_inference(teacher, splits.train.normalized(slice(0, 8)), precision=torch.float32),
     )
+    epoch, cache = recipe.training.epochs - 1, recipe.teacher.cache
     columns: dict[str, list[float]] = {"temperature": [], "cosine": [], "confidence": [], "right": []}
     for step in range(min(BATCHES, batches.steps_per_epoch)):
-        batch = batches.get(recipe.training.epochs - 1, step, Flag())
+        batch = batches.get(epoch if cache is None else epoch % cache.views, step, Flag())
         assert batch.teacher_logits is not None
         with torch.inference_mode():
             logits = student(batch.images)

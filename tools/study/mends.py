@@ -39,7 +39,7 @@ Chosen = Callable[[Tensor, Tensor], Tensor]
 Mend = Callable[[], AbstractContextManager[None]]
 
 EPOCHS, BATCH = 8, 64
-STEPS = EPOCHS * (1150 // BATCH)  # images to train on: four fifths of 1,437
+STEPS = EPOCHS * (1150 // BATCH)  # images to train on: four fifths of 1,438
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def mixing() -> AbstractContextManager[None]:
 
 
 def moving_t0(first: float, last: float, steps: int) -> AbstractContextManager[None]:
-    """T_0 goes from first to last in equal steps."""
+    """T_0 goes from first to last in equal steps. The trial before a training takes two of them."""
     taken = count()
 
     def scheduled(student: Tensor, teacher: Tensor, *, base: float, **rest: Any) -> Tensor:
@@ -132,7 +132,9 @@ def interval(differences: list[float]) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--noise", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Share of wrong labels.")
+@click.option(
+    "--noise", type=click.FloatRange(0, 1, max_open=True), default=0.4, show_default=True, help="Share of wrong labels."
+)
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True)
 def main(noise: float, seeds: int) -> None:
     logging.getLogger("compress").setLevel(logging.WARNING)

@@ -47,7 +47,8 @@ CAPTIONS = {
     "measures": "Agreement with the teacher and calibration on the evaluation split: mean, and every seed.",
     "temperature": "DTD's temperature over the epochs: mean over samples and seeds; the band from the smallest to the "
     "largest of a batch.",
-    "adjusted": "The part of the training rows that KA changes, which is the teacher's error on augmented train.",
+    "adjusted": "The part of the training rows that KA changes: those of augmented train where the teacher's top class "
+    "is not the label.",
     "confusion": "Each sample's temperature against what it follows from, of finished students on training batches; "
     "right is what agrees with the label as it was trained on.",
 }
@@ -160,7 +161,7 @@ def _adjusted(content: Mapping[str, Any]) -> Figure | None:
     for color, (name, setting) in zip(_SERIES, content["settings"].items(), strict=False):
         by_arm = _by_arm(setting["runs"], lambda run: run["method"].startswith("ka-"))
         if runs := [run for runs in by_arm.values() for run in runs]:
-            epochs = [line["epoch"] + 1 for line in runs[0]]
+            epochs = [line["epoch"] + 1 for line in max(runs, key=len)]
             axes.plot(epochs, 100 * _mean(runs, "adjusted"), color=color, label=name, marker=".")
     if not axes.lines:
         return None
@@ -181,8 +182,9 @@ def _by_arm(
 
 
 def _mean(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> np.ndarray:
-    """Of each epoch, over runs."""
-    return np.mean([[line[key] for line in run] for run in runs], axis=0)
+    """Of each epoch, over the runs that have it: arms may differ in length."""
+    lines = itertools.zip_longest(*runs)
+    return np.array([np.mean([line[key] for line in each if line is not None]) for each in lines])
 
 
 def _epochs(axes: Axes, title: str, label: str) -> None:

@@ -198,11 +198,10 @@ def _setting_lines(name: str, setting: dict[str, Any], sweep: Sweep) -> list[str
     teacher = setting["teacher"]
     lines = [sweep_markdown(sweep).strip(), ""]
     if teacher["top1"] is not None:
-        changed = teacher["augmented_train_top1"]
-        lines.append(
-            f"The teacher ({Path(teacher['folder']).name}) has {percent(teacher['top1'])} on the evaluation split"
-            + (f", and {percent(changed)} on augmented train: KA changes the rest." if changed is not None else ".")
-        )
+        line = f"The teacher ({Path(teacher['folder']).name}) has {percent(teacher['top1'])} on the evaluation split"
+        if (agrees := teacher["augmented_train_top1"]) is not None:
+            line += f", and agrees with {percent(agrees)} of the labels of augmented train: KA changes the rest"
+        lines.append(f"{line}.")
     measured = [run for run in setting["runs"] if run["measures"]]
     if not measured:
         return lines
@@ -212,7 +211,7 @@ def _setting_lines(name: str, setting: dict[str, Any], sweep: Sweep) -> list[str
         cells = [_mean_sd([shown(run["measures"], key) for run in runs]) for key in MEASURES_SHOWN]
         lines.append(f"| {arm.name} | {' | '.join(cells)} |")
     own = measured[0]["measures"]["teacher"]
-    lines.append(f"| teacher | – | {100 * own['ece']:.2f} | {own['nll']['value']:.2f} |")
+    lines.append(f"| teacher, on the student's pictures | – | {100 * own['ece']:.2f} | {own['nll']['value']:.2f} |")
     return lines + _temperature_lines(name, measured)
 
 

@@ -12,7 +12,7 @@ from statistics import mean
 
 import torch
 from measure import measure
-from plan import Study, Values, final_cells, final_name, teacher_recipe, tuned_name, tuning_cells
+from plan import Study, Values, final_cells, teacher_recipe, tuned_name, tuning_cells
 from state import DIVERGED, MEASURES, State, is_done, is_finished
 
 from compress.data import Dataset, load_data
@@ -155,24 +155,12 @@ def winners(results: dict[str, list[Tried]]) -> dict[str, Values]:
 
 def planned(progress: Progress) -> list[tuple[str, str, int]]:
     """Every run: the name of its folder, its setting, and its epochs."""
-    study, tune = progress.study, progress.study.tune
-    rows = (
-        [
-            (tuned_name(arm, number, seed), tune.setting, tune.epochs)
-            for arm, grid in study.grid.items()
-            for number in range(len(grid))
-            for seed in tune.seeds
-        ]
-        if tune is not None
-        else []
-    )
-    epochs = {setting: teacher_recipe(study, setting).training.epochs for setting in progress.settings}
-    return rows + [
-        (final_name(setting, arm.name, seed), setting, epochs[setting])
-        for setting in progress.settings
-        for arm in study.arms
-        for seed in study.seeds
-    ]
+    study, teacher = progress.study, Path("TEACHER")  # any: names and epochs are the same
+    chosen = winners(tuning_results(study))
+    cells = [(cell, study.tune.setting) for cell in tuning_cells(study, teacher) if study.tune is not None]
+    for setting in progress.settings:
+        cells += [(cell, setting) for cell in final_cells(study, setting, teacher, chosen)]
+    return [(cell.name, setting, cell.recipe.training.epochs) for cell, setting in cells]
 
 
 def outlook(progress: Progress) -> str:
