@@ -65,11 +65,12 @@ def pick(
     are timed in turns. Results are cached: another budget measures anew what is near it. RECIPE says the size and the
     budget.
     """
+    from compress.data.sources import LAYOUTS
     from compress.recipe import load_recipe
 
     given = None if recipe is None else load_recipe(recipe)
     accuracy_recipe = None if with_accuracy is None else load_recipe(with_accuracy)
-    size = image_size or (None if given is None else given.data.image_size)
+    size = image_size or (None if given is None else given.data.image_size or LAYOUTS[given.data.name].image_size)
     budget = p90_ms or (None if given is None or batch > 1 else given.benchmark.p90_ms)  # the recipe's is of batch 1
     for key, value in (("--image-size", size), ("--p90-ms", budget)):
         if value is None:

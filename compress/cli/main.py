@@ -85,6 +85,7 @@ def run_command(command: click.Command, name: str, again: str = "Give the same c
     """
     streams.ensure_open()
     streams.show_any_text()
+    streams.outlive_the_reader()
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
@@ -103,6 +104,10 @@ def _run(command: click.Command, name: str, again: str, debug: bool) -> int:
         try:
             command.main(standalone_mode=False, prog_name=name)
             sys.stdout.flush()
+        except SystemExit as stop:  # click's, where any pipe is closed
+            if isinstance(stop.__context__, OSError):
+                raise stop.__context__ from None
+            raise
         finally:
             ignore_signals()
         return 0
@@ -118,9 +123,6 @@ def _run(command: click.Command, name: str, again: str, debug: bool) -> int:
     except (Interrupted, KeyboardInterrupt, click.Abort) as stop:
         code = stop.code if isinstance(stop, Interrupted) else 130
         return _end(code, f"interrupted. {again}")
-    except BrokenPipeError:
-        streams.silence(1)  # the reader went away (`| head`), which is no error
-        return 0
     except OSError as error:
         streams.silence(1)  # perhaps stdout itself cannot be written
         return _fail(MachineError(f"{error.filename or 'stdout'}: {error.strerror or error}"), debug)

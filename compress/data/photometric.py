@@ -5,6 +5,7 @@ draw from the generators of `random`, numpy and torch, which are seeded from the
 """
 
 import functools
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import auto_augment
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from torchvision.transforms import ColorJitter, InterpolationMode, TrivialAugmentWide
 
 from compress.data.preprocessing import FILTERS, Interpolation
 from compress.recipe import Augment
+from compress.system.errors import MachineError, first_line
 
 Transform = Callable[[Image.Image], Any]
 _FOR_WARPS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")  # Pillow warps with no others
@@ -50,8 +53,14 @@ class Photometric:
         if not self.augment.per_picture:
             return image
         with _seeded(key):
-            for transform in _transforms(self):
-                image = transform(image)
+            try:
+                for transform in _transforms(self):
+                    image = transform(image)
+            except Exception as error:  # the picture is read by now, so it is not to blame
+                raise MachineError(
+                    f"data.augment failed in a library ({type(error).__name__}: {first_line(error)})",
+                    "Choose another data.augment.auto, or none.",
+                ) from error
         return image
 
     def transforms(self) -> list[Transform]:
@@ -73,10 +82,21 @@ class Photometric:
             "interpolation": FILTERS[warp],
         }
         if config.startswith("rand"):
-            return rand_augment_transform(config, hparams)
-        if config.startswith("augmix"):
-            return augment_and_mix_transform(config, {**hparams, "translate_pct": 0.3})
-        return auto_augment_transform(config, hparams)
+            transform = rand_augment_transform(config, hparams)
+        elif config.startswith("augmix"):
+            transform = augment_and_mix_transform(config, {**hparams, "translate_pct": 0.3})
+        else:
+            transform = auto_augment_transform(config, hparams)
+        operations: Any = getattr(transform, "ops", None) or itertools.chain(*getattr(transform, "policy", ()))
+        for operation in operations:
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = _posterize
+        return transform
+
+
+def _posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    """timm's, which asks for 0 bits at its highest level. Pillow 13 refuses those; before, the picture became black."""
+    return auto_augment.posterize(image, bits, **settings) if bits else Image.new(image.mode, image.size)
 
 
 @functools.lru_cache(maxsize=8)

@@ -99,7 +99,9 @@ class World:
             fitting = batch_size // self.size * self.size
             raise UsageError(
                 f"batches of {batch_size} images cannot be divided equally among {self.size} processes",
-                f"Set train.batch_size={fitting}." if fitting else "Start fewer processes.",
+                f"Set train.batch_size={fitting}, and so the batch_size of a teacher with a train of its own."
+                if fitting
+                else "Start fewer processes.",
             )
         return batch_size // self.size
 

@@ -7,7 +7,8 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -147,7 +148,7 @@ def _keys_at(location: list[str]) -> list[str]:
             continue
         field = model.model_fields.get(part)
         kind = field.annotation if field is not None else None
-        while get_origin(kind) in (list, Annotated):
+        while get_origin(kind) in (list, Annotated, Union, UnionType):  # of a union what may be None
             kind = get_args(kind)[0]
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return []

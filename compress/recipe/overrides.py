@@ -11,6 +11,8 @@ from compress.system.errors import UsageError
 
 _PLAIN = re.compile(r"\s#|:(\s|$)")
 """What begins a comment or a mapping in YAML, and is mere text on a command line."""
+_NAMED = (["teacher", "ensemble"], ["teacher", "assistants"])
+"""Lists whose entries may be a name alone."""
 _NOT_PLAIN = tuple("[{\"'&*!|>%@`#")
 
 
@@ -42,7 +44,11 @@ def assign(raw: dict[str, Any], path: list[str], value: Any, source: str) -> Non
     place: Any = raw
     for number, part in enumerate(path[:-1]):
         key = _key(place, part, path[:number], source)
-        place = place[key] if isinstance(place, list) else place.setdefault(key, {})
+        if isinstance(place, dict) and place.get(key) is None:  # not set
+            place[key] = {}
+        elif isinstance(place[key], str) and path[:number] in _NAMED:
+            place[key] = {"model": place[key]}
+        place = place[key]
     place[_key(place, path[-1], path[:-1], source)] = value
 
 

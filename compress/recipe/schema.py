@@ -27,7 +27,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _epochs_have_room(self) -> Self:
         """Epochs that are open are judged once they are decided (`compress.runs.resolve`)."""
-        trainings: list[tuple[str, TeacherTrain, int | None]] = [("", self.train, self.train.epochs)]
+        trainings: list[tuple[str, str, TeacherTrain, int | None]]
+        trainings = [("train.", "train.epochs", self.train, self.train.epochs)]
         for number, member in enumerate(self.teacher.members):
             path = f"teacher.ensemble.{number - 1}." if number else "teacher."
             if member.trained_here:
@@ -35,16 +36,17 @@ class Recipe(Section):
                 if own is None and (member.source == "finetune") != self.student.published:
                     continue  # it takes neither epochs from train nor what is counted in them
                 epochs = member.epochs or (None if own is None else own.epochs)
-                trainings.append((path, own or self.train, epochs))
-        for path, train, epochs in trainings:
+                section = "train." if own is None else f"{path}train."
+                key = f"{path}epochs" if member.epochs or own is None else f"{section}epochs"
+                trainings.append((section, key, own or self.train, epochs))
+        for section, key, train, epochs in trainings:
             warmup = train.warmup_epochs or 0.0
             if warmup and train.schedule == "constant":
-                raise ValueError("train.warmup_epochs needs train.schedule: cosine or step")
-            key = f"{path}{'epochs' if path else 'train.epochs'}"
+                raise ValueError(f"{section}warmup_epochs needs {section}schedule: cosine or step")
             if epochs is not None and warmup >= epochs:
-                raise ValueError(f"train.warmup_epochs {warmup:g} must be less than {key}, {epochs}")
+                raise ValueError(f"{section}warmup_epochs {warmup:g} must be less than {key}, {epochs}")
             if epochs is not None and train.freeze_epochs >= epochs:
-                raise ValueError(f"train.freeze_epochs {train.freeze_epochs:g} must be less than {key}, {epochs}")
+                raise ValueError(f"{section}freeze_epochs {train.freeze_epochs:g} must be less than {key}, {epochs}")
         return self
 
     @model_validator(mode="after")

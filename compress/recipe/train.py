@@ -114,8 +114,9 @@ class TeacherTrain(Section):
         """Runs and recipes from before `tracker` say tensorboard: true."""
         if isinstance(value, dict) and isinstance(value.get("tensorboard"), bool):
             value = dict(value)
-            if value.pop("tensorboard") and "tensorboard" not in value.get("tracker", []):
-                value["tracker"] = [*value.get("tracker", []), "tensorboard"]
+            asked, given = value.pop("tensorboard"), value.get("tracker") or []
+            if asked and isinstance(given, list) and "tensorboard" not in given:
+                value["tracker"] = [*given, "tensorboard"]
         return value
 
 

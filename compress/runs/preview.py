@@ -26,7 +26,7 @@ from compress.data.statistics import channel_statistics
 from compress.models.published import find_published
 from compress.recipe import Augment, Recipe
 from compress.system import files
-from compress.system.errors import InputError
+from compress.system.errors import InputError, UsageError
 from compress.system.interrupts import Flag
 from compress.system.seeds import stream
 from compress.training.batch_rows import epoch_order
@@ -62,9 +62,11 @@ def write_preview(recipe: Recipe, path: Path) -> None:
 
     Raises:
         InputError: the data is missing, or no picture of it can be read.
-        UsageError: timm publishes no weights for the student.
+        UsageError: timm publishes no weights for the student, or the name does not end in .png.
         MachineError: the file cannot be written, or the Hub cannot be reached.
     """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--preview {path}: the name must end in .png", "For example: --preview samples.png.")
     seen = find_published(recipe.student).preprocessing if recipe.student.published else Preprocessing()
     settings = recipe.data
     seen = seen.asked(settings.fit, settings.crop_pct)

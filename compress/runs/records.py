@@ -49,7 +49,10 @@ class Record(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
-            hint = "Use the compress that wrote it." if where == "schema_version" else ""
+            hint = ""
+            if where == "schema_version":
+                bundle = b'"default_model"' in path.read_bytes()
+                hint = "That is a bundle: see compress verify." if bundle else "Use the compress that wrote it."
             raise InputError(f"{path} cannot be read ({where + ': ' if where else ''}{first['msg']})", hint) from None
         except OSError as error:
             raise InputError(f"{path} cannot be read ({first_line(error)})") from None

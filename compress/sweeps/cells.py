@@ -96,7 +96,7 @@ def _choices(varied: Iterable[str]) -> tuple[list[str], list[list[str]]]:
         if not values:
             raise UsageError(f"--set {override!r} is not KEY=VALUE,VALUE", "For example: --set train.lr=0.1,0.05.")
         keys.append(key.strip())
-        choices.append([json.dumps(value) for value in values])
+        choices.append([json.dumps(value, ensure_ascii=False) for value in values])
     return keys, choices
 
 

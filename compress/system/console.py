@@ -119,8 +119,8 @@ def progress_bar(description: str, total: int | None) -> Iterator[Bar]:
 
 @contextmanager
 def phases() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields a function (phase, done, total) that shows a bar for each phase. Without a terminal it does nothing."""
-    if not shows_log() or not console.is_terminal:
+    """Yields a function (phase, done, total) that shows a bar for each phase, where `progress_bar` would be visible."""
+    if not shows_log() or not console.is_terminal or console.quiet or _showing:
         yield lambda phase, done, total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -132,7 +132,11 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
                 tasks[phase] = progress.add_task(phase, total=total)
             progress.update(tasks[phase], completed=done, total=total)
 
-        yield show
+        _showing.append(progress)
+        try:
+            yield show
+        finally:
+            _showing.clear()
 
 
 def duration(seconds: float) -> str:

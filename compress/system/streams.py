@@ -26,6 +26,30 @@ def show_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def outlive_the_reader() -> None:
+    """What nobody reads any more on standard output (`| head`) is dropped. The work goes on, to its own exit code."""
+    old = sys.stdout
+    if not isinstance(old, io.TextIOWrapper):
+        return
+    raw = _Stdout(old.fileno(), "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        raw if old.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
+        encoding=old.encoding,
+        errors=old.errors,
+        line_buffering=old.line_buffering,
+        write_through=old.write_through,
+    )
+
+
+class _Stdout(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            silence(self.fileno())
+            return len(data)
+
+
 def silence(number: int) -> None:
     """Discards what is still written to a standard stream (1 or 2). Python flushes it once more when it ends."""
     null = os.open(os.devnull, os.O_WRONLY)

@@ -66,6 +66,8 @@ def read_manifest(bundle: Path, *, named: Path | None = None) -> BundleManifest:
                 manifest = BundleManifest.model_validate_json(archive.read(MANIFEST))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, InputError) as error:  # pydantic's are ValueErrors
         if "schema_version" in str(error):
+            if (bundle / "recipe.yaml").exists():
+                raise InputError(f"{named or bundle} is a run", "Its bundle is in export/bundle.") from error
             raise InputError(f"{what} is of another version", "Use the compress that wrote it") from error
         raise InputError(f"{what} is missing or damaged", ANEW) from error
     if manifest.sha256 != _own_hash(manifest):

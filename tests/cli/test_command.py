@@ -2,12 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.helpers.command import Command, assert_fails
+import pytest
+
+from tests.helpers.command import Command, Start, assert_fails
 from tests.helpers.paths import ROOT
+from tests.helpers.pictures import TINY
 
 
 def test_a_group_without_a_command_shows_its_help(command: Command, tmp_path: Path) -> None:
@@ -66,3 +70,22 @@ def test_a_closed_stdout_is_no_error(tiny_recipe: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.stdout.strip() == "{"
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(("name", "code"), [("all", 0), ("cut", 3)])
+def test_a_closed_stdout_keeps_the_exit_code(
+    start: Start, folder_data: Path, tmp_path: Path, name: str, code: int
+) -> None:
+    """A pipeline that goes by the code is not misled by a reader that went away, as in `compress ... | true`."""
+    shutil.copytree(folder_data, tmp_path / "data")
+    if name == "cut":
+        (tmp_path / "data" / "train" / "dark" / "000.png").write_bytes(b"no picture")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(TINY.replace("DATA", str(tmp_path / "data")))
+    read, write = os.pipe()
+    os.close(read)
+    process = start("data", "check", recipe, cwd=tmp_path, options={"stdout": write})
+    os.close(write)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert ("error: " in errors) == bool(code)

@@ -54,6 +54,9 @@ def test_a_recipe_says_size_and_budget(command: Command, tmp_path: Path) -> None
     assert (found["image_size"], found["p90_ms"]) == (32, 1e6)
     of_many = command("pick", path, *FAST[2:], "--batch", 8, cwd=tmp_path)
     assert_fails(of_many, 2, "--p90-ms is missing")  # the recipe's is of batch 1
+    path.write_text(path.read_text().replace("name: folder, root: photos, image_size: 32", "name: cifar100"))
+    result = command("pick", path, *FAST[2:], "--json", cwd=tmp_path)
+    assert json.loads(result.stdout)["image_size"] == 32, result.stderr
 
 
 @pytest.mark.parametrize(

@@ -49,29 +49,42 @@ train: {epochs: 1, batch_size: 16, lr: 0.05, quantize: int8, quantize_epochs: 1}
 """
 
 
-def test_teachers_assistants_a_discriminator_and_int8_go_together_and_the_second_run_reuses_them(
-    torchrun: Torchrun, command: Command, folder_data: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def together(torchrun: Torchrun, folder_data: Path, tmp_path: Path) -> Path:
+    """The finished run of two processes in `first`, beside its recipe."""
     (tmp_path / "recipe.yaml").write_text(TOGETHER.replace("DATA", str(folder_data)))
-    manifests = []
-    for name in ("first", "second"):
-        launcher = torchrun("distill", "recipe.yaml", "--out", name, cwd=tmp_path)
-        _, errors = launcher.communicate(timeout=300)
-        assert launcher.returncode == 0, errors
-        manifests.append(json.loads((tmp_path / name / "manifest.json").read_text()))
-        assert errors.count("trained in runs/teachers") == (2 if name == "first" else 0)
-        assert not leftovers(tmp_path / name)
-    first, second = manifests
-    assert first["processes"] == 2
-    (assistant,) = first["assistants"]
-    assert Run(tmp_path / assistant["run"]).manifest["student_sha256"] == assistant["sha256"]
+    assert again(torchrun, tmp_path, "first").count("trained in runs/teachers") == 2
+    return tmp_path
+
+
+def again(torchrun: Torchrun, home: Path, name: str) -> str:
+    """What was said by a run of that recipe in two processes, in the folder `name`."""
+    launcher = torchrun("distill", "recipe.yaml", "--out", name, cwd=home)
+    _, errors = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, errors
+    assert not leftovers(home / name)
+    return errors
+
+
+def test_teachers_assistants_a_discriminator_and_int8_go_together_in_two_processes(together: Path) -> None:
+    manifest = json.loads((together / "first" / "manifest.json").read_text())
+    assert manifest["processes"] == 2
+    (assistant,) = manifest["assistants"]
+    assert Run(together / assistant["run"]).manifest["student_sha256"] == assistant["sha256"]
+    assert [line["phase"] for line in metrics(together / "first")] == ["student", "quantize"]
+
+
+@pytest.mark.faults
+def test_a_second_run_of_two_reuses_what_the_first_trained_and_one_process_does_not(
+    together: Path, torchrun: Torchrun, command: Command
+) -> None:
+    assert "trained in runs/teachers" not in again(torchrun, together, "second")
+    first, second = (json.loads((together / name / "manifest.json").read_text()) for name in ("first", "second"))
     assert first["assistants"] == second["assistants"]
     assert first["student_sha256"] == second["student_sha256"]
-    phases = [line["phase"] for line in metrics(tmp_path / "first")]
-    assert phases == ["student", "quantize"]
-    alone = command("distill", "recipe.yaml", "--out", "alone", "--json", cwd=tmp_path)
+    alone = command("distill", "recipe.yaml", "--out", "alone", "--json", cwd=together)
     assert alone.stderr.count("trained in runs/teachers") == 2
-    assert json.loads(alone.stdout)["assistants"][0]["run"] != assistant["run"]
+    assert json.loads(alone.stdout)["assistants"][0]["run"] != first["assistants"][0]["run"]
 
 
 @pytest.mark.faults

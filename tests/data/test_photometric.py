@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from timm.data import auto_augment
 from timm.data.transforms_factory import transforms_imagenet_train
 from torchvision.transforms import InterpolationMode, TrivialAugmentWide
 
 from compress.data.photometric import Photometric
 from compress.recipe import Augment
+from compress.system.errors import MachineError
 
 SIZE, MEAN = 48, (0.5, 0.4, 0.3)
 CONFIGS = [
@@ -62,6 +64,30 @@ def test_the_picture_is_that_of_timms_create_transform(auto: str | None, color_j
     expected = [by_timm(key, auto=auto, color_jitter=color_jitter) for key in range(12)]
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
     assert len({one.tobytes() for one in found}) > 3 or (auto, color_jitter) == (None, None)
+
+
+@pytest.mark.parametrize("auto", ["rand-m10-n4-p1.0", "rand-m10-n4-p1.0-inc1", "rand-m0-n4-p1.0", "augmix-m10-w6-d6"])
+def test_no_draw_is_refused_by_pillow(auto: str) -> None:
+    """At the end of its scale timm keeps no bit of a colour, which Pillow 13 refuses."""
+    view = settings(auto=auto)
+    assert all(view(picture(), key).size == (SIZE, SIZE) for key in range(100))
+
+
+def test_no_bits_leave_a_black_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("Posterize", "PosterizeIncreasing"):  # whose scales run in opposite directions
+        monkeypatch.setattr(auto_augment, "_RAND_INCREASING_TRANSFORMS", [name])
+        monkeypatch.setattr(auto_augment, "_RAND_TRANSFORMS", [name])
+        config = "rand-m0-n1-p1.0" if name == "Posterize" else "rand-m10-n1-p1.0-inc1"
+        assert not np.asarray(settings(auto=config)(picture(), 0)).any()
+
+
+def test_a_transform_that_fails_blames_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise ValueError("bits must be between 1 and 8")
+
+    monkeypatch.setattr("compress.data.photometric._transforms", lambda _: [refused])
+    with pytest.raises(MachineError, match=r"data\.augment failed in a library \(ValueError: bits must be"):
+        settings(auto="3a")(picture(), 0)
 
 
 def test_trivial_is_torchvisions() -> None:

@@ -64,6 +64,7 @@ def test_a_short_recipe_gets_the_documented_defaults(tmp_path: Path) -> None:
         ("export: {batches: [8, 4, 1]}", ["export.batches", "in order"]),
         ("benchmark: {p90_ms: -1}", ["benchmark.p90_ms"]),
         ("1: 2", ["plain text"]),
+        ("train: {tensorboard: true, tracker: 5}", ["train.tracker"]),
     ],
 )
 def test_a_wrong_recipe_is_a_usage_error_that_names_the_key(tmp_path: Path, line: str, words: list[str]) -> None:
@@ -102,6 +103,45 @@ def test_bytes_that_are_not_utf8_are_a_usage_error(tmp_path: Path) -> None:
 def test_scalars_follow_yaml_1_2(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL + "train: {lr: 1e-3, weight_decay: 5e-4, epochs: 010}\n"))
     assert (recipe.train.lr, recipe.train.weight_decay, recipe.train.epochs) == (1e-3, 5e-4, 10)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("teacher.train={epoch: 3}", ["unknown key teacher.train.epoch", "Did you mean epochs?"]),
+        ("teacher.cache={views: 2, view: 3}", ["unknown key teacher.cache.view", "Did you mean views?"]),
+        ("teacher={model: resnet34, epochs: 2, train: {warmup_epochs: 3}}", ["teacher.train.warmup_epochs 3 must"]),
+        ("teacher={model: resnet34, train: {epochs: 2, warmup_epochs: 3}}", ["less than teacher.train.epochs, 2"]),
+        ("teacher={model: resnet34, train: {warmup_epochs: 1, schedule: constant}}", ["needs teacher.train.schedule"]),
+        ("train={epochs: 2, warmup_epochs: 3}", ["train.warmup_epochs 3 must be less than train.epochs, 2"]),
+    ],
+)
+def test_what_is_wrong_in_the_teacher_s_training_is_named_by_its_own_key(
+    tmp_path: Path, override: str, words: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(write(tmp_path, MINIMAL), overrides=[override])
+    for word in words:
+        assert word in str(caught.value)
+    assert "teacher.train.train" not in str(caught.value)
+
+
+def test_a_key_below_what_is_not_set_can_be_set(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    path.write_text(recipe_yaml(load_recipe(path)))  # as a run keeps it: what is not set is null
+    assert "cache: null" in path.read_text()
+    recipe = load_recipe(path, overrides=["teacher.cache.views=2", "teacher.train.batch_size=8"])
+    assert recipe.teacher.cache is not None
+    assert recipe.teacher.cache.views == 2
+    assert recipe.teacher.train is not None
+    assert recipe.teacher.train.batch_size == 8
+    named = load_recipe(path, overrides=["teacher.ensemble=[resnet34, resnet50]", "teacher.ensemble.1.seed=2"])
+    assert [(member.model, member.seed) for member in named.teacher.ensemble] == [("resnet34", 0), ("resnet50", 2)]
+
+
+def test_no_tracker_is_no_fault(tmp_path: Path) -> None:
+    line = "train: {tensorboard: true, tracker: null}\n"
+    assert load_recipe(write(tmp_path, MINIMAL + line)).train.tracker == ["tensorboard"]
 
 
 def test_overrides_are_validated_like_the_file(tmp_path: Path) -> None:

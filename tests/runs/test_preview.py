@@ -13,7 +13,7 @@ from compress.data.decode import Square
 from compress.data.preprocessing import Preprocessing
 from compress.recipe import Augment, Recipe, validate_recipe
 from compress.runs.preview import Sample, augmented, write_preview
-from compress.system.errors import InputError
+from compress.system.errors import InputError, UsageError
 from compress.system.interrupts import Flag
 from compress.training.batch_rows import epoch_order
 from compress.training.batches import Batches
@@ -98,3 +98,10 @@ def test_no_readable_picture_is_an_input_error(tmp_path: Path) -> None:
         not_an_image(path)
     with pytest.raises(InputError, match="no picture can be read"):
         write_preview(recipe(tmp_path), tmp_path / "sheet.png")
+
+
+def test_a_name_of_another_kind_of_picture_is_refused(tmp_path: Path) -> None:
+    write_folder_data(tmp_path, train=2)
+    with pytest.raises(UsageError, match=r"sheet\.jpg: the name must end in \.png"):
+        write_preview(recipe(tmp_path), tmp_path / "sheet.jpg")
+    assert not (tmp_path / "sheet.jpg").exists()

@@ -34,7 +34,12 @@ def test_an_assistant_teaches_with_the_stem_that_it_was_trained_with(assistant: 
 
 
 @pytest.mark.parametrize(
-    ("change", "hint"), [({"schema_version": 2}, "Use the compress that wrote it."), ({"seed": "three"}, "")]
+    ("change", "hint"),
+    [
+        ({"schema_version": 2}, "Use the compress that wrote it."),
+        ({"schema_version": 2, "default_model": "student.onnx"}, "That is a bundle: see compress verify."),
+        ({"seed": "three"}, ""),
+    ],
 )
 def test_a_record_of_a_newer_version_says_what_reads_it(tmp_path: Path, change: dict[str, object], hint: str) -> None:
     content = {"schema_version": 1, "status": "running", "recipe": "r", "method": "kd", "seed": 0, "started": "2026"}

@@ -66,6 +66,13 @@ def test_commas_inside_brackets_braces_and_quotes_separate_no_values(
     assert not [name for name in names(cells) if set(name) & set(" /\\'\"{}[]:,")]
 
 
+def test_any_sign_of_a_value_reaches_the_recipe(tiny_recipe: Path) -> None:
+    cells = grid(tiny_recipe, [], [], ["data.root=/a/😀,/a/é,/a/𝒳"])
+    assert [cell.recipe.data.root for cell in cells] == ["/a/😀", "/a/é", "/a/𝒳"]
+    for cell in cells:
+        cell.folder.name.encode()
+
+
 def test_null_and_words_and_numbers_stay_what_they_are(tiny_recipe: Path) -> None:
     cells = grid(tiny_recipe, [], [], ["teacher.cache=null,{views: 4}", "train.schedule=cosine,step", "train.lr=1e-3"])
     assert [cell.recipe.teacher.cache and cell.recipe.teacher.cache.views for cell in cells] == [None, None, 4, 4]

@@ -76,6 +76,12 @@ def test_a_manifest_that_contradicts_the_files_is_refused(
         verify_bundle(bundle)
 
 
+def test_a_run_is_told_from_a_bundle(finished: Path) -> None:
+    with pytest.raises(InputError, match="is a run") as caught:
+        verify_bundle(finished)
+    assert caught.value.hint == "Its bundle is in export/bundle."
+
+
 def test_a_model_with_its_classes_in_another_order_is_refused(bundle: Path) -> None:
     names = (bundle / "classes.txt").read_text().splitlines()
     (bundle / "classes.txt").write_text("\n".join(reversed(names)) + "\n")
