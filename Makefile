@@ -3,6 +3,7 @@
 # make architectures    every architecture of recipes/results/architectures.md, hours on two cores; goes on where it was
 # make faults       kills, full disks, repeated slow tests, types on macOS
 # make audit        known vulnerabilities, by pip-audit
+# make lowest       the quick tests with the oldest versions that pyproject.toml allows, in an environment of its own
 # WORKERS processes share the tests, one thread of torch each: make test WORKERS=4
 PYTHON ?= python3
 WORKERS ?= 2
@@ -13,7 +14,7 @@ PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 unexport PYTHONDONTWRITEBYTECODE # pip compiles nothing, which takes a minute: what is imported is, once
 
-.PHONY: quickstart check test test-fast faults architectures audit clean
+.PHONY: quickstart check test test-fast faults architectures audit lowest clean
 .DELETE_ON_ERROR:
 
 quickstart: $(INSTALLED)
@@ -42,6 +43,13 @@ audit: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python tools/audit.py
 
+lowest:
+	$(PYTHON) -m venv .lowest
+	.lowest/bin/python -m pip install --quiet uv
+	.lowest/bin/uv pip install --python .lowest/bin/python --resolution lowest-direct --editable '.[openvino]' \
+		'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'jsonschema>=4.18' 'setuptools>=77'
+	.lowest/bin/pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow and not faults"
+
 $(INSTALLED): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is older. Set PYTHON, as in: make PYTHON=python3.12" >&2; exit 4; }
@@ -51,4 +59,4 @@ $(INSTALLED): pyproject.toml setup.py
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .lowest build *.egg-info
