@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 SETUPTOOLS = 77
 SOURCES = ("compress", "export", "recipes", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 SHORTER = (
-    *("--set=train.epochs=1", "--set=student.args.channels=[8, 16, 32, 64]"),
+    *("--set=train.epochs=1", "--set=train.warmup_epochs=0", "--set=student.args.channels=[8, 16, 32, 64]"),
     *("--set=teacher.epochs=1", "--set=teacher.args.channels=[16, 32, 64, 128]"),
 )
 Installed = Callable[..., subprocess.CompletedProcess[str]]
