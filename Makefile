@@ -46,7 +46,7 @@ audit: $(INSTALLED)
 lowest:
 	$(PYTHON) -m venv .lowest
 	.lowest/bin/python -m pip install --quiet uv
-	.lowest/bin/uv pip install --python .lowest/bin/python --resolution lowest-direct --editable '.[openvino]' \
+	.lowest/bin/uv pip install --python .lowest/bin/python --resolution lowest-direct --editable '.[hub-data,openvino]' \
 		'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'jsonschema>=4.18' 'setuptools>=77'
 	.lowest/bin/pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow and not faults"
 

@@ -29,8 +29,8 @@ def show_any_text() -> None:
 def outlive_the_reader() -> None:
     """What nobody reads any more on standard output (`| head`) is dropped. The work goes on, to its own exit code."""
     old = sys.stdout
-    if not isinstance(old, io.TextIOWrapper):
-        return
+    if not isinstance(old, io.TextIOWrapper) or not isinstance(getattr(old.buffer, "raw", old.buffer), io.FileIO):
+        return  # no file: text in memory, or a console of Windows
     raw = _Stdout(old.fileno(), "w", closefd=False)
     sys.stdout = io.TextIOWrapper(
         raw if old.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
