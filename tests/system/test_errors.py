@@ -27,6 +27,7 @@ def test_a_host_without_the_memory_is_said_as_the_machine_s_limit(
     assert callable(ask)
     monkeypatch.setattr(cli.cli, "commands", {"ask": click.Command("ask", callback=ask)})
     monkeypatch.setattr("sys.argv", ["compress", "ask"])
+    monkeypatch.setattr("compress.system.console.show_log", lambda: None)  # it would hide later tests' warnings
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == EXIT_ENVIRONMENT
