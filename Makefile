@@ -3,7 +3,7 @@
 # make architectures    every architecture of recipes/results/architectures.md, hours on two cores; goes on where it was
 # make faults       kills, full disks, repeated slow tests, types on macOS
 # make audit        known vulnerabilities, by pip-audit
-# make lowest       the quick tests with the oldest versions that pyproject.toml allows, in an environment of its own
+# make lowest       the way from quickstart to report with the oldest versions that pyproject.toml allows, in .lowest
 # WORKERS processes share the tests, one thread of torch each: make test WORKERS=4
 PYTHON ?= python3
 WORKERS ?= 2
@@ -46,9 +46,11 @@ audit: $(INSTALLED)
 lowest:
 	$(PYTHON) -m venv .lowest
 	.lowest/bin/python -m pip install --quiet uv
-	.lowest/bin/uv pip install --python .lowest/bin/python --resolution lowest-direct --editable '.[hub-data,openvino]' \
-		'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'jsonschema>=4.18' 'setuptools>=77'
-	.lowest/bin/pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow and not faults"
+	.lowest/bin/uv pip install --python .lowest/bin/python --resolution lowest-direct --editable '.[openvino]'
+	cd .lowest && rm -rf walk && bin/compress distill quickstart --out walk
+	cd .lowest && bin/compress export walk --precision fp32 --precision int8 --format onnx --format openvino --bundle
+	cd .lowest && bin/compress benchmark walk --batch 1 --threads 1 --seconds 0.1
+	cd .lowest && bin/compress report walk && bin/compress verify walk/export/bundle && bin/compress recipe schema > schema.json
 
 $(INSTALLED): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
