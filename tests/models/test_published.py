@@ -55,7 +55,7 @@ UNLIKE = {
     *("mobilenetv3_small_050", "tf_efficientnet_lite0", "repvit_m0_9", "mobilevit_xxs", "convnext_atto", "levit_128s"),
     *("deit_tiny_distilled_patch16_224", "vit_small_patch14_dinov2"),
 }
-"""One of each kind of head, position and size. The others are like one of these, and for `make faults`."""
+"""One of each kind of head, position and size. The others are like these, or slow (Swin): for `make faults`."""
 ONE_SIZE = {"efficientformerv2_s0", "levit_128s", "swin_tiny_patch4_window7_224"}
 """timm cannot adapt their weights to another image size, or to one that is not a multiple of their windows."""
 
